@@ -1,0 +1,92 @@
+# From raw tiles to a report, in order; `make help` lists the targets. A settings file is a run: PARAMS=wide.yaml
+# writes under runs/wide. A step reruns when a section of the settings that it reads, its input or its code changed;
+# `make -n report` says what would. `make -o model.py report` passes over an edit once; `make -t report` accepts
+# everything as it stands.
+
+PARAMS ?= params.yaml
+PYTHON ?= python3
+RUN := runs/$(basename $(notdir $(PARAMS)))
+S := $(RUN)/.make
+PY := .venv/bin/python
+override TILE := $(value TILE)
+export TILE
+
+.DELETE_ON_ERROR:
+.PHONY: help demo report evaluate predict train lr_find prepare params model test clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13 or TILE=/a/path.tif one raster to predict"
+
+# -- environment
+
+.venv/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON): not Python 3.11 or newer, expected it on PATH; install it or name it with PYTHON=" >&2; exit 4; }
+	@echo "installing TensorFlow and the rest of requirements.txt into .venv (2.5 GB, some minutes)"
+	@$(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: requirements.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@touch $@
+
+# -- settings: one stamp per section, rewritten only when its content changes
+
+ifneq (,$(filter report evaluate predict train lr_find prepare,$(MAKECMDGOALS)))
+$(S)/settings.mk: $(PARAMS) .venv/.installed params.py
+	@$(PY) params.py --params $(PARAMS) --make
+
+include $(S)/settings.mk
+endif
+
+# -- the steps
+
+demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 7 minutes
+	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
+
+data/raw/sample/.made: sample_tiles.py | .venv/.installed
+	$(PY) sample_tiles.py $(@D)
+	@touch $@
+
+prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
+$(S)/prepared: prepare_data.py tiles.py $(S)/data $(S)/split $(RAW_FILES)
+	$(PY) prepare_data.py --params $(PARAMS)
+	@touch $@
+
+lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
+$(RUN)/lr_find.json: lr_find.py training.py model.py pipeline.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
+	$(PY) lr_find.py --params $(PARAMS)
+
+train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
+$(RUN)/model.json: train.py training.py model.py pipeline.py scores.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+	$(PY) train.py --params $(PARAMS)
+
+ifdef TILE
+predict: $(RUN)/model.json
+	$(PY) predict.py --params $(PARAMS) --tile="$$TILE"
+else
+predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
+endif
+$(S)/predicted: predict.py pipeline.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
+	$(PY) predict.py --params $(PARAMS)
+	@touch $@
+
+evaluate: $(RUN)/metrics.json  ## scores of the class maps
+$(RUN)/metrics.json: evaluate.py scores.py tiles.py $(S)/predicted $(S)/evaluate
+	$(PY) evaluate.py --params $(PARAMS)
+
+report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
+	@echo "open file://$(CURDIR)/$<"
+$(RUN)/report.html: report.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/report
+	$(PY) report.py --params $(PARAMS)
+
+# -- beside the chain
+
+params: .venv/.installed  ## the settings as resolved
+	@$(PY) params.py --params $(PARAMS)
+
+model: .venv/.installed  ## parameters and GFLOP per patch of the settings' network
+	@$(PY) model.py --params $(PARAMS)
+
+test: .venv/.installed  ## every test
+	$(PY) -m pytest
+
+clean:  ## remove this run's results (runs/<name of PARAMS>), and nothing else
+	rm -rf "$(RUN)"

@@ -1,0 +1,82 @@
+"""Whole files, folders with one writer, and the one kind of expected failure: what every step relies on."""
+import contextlib
+import fcntl
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+class Problem(Exception):
+    """What a person has to mend: one or more lines, and the exit code (2 settings, 3 data, 4 disk or environment,
+    5 training diverged, 75 busy)."""
+
+    def __init__(self, *lines, code):
+        super().__init__("\n".join(lines))
+        self.lines, self.code = lines, code
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a temporary path in the same folder; on leaving, flushes it and renames it to `path`.
+
+    A reader sees the old file or the whole new one. After an exception the old file stands and nothing else is left.
+    The temporary name keeps the suffix, since some libraries choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def only_one(folder):
+    """Holds `folder` for this process; a second process gets exit code 75 at once. A crash releases it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Problem(f"busy folder {folder}: another process is writing there; wait for it or stop it",
+                          code=75) from None
+        yield
+
+
+def sha256(path):
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Holds back what C++ code writes to standard error while TensorFlow is imported, and shows it if that fails.
+
+    TF_CPP_MIN_LOG_LEVEL alone does not silence the first lines, which come before the level is read.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            tensorflow = sys.modules.get("tensorflow")
+            if tensorflow is not None:
+                tensorflow.config.list_physical_devices()  # the drivers' messages come with the first look
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,112 @@
+"""The learning-rate range test: loss against an exponentially rising learning rate.
+
+    python lr_find.py --params demo.yaml
+
+Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges. Writes
+lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion is the rate of steepest descent of the
+smoothed loss (Smith 2017; the rule is fastai's). Takes as long as so many updates of the training.
+"""
+import csv
+import itertools
+import json
+import math
+
+import matplotlib
+import numpy as np
+
+from files import Problem, only_one, replacing
+from model import Exponential
+from params import command, progress
+from pipeline import batches, open_tiles, training_plan
+from training import Trainer
+
+SMOOTHING = 0.95  # of the running mean, corrected for its start
+DIVERGED = 4  # times the lowest smoothed loss
+
+
+def smooth(losses, factor=SMOOTHING):
+    """Exponential running mean of losses (float64 [N]), each divided by the weight that it holds so far."""
+    mean, smoothed = 0.0, []
+    for i, loss in enumerate(losses, 1):
+        mean = factor * mean + (1 - factor) * loss
+        smoothed.append(mean / (1 - factor ** i))
+    return np.array(smoothed)
+
+
+def suggest(rates, smoothed):
+    """(steepest, lowest / 10): the rate where the smoothed loss falls fastest per decade on its way to the minimum,
+    and a tenth of the rate at the minimum. The first tenth of the curve, not yet smooth, is left out."""
+    first, lowest = len(rates) // 10, int(np.argmin(smoothed))
+    if lowest - first < 2:
+        raise Problem(f"lr_find: the loss never fell (lowest at the first rates, {rates[lowest]:.2g}), expected it to "
+                      "fall; lower lr_find.start or check the labels", code=5)
+    slope = np.gradient(smoothed, np.log10(rates))[first: lowest + 1]
+    return float(rates[first + int(np.argmin(slope))]), float(rates[lowest] / 10)
+
+
+def range_test(settings):
+    """(rates float64 [N], losses float64 [N]) of up to lr_find.steps updates, ended where the loss diverges."""
+    find, patch = settings["lr_find"], settings["input"]
+    schedule = Exponential(**find)
+    trainer = Trainer(settings, schedule, settings["train"]["momentum"][0])
+    tiles = open_tiles(settings["data"], settings["split"]["train"])
+    shapes = [labels.shape for _, labels in tiles]
+    plans = (training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
+             for epoch in itertools.count())
+    stream = itertools.chain.from_iterable(trainer.spread(batches(tiles, plan, **patch)) for plan in plans)
+    rates, losses = [], []
+    for step, (images, labels) in enumerate(itertools.islice(stream, find["steps"])):
+        loss = float(trainer.train_step(images, labels)[0])
+        if not math.isfinite(loss):
+            break
+        rates.append(float(schedule(step)))
+        losses.append(loss)
+        smoothed = smooth(losses)
+        progress(f"lr_find {step + 1:4d}/{find['steps']}  learning rate {rates[-1]:.2e}  loss {smoothed[-1]:.3f}")
+        if step > find["steps"] // 10 and smoothed[-1] > DIVERGED * smoothed.min():
+            break
+    progress(f"lr_find stopped after {len(rates)} of {find['steps']} updates", last=True)
+    return np.array(rates), np.array(losses)
+
+
+def draw(path, rates, losses, smoothed, steepest, tenth):
+    """The curve with both suggestions, as a figure."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
+    axes.plot(rates, smoothed, color="#1f4e8c", linewidth=1.8, label="smoothed")
+    for rate, label, style in ((steepest, "steepest descent", "-"), (tenth, "minimum / 10", ":")):
+        axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
+    low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=200)
+    plt.close(figure)
+
+
+def main(settings, run):
+    with only_one(run):
+        rates, losses = range_test(settings)
+        if len(rates) < 10:
+            raise Problem(f"lr_find: the loss was not finite after {len(rates)} updates, expected at least 10; "
+                          "lower lr_find.start", code=5)
+        smoothed = smooth(losses)
+        steepest, tenth = suggest(rates, smoothed)
+        draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
+        with replacing(run / "lr_find.json") as temporary:
+            temporary.write_text(json.dumps({"suggestion": steepest, "rule": "steepest descent of the smoothed loss",
+                                             "minimum_over_10": tenth}, indent=1) + "\n")
+        with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["learning_rate", "loss", "smoothed"])
+            writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
+    print(f"suggested max_lr {steepest:.3g} (minimum / 10: {tenth:.3g})  {run / 'lr_find.png'}")
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

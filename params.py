@@ -1,0 +1,312 @@
+"""The settings of a run: read strictly, refused with line numbers, split into stamps for make.
+
+    python params.py --params demo.yaml          prints the settings as resolved
+    python params.py --params demo.yaml --make   writes runs/demo/.make/: settings.mk and one stamp per section
+
+A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed. The file is read
+as YAML 1.2 core, so that 1e-3 is a number and 2_10 a name (https://yaml.org/spec/1.2.2/#103-core-schema); PyYAML
+alone reads YAML 1.1. A stamp is rewritten only when the content of its section changes, so make reruns exactly the
+steps that read the section.
+"""
+import argparse
+import difflib
+import errno
+import json
+import math
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from files import Problem, replacing
+
+# -- YAML, strictly ---------------------------------------------------------------------------------------------------
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2 core scalars; no aliases."""
+
+    yaml_implicit_resolvers = {}
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias, expected the value itself")
+        return super().compose_node(parent, index)
+
+
+for tag, pattern, first in (
+        ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+        ("float", r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN", list("-+."))):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
+
+SCALARS = {"tag:yaml.org,2002:null": lambda text: None, "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+           "tag:yaml.org,2002:int": int, "tag:yaml.org,2002:float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+           "tag:yaml.org,2002:str": str}
+
+
+def plain(node, lines, problems, path=()):
+    """The Python value of a YAML node; notes the line of every path in `lines`, what is wrong in `problems`."""
+    lines[path] = node.start_mark.line + 1
+    name = ".".join(map(str, path)) or "the file"
+    if node.tag not in (*SCALARS, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+        problems.append((lines[path], f"{name}: tag {node.tag}, expected plain text, a number, a list or a mapping"))
+        return None
+    if isinstance(node, yaml.MappingNode):
+        value = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                problems.append((key_node.start_mark.line + 1, f"a key in {name}: a list or mapping, expected a name"))
+                continue
+            key = key_node.value
+            if key in value:
+                problems.append((key_node.start_mark.line + 1, f"key {'.'.join([*map(str, path), key])}: given twice, expected once; "
+                                 f"remove one (the other is in line {lines[(*path, key)]})"))
+            value[key] = plain(value_node, lines, problems, (*path, key))
+        return value
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(item, lines, problems, (*path, i)) for i, item in enumerate(node.value)]
+    try:
+        return SCALARS[node.tag](node.value.lower() if node.tag.endswith("float") else node.value)
+    except ValueError:
+        problems.append((lines[path], f"{name}: {shown(node.value)}, expected a number"))
+
+
+def read_yaml(path):
+    """(value, {path: line}, [(line, problem)]) of a YAML file; Problem where it is no YAML mapping at all."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise Problem(f"settings file {path}: {error.strerror}, expected a YAML file; "
+                      "give one with --params or PARAMS=", code=2) from None
+    lines, problems = {}, []
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.YAMLError("line 1: no mapping, expected 'section:' lines")
+        return plain(node, lines, problems), lines, problems
+    except RecursionError:
+        raise Problem(f"settings in {path}: nested too deeply, expected sections of keys", code=2) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
+        raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
+
+
+# -- what each key may be ---------------------------------------------------------------------------------------------
+
+def shown(value):
+    """A value as an error message quotes it: JSON in ASCII, at most 60 characters."""
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def whole(low, high):
+    return (f"a whole number from {low} to {high}",
+            lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
+
+
+def number(low, high):
+    return (f"a number from {low:g} to {high:g}",
+            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v <= high)
+
+
+def one_of(*choices):
+    return f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices
+
+
+def list_of(check, low=0, unique=True):
+    what, fits = check
+    return (f"a list of {'at least %d ' % low if low else ''}{'different ' if unique else ''}entries, each {what}",
+            lambda v: isinstance(v, list) and len(v) >= low and all(map(fits, v))
+            and (not unique or len(set(map(str, v))) == len(v)))
+
+
+def either(word, check):
+    return f"{word} or {check[0]}", lambda v: v == word or check[1](v)
+
+
+def map_of(names, check, low=1):
+    return (f"a mapping of {names[0]} to {check[0]}",
+            lambda v: isinstance(v, dict) and len(v) >= low and all(names[1](k) and check[1](x) for k, x in v.items()))
+
+
+TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and "\0" not in v
+OPTIONAL_TEXT = "text or null", lambda v: v is None or TEXT[1](v)
+PATTERN = "a path below data.raw with {tile} in it", lambda v: TEXT[1](v) and "{tile}" in v and not Path(v).is_absolute()
+OPTIONAL_PATTERN = PATTERN[0] + ", or null", lambda v: v is None or PATTERN[1](v)
+TILE = "a tile name (no slash, no leading dot or dash)", lambda v: TEXT[1](v) and re.match(r"^[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*$", v) is not None
+COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.match(r"^#[0-9a-fA-F]{6}$", v) is not None
+SWITCH = "true or false", lambda v: isinstance(v, bool)
+
+KEYS = {
+    "seed": whole(0, 2**31 - 1),
+    "data.raw": TEXT, "data.prepared": TEXT, "data.image": PATTERN, "data.label": PATTERN,
+    "data.eroded_label": OPTIONAL_PATTERN, "data.assume_crs": OPTIONAL_TEXT,
+    "data.bands": list_of(whole(1, 64), low=1), "data.classes": map_of(TEXT, COLOUR, low=2),
+    "data.ignore_colours": list_of(COLOUR), "data.tolerance": whole(0, 255), "data.max_unknown": number(0, 1),
+    "split.train": list_of(TILE, low=1), "split.val": list_of(TILE, low=1), "split.test": list_of(TILE, low=1),
+    "input.patch_size": whole(16, 4096), "input.batch_size": whole(1, 4096),
+    "augment.views": SWITCH,
+    "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
+    "model.centre": one_of("plain", "serial", "parallel"),
+    "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 100_000),
+    "train.epochs": whole(1, 100_000), "train.max_lr": either("auto", number(1e-10, 1000)),
+    "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
+    "train.loss": map_of(one_of("ce", "focal", "jaccard"), number(1e-6, 1e6)),
+    "train.optimizer": one_of("sgd", "adamw"), "train.weight_decay": number(0, 1),
+    "train.early_stopping": whole(0, 100_000), "train.mixed_precision": SWITCH, "train.jit": SWITCH,
+    "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
+    "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
+    "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
+    "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
+}
+SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
+
+
+def check_together(settings):
+    """[(key, problem)] of what single keys cannot show."""
+    data, split, step = settings["data"], settings["split"], 2 ** settings["model"]["depth"]
+    problems = []
+    for key in ("input.patch_size", "predict.window"):
+        section, name = key.split(".")
+        if settings[section][name] % step:
+            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (2 to the power of model.depth)"))
+    roles = {}
+    for role, tiles in split.items():
+        for tile in tiles:
+            if tile in roles:
+                problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in split.{roles[tile]} too"))
+            roles.setdefault(tile, role)
+    for name in settings["evaluate"]["leave_out"]:
+        if name not in data["classes"]:
+            problems.append(("evaluate.leave_out", f"{shown(name)}, expected names of data.classes"))
+    if len(settings["evaluate"]["leave_out"]) >= len(data["classes"]):
+        problems.append(("evaluate.leave_out", "every class, expected at least one to be left"))
+    colours = [c.lower() for c in [*data["classes"].values(), *data["ignore_colours"]]]
+    if len(set(colours)) < len(colours):
+        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected different ones"))
+    if len(settings["train"]["momentum"]) != 2:
+        problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the ends, at the peak]"))
+    if settings["lr_find"]["start"] >= settings["lr_find"]["end"]:
+        problems.append(("lr_find.start", f"{settings['lr_find']['start']:g}, expected less than lr_find.end"))
+    return problems
+
+
+def read_settings(path):
+    """The settings {section: {key: value}} (and "seed"); Problem (exit 2) that lists everything wrong in the file."""
+    value, lines, problems = read_yaml(path)
+    found = {}
+    for section, content in value.items():
+        if isinstance(content, dict) and section in SECTIONS and section not in KEYS:
+            found.update({f"{section}.{key}": (v, lines[section, key]) for key, v in content.items()})
+        else:
+            found[section] = (content, lines[section,])
+    for key, (got, line) in found.items():
+        if key in SECTIONS and key not in KEYS:
+            problems.append((line, f"key {key}: {shown(got)}, expected its keys indented below it"))
+        elif key not in KEYS:
+            near = difflib.get_close_matches(key, [*KEYS, *SECTIONS], n=1, cutoff=0.5)
+            problems.append((line, f"key {key}: unknown, expected "
+                             + (f"{near[0]}?" if near else "a key of params.yaml") + "; rename or remove it"))
+        elif not KEYS[key][1](got):
+            problems.append((line, f"key {key}: {shown(got)}, expected {KEYS[key][0]}"))
+    problems += [(1, f"key {key}: missing, expected {what}; add it (params.yaml shows every key)")
+                 for key, (what, _) in KEYS.items() if key not in found]
+    settings = None
+    if not problems:
+        settings = {section: {} for section in SECTIONS}
+        for key, (got, _) in found.items():
+            section, _, name = key.partition(".")
+            if name:
+                settings[section][name] = got
+            else:
+                settings[section] = got
+        problems = [(found[key][1], f"key {key}: {text}") for key, text in check_together(settings)]
+    if problems:
+        raise Problem(*(f"settings in {path}, line {line}, {text}" for line, text in sorted(problems)), code=2)
+    return settings
+
+
+# -- for make and for the scripts -------------------------------------------------------------------------------------
+
+def run_folder(path):
+    """runs/<name of the settings file without suffix>."""
+    return Path("runs") / Path(path).stem
+
+
+def write_stamps(settings, run):
+    """Writes run/.make/<section> where its content changed, and run/.make/settings.mk always."""
+    folder = run / ".make"
+    raw = settings["data"]["raw"]
+    patterns = f"{raw}/*.tif {raw}/*/*.tif {raw}/*/*/*.tif" if re.match(r"^[\w./+-]+$", raw) else ""
+    makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}", f"RAW_FILES := $(wildcard {patterns})"]
+    contents = {section: json.dumps(settings[section], indent=1) + "\n" for section in SECTIONS}
+    for name, content in {**contents, "settings.mk": "\n".join(makefile) + "\n"}.items():
+        path = folder / name
+        if name == "settings.mk" or not path.exists() or path.read_text() != content:
+            with replacing(path) as temporary:
+                temporary.write_text(content)
+
+
+_shown_at = 0.0
+
+
+def progress(line, last=False):
+    """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s; `last`
+    always stays."""
+    global _shown_at
+    now, live = time.monotonic(), sys.stdout.isatty()
+    if last or now - _shown_at > (0.1 if live else 20):
+        _shown_at = now
+        print(("\r\x1b[K" if live else "") + line, end="\n" if last or not live else "", flush=True)
+
+
+def terminate(*_):
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def command(main, doc, **options):
+    """Runs a script: reads --params and the named text options, calls main(settings, run folder, **options), and
+    turns every expected failure into `error:` lines on stderr and an exit code."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings file (params.yaml)")
+    for name, text in options.items():
+        parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
+    arguments = vars(parser.parse_args())
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, terminate)
+    path = arguments.pop("params")
+    try:
+        main(read_settings(path), run_folder(path), **arguments)
+    except Problem as problem:
+        code, lines = problem.code, problem.lines
+    except KeyboardInterrupt as stop:
+        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is finished",)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read and write{hint}",)
+    else:
+        return
+    for line in lines:
+        print("error: " + line.encode("ascii", "backslashreplace").decode().replace("\n", "\\n"), file=sys.stderr)
+    sys.exit(code)
+
+
+def main(settings, run, make):
+    if make:
+        write_stamps(settings, run)
+    else:
+        print(yaml.safe_dump(settings, sort_keys=False), end="")
+
+
+if __name__ == "__main__":
+    command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes")

@@ -1,0 +1,221 @@
+"""Class maps of whole rasters, whatever their size: blended windows, eight views, no unpredicted border.
+
+    python predict.py --params demo.yaml                   every test tile
+    python predict.py --params demo.yaml --tile 2_13       one tile by name
+    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"
+
+Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif (class
+index, nodata 255, colours, names, the input's georeference), .qml for QGIS, and a .png to look at. A map that stands
+already, from the same model, settings and raster, is left alone. Memory depends on the raster's width and the window,
+not on its height.
+"""
+import json
+import time
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from skimage.io import imsave
+
+from files import Problem, only_one, quiet_stderr, replacing, sha256
+from params import TILE, command, progress, shown
+from pipeline import cut
+from tiles import IGNORE, check_bands, find_raw, georeference, open_raster, palette, read_rows, starts, unview, view
+
+with quiet_stderr():
+    import keras
+    import tensorflow as tf
+
+PREVIEW = 1500  # pixels: longest side of the .png
+
+
+# -- the map as it forms ----------------------------------------------------------------------------------------------
+
+def blend_weights(window):
+    """How much each pixel of a window counts: float32 [window, window, 1], highest in the middle, never zero."""
+    rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
+    return np.outer(rise, rise).astype(np.float32)[..., None]
+
+
+def predict_windows(predict, strip, columns, window, views, batch_size):
+    """Yields (column, probabilities float32 [window, window, C]), the mean of the views, for each window of a strip of
+    rows (uint8 [H, W, B]); `predict` takes uint8 [N, window, window, B] and returns float32 [N, window, window, C]."""
+    jobs = [(col, number) for col in columns for number in views]
+    total = 0
+    for start in range(0, len(jobs), batch_size):
+        part = jobs[start: start + batch_size]
+        patches = np.stack([view(cut(strip, 0, col, window), number) for col, number in part])
+        for (col, number), probabilities in zip(part, np.asarray(predict(patches))):
+            total = total + unview(probabilities, number)
+            if number == views[-1]:
+                yield col, total / len(views)
+                total = 0
+
+
+def predict_rows(predict, read, shape, classes, window, overlap, views, batch_size, multiple):
+    """Yields (first row, predicted uint8 [rows, W]) from the top down, every row of a raster once.
+
+    `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows overlap by at
+    least `overlap` of their side; where the raster is smaller, the window shrinks to a multiple of `multiple` and
+    reaches past the edge, where the raster is mirrored. Sums stand in a band as high as a window, which slides down.
+    """
+    height, width = shape
+    window = min(window, -(-max(height, width) // multiple) * multiple)
+    step = max(1, int(window * (1 - overlap)))
+    rows, columns = starts(height, window, step), starts(width, window, step)
+    weights = blend_weights(window)
+    band = np.zeros((window, max(width, window), classes), np.float32)
+    for row, following in zip(rows, [*rows[1:], height]):
+        strip = cut(read(row, min(row + window, height)), 0, 0, max(width, window))[:window, :max(width, window)]
+        for col, probabilities in predict_windows(predict, strip, columns, window, views, batch_size):
+            band[:, col: col + window] += weights * probabilities
+        done = following - row
+        yield row, band[:done, :width].argmax(-1).astype(np.uint8)
+        band[: window - done] = band[done:].copy()
+        band[window - done:] = 0
+
+
+# -- the map on disk --------------------------------------------------------------------------------------------------
+
+def write_sidecars(path, classes):
+    """Class names for GDAL (.aux.xml) and names and colours for QGIS (.qml), beside a map."""
+    names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
+    with replacing(path.with_name(path.name + ".aux.xml")) as temporary:
+        temporary.write_text(f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+                             "</PAMRasterBand></PAMDataset>\n", encoding="utf-8")
+    entries = "".join(f'<paletteEntry value="{i}" color="{colour.lower()}" alpha="255" label={quoteattr(name)}/>'
+                      for i, (name, colour) in enumerate(classes.items()))
+    with replacing(path.with_suffix(".qml")) as temporary:
+        temporary.write_text('<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
+                             f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
+                             "</pipe></qgis>\n", encoding="utf-8")
+
+
+def write_preview(path, map_path, classes):
+    """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
+    with rasterio.open(map_path, driver="GTiff") as source:
+        scale = max(1, max(source.shape) / PREVIEW)
+        small = source.read(1, out_shape=tuple(max(1, round(n / scale)) for n in source.shape), resampling=Resampling.nearest)
+    with replacing(path) as temporary:
+        imsave(temporary, palette(classes)[small], check_contrast=False)
+
+
+def write_map(path, raster, rows, classes, place, tags):
+    """Writes a class map from `rows`, (first row, predicted) pairs from the top down; pixels that are nodata in the
+    open input `raster` become nodata."""
+    options = dict(driver="GTiff", height=raster.height, width=raster.width, count=1, dtype="uint8", nodata=IGNORE,
+                   tiled=True, blockxsize=256, blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
+                   transform=place["transform"] and rasterio.Affine(*place["transform"]))
+    colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
+    sidecars = path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
+    with replacing(path) as temporary, rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE"):
+        with rasterio.open(temporary, "w", **options) as target:
+            target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
+            target.update_tags(**tags)
+            for row, predicted in rows:
+                place_of_rows = ((row, row + len(predicted)), (0, raster.width))
+                predicted[raster.dataset_mask(window=place_of_rows) == 0] = IGNORE
+                target.write(predicted, 1, window=place_of_rows)
+        with rasterio.open(temporary, "r+", driver="GTiff") as target:
+            target.build_overviews([2**i for i in range(1, 12) if max(target.shape) >> i >= 256], Resampling.mode)
+        for old in sidecars:  # they describe the map that is about to be replaced
+            old.unlink(missing_ok=True)
+    write_sidecars(path, classes)
+    write_preview(path.with_suffix(".png"), path, classes)
+
+
+def stands(path, tags):
+    """True where a whole map with these tags, and all that goes with it, is there."""
+    if not all(p.exists() for p in (path, path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png"))):
+        return False
+    try:
+        with rasterio.open(path, driver="GTiff") as source:
+            return all(source.tags().get(key) == value for key, value in tags.items())
+    except RasterioError:
+        return False
+
+
+# -- which raster, which model ----------------------------------------------------------------------------------------
+
+def find_raster(tile, settings):
+    """(name of the map, path) of a tile by name or a raster by path; Problem (exit 3) where it is neither."""
+    data = settings["data"]
+    names = [name for role in settings["split"].values() for name in role]
+    if TILE[1](tile):
+        places = find_raw(data["raw"], data["image"], tile)
+        if places:
+            return tile, places[0]
+    path = Path(tile)
+    if path.is_file():
+        if path.stem in names and path.resolve() not in [p.resolve() for p in find_raw(data["raw"], data["image"], path.stem)]:
+            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so that "
+                          "the maps are not confused; rename the file", code=3)
+        return path.stem, path
+    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such as "
+                  f"{names[-1]}) or the path of a GeoTIFF", code=3)
+
+
+def load_model(run):
+    """(network, model.json) of a finished run; Problem (exit 3) where there is none."""
+    try:
+        facts = json.loads((run / "model.json").read_text())
+        if sha256(run / "model.keras") != facts["sha256"]:
+            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; "
+                          "run train.py again", code=3)
+        return keras.models.load_model(run / "model.keras", compile=False), facts
+    except FileNotFoundError as missing:
+        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
+                      code=3) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
+                      "model.json as train.py writes them; run it again", code=3) from None
+
+
+def predict_raster(name, path, network, facts, settings, run):
+    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there."""
+    options = settings["predict"]
+    target = run / "predictions" / f"{name}.tif"
+    tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "SOURCE": sha256(path)}
+    if stands(target, tags):
+        print(f"{name:>12}  stands already  {target}", flush=True)
+        return
+    with open_raster(path) as raster:
+        wrong = check_bands(raster, facts["bands"])
+        if wrong:
+            raise Problem(f"raster {path}: {wrong}", code=3)
+        place = georeference(raster, settings["data"]["assume_crs"])
+        pixel, trained = abs(raster.transform.a), facts["ground_sample_distance"]
+        if place["transform"] and trained and not 0.8 < pixel / trained < 1.25:
+            print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good results",
+                  flush=True)
+        started, shape = time.monotonic(), (raster.height, raster.width)
+
+        def rows():
+            for row, predicted in predict_rows(
+                    lambda patches: network_call(tf.convert_to_tensor(patches)),
+                    lambda start, stop: read_rows(raster, facts["bands"], start, stop), shape, len(facts["classes"]),
+                    multiple=2 ** facts["depth"], **options):
+                yield row, predicted
+                progress(f"{name:>12}  {100 * (row + len(predicted)) // shape[0]:3d} %")
+
+        network_call = tf.function(lambda patches: network(patches, training=False), reduce_retracing=True)
+        write_map(target, raster, rows(), facts["classes"], place, tags)
+    seconds = time.monotonic() - started
+    progress(f"{name:>12}  {shape[0]} x {shape[1]} px, {len(options['views'])} views: {seconds:.0f} s, "
+             f"{shape[0] * shape[1] * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
+
+
+def main(settings, run, tile):
+    names = settings["split"]["test"] if tile is None else [tile]
+    rasters = [find_raster(name, settings) for name in names]
+    network, facts = load_model(run)
+    with only_one(run):
+        for name, path in rasters:
+            predict_raster(name, path, network, facts, settings, run)
+
+
+if __name__ == "__main__":
+    command(main, __doc__, tile="NAME or path of one raster; every test tile without it")

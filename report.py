@@ -1,0 +1,284 @@
+"""Figures and one HTML page from what the other steps wrote.
+
+    python report.py --params demo.yaml
+
+Reads lr_find.png, schedule.csv, history.csv, model.json, metrics.json, the class maps, and the
+prepared tiles with their manifest. Writes figures/*.png (200 dpi) and report.html, which holds its pictures itself
+and opens from a file. No model, no GPU. A few seconds a tile.
+"""
+import base64
+import csv
+import html
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import yaml
+from skimage.transform import downscale_local_mean
+
+from files import Problem, only_one, replacing
+from params import command
+from tiles import IGNORE, open_prepared, open_raster, palette, read_manifest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+BLUE, RED, GREY = "#1f4e8c", "#b5452c", "#8a8f98"
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
+         "legend.fontsize": 8, "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
+         "figure.constrained_layout.use": True}
+
+
+# -- what the steps wrote ---------------------------------------------------------------------------------------------
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise Problem(f"report input {path}: missing or damaged, expected the file of an earlier step; run `make report`",
+                      code=3) from None
+
+
+def read_columns(path):
+    """{column: float64 [N]} of a CSV file."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    except (OSError, ValueError, IndexError, TypeError):
+        raise Problem(f"report input {path}: missing or damaged, expected the file of an earlier step; run `make report`",
+                      code=3) from None
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+def save(figure, path):
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=200)
+    plt.close(figure)
+
+
+def draw_one_cycle(path, schedule):
+    """Learning rate, its logarithm, and momentum at every update."""
+    figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.4))
+    for axes, column, name in zip(panels, ("learning_rate", "learning_rate", "momentum"),
+                                  ("learning rate", "learning rate, logarithmic", "momentum")):
+        axes.plot(schedule["step"] + 1, schedule[column], color=BLUE, linewidth=1.5)
+        axes.set(title=name, xlabel="update")
+    panels[1].set_yscale("log")
+    save(figure, path)
+
+
+def draw_training(path, history, best_epoch):
+    """Loss, accuracy and mean IoU of every epoch, for training and validation patches."""
+    figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.5))
+    for axes, column, name in zip(panels, ("loss", "accuracy", "mean_iou"), ("loss", "accuracy", "mean IoU")):
+        axes.plot(history["epoch"], history[column], color=GREY, linewidth=1.3, marker="o", markersize=2, label="training")
+        axes.plot(history["epoch"], history["val_" + column], color=BLUE, linewidth=1.6, marker="o", markersize=2, label="validation")
+        axes.axvline(best_epoch, color=RED, linewidth=1, linestyle=":", label="checkpoint")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axes.set(title=name, xlabel="epoch", ylim=(0, 1) if column != "loss" else (0, None))
+    panels[0].legend()
+    save(figure, path)
+
+
+def draw_confusion(path, scores, names):
+    """The confusion matrix: share of each row's labels, and pixels."""
+    counts = np.array(scores["confusion"], float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 1.6 + 0.72 * len(names)
+    figure, axes = plt.subplots(figsize=(side + 0.6, side - 0.2))
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, col), share in np.ndenumerate(shares):
+        axes.text(col, row, f"{100 * share:.1f}\n", ha="center", va="center", color="white" if share > 0.55 else "black", fontsize=8)
+        axes.text(col, row, f"\n{shorten(counts[row, col])}", ha="center", va="center", fontsize=6,
+                  color="white" if share > 0.55 else "0.4")
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="label")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(picture, shrink=0.7, label="share of the label's pixels")
+    save(figure, path)
+
+
+def shorten(count):
+    """1234567 as 1.2M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return f"{count:.0f}"
+
+
+def draw_classes(path, metrics, classes):
+    """IoU and F1 of every class, on all labelled pixels and without class boundaries."""
+    figure, panels = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.36 * len(classes)), sharey=True)
+    place = np.arange(len(classes))
+    for axes, score, title in zip(panels, ("iou", "f1"), ("IoU", "F1")):
+        for kind, offset, style in (("full", -0.19, {}), ("eroded", 0.19, {"hatch": "////", "alpha": 0.75})):
+            values = [metrics[kind]["classes"][name][score] or 0 for name in classes]
+            axes.barh(place + offset, values, 0.36, color=list(classes.values()), edgecolor="0.35", linewidth=0.6, **style)
+            for y, value in zip(place + offset, values):
+                axes.text(value + 0.01, y, f"{value:.3f}", va="center", fontsize=6.5)
+        axes.set(xlim=(0, 1.12), title=title, yticks=place, yticklabels=list(classes))
+        axes.grid(axis="y", visible=False)
+    panels[0].invert_yaxis()
+    handles = [matplotlib.patches.Patch(facecolor="white", edgecolor="0.35", hatch=hatch, label=label)
+               for hatch, label in (("", "all labelled pixels"), ("////", "without class boundaries"))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    save(figure, path)
+
+
+def tile_pictures(tile, settings, run):
+    """{"image", "labels", "prediction", "errors"}: uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels
+    long. Errors are magenta on the greyed image; what is not scored is black."""
+    data, limit = settings["data"], settings["report"]["max_pixels"]
+    image, labels = open_prepared(data, tile, "image", "labels")
+    step = max(1, -(-max(labels.shape) // limit))
+    with open_raster(run / "predictions" / f"{tile}.tif") as source:
+        predicted = source.read(1)[::step, ::step]
+    labels = np.asarray(labels[::step, ::step])
+    colours = palette(data["classes"])
+    small = downscale_local_mean(image[..., [0, 1, 2] if image.shape[2] > 2 else [0, 0, 0]], (step, step, 1))
+    small = np.clip(small[: labels.shape[0], : labels.shape[1]], 0, 255).astype(np.uint8)
+    grey = (0.55 * small.mean(-1, keepdims=True) + 95).astype(np.uint8).repeat(3, -1)
+    scored = (labels != IGNORE) & (predicted != IGNORE)
+    grey[scored & (labels != predicted)] = (230, 0, 126)
+    grey[~scored] = 0
+    return {"image": small, "labels": colours[labels], "prediction": colours[predicted], "errors": grey}
+
+
+def draw_tile(path, tile, pictures, classes, score):
+    """Image, labels, prediction and errors of a tile side by side, with the classes' colours."""
+    height, width = pictures["image"].shape[:2]
+    figure, panels = plt.subplots(2, 2, figsize=(7.4, 7.4 * height / width + 0.75))
+    for axes, (name, picture) in zip(panels.flat, pictures.items()):
+        axes.imshow(picture, interpolation="antialiased")
+        axes.set_title(f"{name} ({tile})" if name == "image" else name if name != "prediction" else
+                       f"prediction: mean IoU {score['mean_iou']:.3f}, accuracy {score['accuracy']:.3f}")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name) for name, colour in classes.items()]
+    handles.append(matplotlib.patches.Patch(facecolor="#e6007e", label="error"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    save(figure, path)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1b1e23; --paper: #fff; --soft: #f3f4f6; --line: #d9dce1; --quiet: #5d6470 }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e6e8eb; --paper: #16181c; --soft: #21242a; --line: #3a3f47; --quiet: #a2a9b4 }} }}
+body {{ font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+       margin: 0 auto; padding: 1.5rem 1rem 4rem }}
+h1 {{ font-size: 1.7rem; margin: 0 0 .3rem }} h2 {{ font-size: 1.2rem; margin: 2.4rem 0 .6rem }}
+p.quiet, figcaption, td.quiet {{ color: var(--quiet); font-size: .9rem }}
+.scores {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }}
+.scores div {{ background: var(--soft); border-radius: .5rem; padding: .7rem 1.1rem; flex: 1 1 9rem }}
+.scores b {{ display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums }}
+.scores span {{ color: var(--quiet); font-size: .85rem }}
+.wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }}
+th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+i.key {{ display: inline-block; width: .85em; height: .85em; border: 1px solid #8888; border-radius: 2px;
+        margin-right: .5em; vertical-align: -.08em }}
+figure {{ margin: 1rem 0 }} figure img {{ max-width: 100%; height: auto; display: block; margin: auto; background: #fff; border-radius: .4rem }}
+pre {{ background: var(--soft); padding: 1rem; border-radius: .5rem; overflow-x: auto; font-size: .8rem }}
+</style></head><body>
+<h1>{title}</h1>
+<p class="quiet">{protocol}</p>
+<div class="scores">{headline}</div>
+<h2>Scores by class</h2><div class="wide">{table}</div>
+{figures}
+<h2>Tiles</h2><div class="wide">{tiles}</div>
+<h2>Settings</h2><pre>{settings}</pre>
+<h2>Provenance</h2><pre>{provenance}</pre>
+</body></html>
+"""
+
+
+def percent(value):
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def embed(path, caption):
+    """A figure as HTML, as wide as on paper at 8 rem an inch, the page's width at most."""
+    picture = base64.b64encode(path.read_bytes()).decode()
+    inches = plt.imread(path).shape[1] / 200
+    text = html.escape(caption)
+    return f'<figure><img src="data:image/png;base64,{picture}" alt="{text}" style="width:{inches * 8:.0f}rem"><figcaption>{text}</figcaption></figure>'
+
+
+def build_table(header, rows):
+    cells = lambda tag, row: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)  # noqa: E731
+    return f"<table><tr>{cells('th', header)}</tr>" + "".join(f"<tr>{cells('td', row)}</tr>" for row in rows) + "</table>"
+
+
+def build_page(settings, metrics, facts, provenance, manifest, pictures):
+    """The page as text: headline, scores, figures, tiles, settings, provenance. Every name in it is escaped."""
+    classes, left_out = settings["data"]["classes"], metrics["protocol"]["leave_out"]
+    full, eroded = metrics["full"], metrics["eroded"]
+    without = f" without {', '.join(left_out)}" if left_out else ""
+    headline = "".join(f"<div><b>{percent(value)}</b><span>{html.escape(name)}</span></div>" for name, value in (
+        (f"mean IoU, {len(classes)} classes", full["mean_iou"]), (f"mean IoU{without}, boundaries eroded", eroded["left_out"]["mean_iou"]),
+        (f"mean F1{without}, boundaries eroded", eroded["left_out"]["mean_f1"]), ("accuracy", full["accuracy"])))
+    rows = [[f'<i class="key" style="background:{html.escape(colour)}"></i>{html.escape(name)}',
+             *(percent(metrics[kind]["classes"][name][score]) for kind in ("full", "eroded") for score in ("iou", "f1", "precision", "recall")),
+             f'{full["classes"][name]["pixels"]:,}'] for name, colour in classes.items()]
+    table = build_table(["class, %", "IoU", "F1", "precision", "recall", "eroded IoU", "F1", "precision", "recall", "pixels"], rows)
+    roles = {tile: role for role, names in settings["split"].items() for tile in names}
+    tiles = build_table(["tile", "role", "pixels", "repaired %", "ignored %", "unknown %", "mean IoU", "eroded"], [
+        [html.escape(tile), role, " x ".join(map(str, manifest[tile]["shape"][:2])),
+         *(percent(manifest[tile]["pixels"]["labels"][kind] / np.prod(manifest[tile]["shape"][:2])) for kind in ("repaired", "ignored", "unknown")),
+         *(percent(metrics["tiles"][tile][kind]["mean_iou"]) if tile in metrics["tiles"] else "" for kind in ("full", "eroded"))]
+        for tile, role in roles.items()])
+    described = {key: value for key, value in provenance.items() if key != "settings"}
+    return PAGE.format(
+        title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]), headline=headline,
+        table=table, figures="".join(f"<h2>{html.escape(title)}</h2>" + "".join(embed(*picture) for picture in group)
+                                     for title, group in pictures.items()),
+        tiles=tiles, settings=html.escape(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
+        provenance=html.escape(json.dumps({**described, "model": facts}, indent=1, ensure_ascii=False)))
+
+
+def draw_figures(settings, run, metrics, facts):
+    """Draws every figure; {heading: [(path, caption)]} in the order of the page."""
+    folder, classes = run / "figures", settings["data"]["classes"]
+    history, chosen = read_columns(run / "history.csv"), facts["epoch"]
+    draw_classes(folder / "classes.png", metrics, classes)
+    draw_confusion(folder / "confusion.png", metrics["full"], list(classes))
+    draw_training(folder / "training.png", history, chosen)
+    draw_one_cycle(folder / "one_cycle.png", read_columns(run / "schedule.csv"))
+    figures = {"Test tiles": [], "Classes": [(folder / "classes.png", "IoU and F1 of every class over all test tiles."),
+               (folder / "confusion.png", "Confusion matrix over all test tiles: per cent of the label's pixels, and pixels.")],
+               "Training": [(folder / "training.png", f"Loss, accuracy and mean IoU of every epoch; the checkpoint is epoch {chosen}."),
+                            (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]}
+    if (run / "lr_find.png").exists():
+        figures["Training"].append((run / "lr_find.png", "The learning-rate range test."))
+    for tile in settings["split"]["test"]:
+        path = folder / f"tile_{tile}.png"
+        draw_tile(path, tile, tile_pictures(tile, settings, run), classes, metrics["tiles"][tile]["full"])
+        figures["Test tiles"].append((path, f"Tile {tile}: image, labels, prediction, errors."))
+        print(f"{tile:>12}  {path}", flush=True)
+    return figures
+
+
+def main(settings, run):
+    metrics, facts, provenance = (read_json(run / name) for name in ("metrics.json", "model.json", "run.json"))
+    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
+    with only_one(run), plt.rc_context(STYLE):
+        pictures = draw_figures(settings, run, metrics, facts)
+        page = build_page(settings, metrics, facts, provenance, manifest, pictures)
+        with replacing(run / "report.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    print(f"report: file://{Path(run / 'report.html').resolve()}")
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

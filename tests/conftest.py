@@ -1,0 +1,78 @@
+"""What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as a user runs them."""
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rasterio.transform import from_origin
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"  # real crops, where they are at hand
+collect_ignore = [] if SHARED.is_dir() else ["test_real_tiles.py"]
+
+COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
+SETTINGS = yaml.safe_load((ROOT / "demo.yaml").read_text())
+SETTINGS.update(
+    split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
+    input={"patch_size": 32, "batch_size": 4},
+    model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial"},
+    lr_find={"start": 1e-4, "end": 10, "steps": 30})
+SETTINGS["data"].update(raw="raw", prepared="prepared")
+SETTINGS["train"].update(epochs=2, max_lr=0.05)
+SETTINGS["predict"].update(window=64, views=[0, 5])
+SIZES = {"2_11": (70, 93), "3_10": (64, 101), "2_10": (50, 75), "2_13": (83, 66)}
+
+
+@pytest.fixture
+def settings():
+    """Settings of the tiny tiles, free to be changed."""
+    return copy.deepcopy(SETTINGS)
+
+
+def write_raster(path, pixels, **profile):
+    """Writes uint8 [H, W, B] (or [H, W]) as a GeoTIFF with rasterio alone."""
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {"driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": pixels.shape[2],
+               "dtype": pixels.dtype, **profile}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.moveaxis(pixels, -1, 0))
+
+
+def write_tile(raw, tile, shape, seed=0):
+    """A tile whose class is readable from its colour alone, with noise; returns its labels."""
+    rng = np.random.default_rng([seed, *map(int, tile.split("_"))])
+    labels = rng.integers(0, 6, (-(-shape[0] // 16), -(-shape[1] // 16))).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+    labels = np.ascontiguousarray(labels[: shape[0], : shape[1]])
+    image = np.clip(COLOURS[labels] * 0.5 + 50 + rng.normal(0, 12, (*shape, 3)), 0, 255).astype(np.uint8)
+    row, col = map(int, tile.split("_"))
+    write_raster(raw / f"2_Ortho_RGB/top_potsdam_{tile}_RGB.tif", image, crs="EPSG:32633",
+                 transform=from_origin(365700 + 300 * col, 5810000 - 300 * row, 0.05, 0.05))
+    write_raster(raw / f"5_Labels_all/top_potsdam_{tile}_label.tif", COLOURS[labels])
+    return labels
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, settings):
+    """An empty folder to work in, with raw tiles and tiny.yaml; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for tile, shape in SIZES.items():
+        write_tile(tmp_path / "raw", tile, shape)
+    save_settings(tmp_path, settings)
+    return tmp_path
+
+
+def save_settings(folder, settings, name="tiny.yaml"):
+    (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def run_script(name, *arguments, cwd=None, **environment):
+    """A finished subprocess of one script, as a user starts it."""
+    return subprocess.run([sys.executable, str(ROOT / name), *arguments], cwd=cwd, capture_output=True, text=True,
+                          env={**os.environ, **environment}, timeout=300)

@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import yaml
+from conftest import ROOT, SETTINGS, run_script, save_settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from files import Problem
+from params import KEYS, SECTIONS, read_settings, write_stamps
+
+
+def problems_of(tmp_path, text):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(Problem) as caught:
+        read_settings(path)
+    assert caught.value.code == 2
+    return "\n".join(caught.value.lines)
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "demo.yaml"])
+def test_the_shipped_files_are_valid_and_have_every_key(name):
+    settings = read_settings(ROOT / name)
+    assert {f"{s}.{k}" if isinstance(v, dict) else s for s, v in settings.items() for k in (v if isinstance(v, dict) else [0])} == set(KEYS)
+    assert list(settings) == SECTIONS
+
+
+def test_the_official_split_is_whole():
+    split = read_settings(ROOT / "params.yaml")["split"]
+    assert (len(split["train"]), len(split["val"]), len(split["test"])) == (22, 1, 14)
+    assert "7_10" not in sum(split.values(), [])
+
+
+def test_scalars_are_read_as_yaml_1_2(tmp_path):
+    text = (ROOT / "demo.yaml").read_text().replace("max_lr: auto", "max_lr: 1e-3").replace("seed: 1", "seed: 012")
+    (tmp_path / "settings.yaml").write_text(text)
+    settings = read_settings(tmp_path / "settings.yaml")
+    assert settings["train"]["max_lr"] == 0.001  # PyYAML alone: the text "1e-3"
+    assert settings["seed"] == 12                # PyYAML alone: 10
+    assert settings["split"]["test"] == ["2_13"]  # PyYAML alone: the number 213
+
+
+@pytest.mark.parametrize("before, after, expected", [
+    ("patch_size: 128", "patch_sise: 128", "key input.patch_sise: unknown, expected input.patch_size?"),
+    ("epochs: 15", "epochs: no", 'key train.epochs: "no", expected a whole number'),
+    ("epochs: 15", "epochs: 1.5", "key train.epochs: 1.5"),
+    ("epochs: 15", "epochs: true", "key train.epochs: true"),
+    ("epochs: 15", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
+    ("epochs: 15", "epochs: .nan", "key train.epochs: NaN"),
+    ("max_lr: auto", "max_lr: .inf", "key train.max_lr: Infinity"),
+    ("batch_size: 8\n\naug", "batch_size: 0\n\naug", "key input.batch_size: 0"),
+    ("patch_size: 128", "patch_size: 1000000000", "key input.patch_size: 1000000000"),
+    ("patch_size: 128", "patch_size: 100", "a multiple of 16"),
+    ("test: [2_13]", "test: [2_10]", "tile 2_10, expected in one role only; it is in split.val too"),
+    ("test: [2_13]", "test: [2_13, 2_13]", "key split.test"),
+    ("test: [2_13]", "test: ['../2_13']", "key split.test"),
+    ("leave_out: [clutter]", "leave_out: [cluter]", 'key evaluate.leave_out: "cluter"'),
+    ("loss: {ce: 1}", "loss: {dise: 1}", "key train.loss"),
+    ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
+    ("seed: 1", "", "key seed: missing"),
+    ("augment:\n  views: true", "augment: true", "key augment: true, expected its keys indented below it"),
+    ("seed: 1", "seed: &a 1\nother: *a", "an alias"),
+    ("seed: 1", "\tseed: 1", "expected YAML"),
+])
+def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, after, expected):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "demo.yaml").read_text()
+    assert before in text
+    assert expected in problems_of(tmp_path, text.replace(before, after, 1))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_line_named_is_the_line(tmp_path):
+    lines = (ROOT / "demo.yaml").read_text().replace("epochs: 15", "epochs: -1").split("\n")
+    assert f"line {lines.index('  epochs: -1') + 1}, key train.epochs: -1" in problems_of(tmp_path, "\n".join(lines))
+
+
+def test_every_problem_is_listed_at_once(tmp_path):
+    text = (ROOT / "demo.yaml").read_text().replace("epochs: 15", "epochs: -1").replace("width: 8", "with: 8")
+    told = problems_of(tmp_path, text)
+    assert "train.epochs" in told and "model.with" in told and "model.width: missing" in told
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode),
+                 st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+                              lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(SECTIONS + ["x"]), inner, max_size=3),
+                              max_leaves=12).map(lambda value: yaml.safe_dump(value, allow_unicode=True).encode())))
+def test_any_bytes_end_in_settings_or_in_a_clean_refusal(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "settings.yaml"
+    path.write_bytes(content)
+    with pytest.raises(Problem) as caught:  # none of these can be a whole settings file
+        read_settings(path)
+    assert caught.value.code == 2
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    assert "nested too deeply" in problems_of(tmp_path, "[" * 20_000)
+
+
+def test_a_stamp_is_rewritten_only_when_its_section_changes(tmp_path):
+    settings = copy.deepcopy(SETTINGS)
+    write_stamps(settings, tmp_path)
+    before = {s: (tmp_path / ".make" / s).stat().st_mtime_ns for s in SECTIONS}
+    settings["train"]["epochs"] += 1
+    write_stamps(settings, tmp_path)
+    after = {s: (tmp_path / ".make" / s).stat().st_mtime_ns for s in SECTIONS}
+    assert [s for s in SECTIONS if before[s] != after[s]] == ["train"]
+
+
+def test_a_script_refuses_in_ascii_and_with_exit_code_2(tmp_path, settings):
+    settings["report"]["title"] = 7
+    save_settings(tmp_path, settings)
+    done = run_script("prepare_data.py", "--params", "tiny.yaml", cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 2 and done.stderr.startswith("error: settings in tiny.yaml, line ")
+    assert "Traceback" not in done.stderr and done.stderr.isascii()
+    assert not list(tmp_path.glob("runs")) and not list(tmp_path.glob("prepared"))

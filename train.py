@@ -1,0 +1,235 @@
+"""The one-cycle run: trains the network, keeps the best by validation mean IoU, goes on where it was stopped.
+
+    python train.py --params demo.yaml
+
+Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes under
+runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last two epochs),
+model.keras whenever validation improves, and at the very end model.json, which says that the run is finished.
+Stopped at any moment, the same command goes on after the last whole epoch; run again when finished, it starts anew.
+"""
+import csv
+import datetime
+import json
+import math
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from files import Problem, only_one, replacing, sha256
+from model import OneCycle, at, count_operations
+from params import command, progress
+from pipeline import batches, open_tiles, patches_per_epoch, training_plan, validation_plan
+from scores import accuracy, mean_iou
+from tiles import read_manifest
+from training import Trainer, load_checkpoint, restore, save_checkpoint
+
+COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
+           "val_mean_iou", "seconds", "patches_per_second"]
+SECTIONS = ["seed", "data", "split", "input", "augment", "model", "train"]  # what a checkpoint must agree with
+
+
+def write_text(path, text):
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_rows(path, columns, rows):
+    """A CSV file of rows, each {column: value}."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def peak_rate(train, run):
+    """train.max_lr, or the finder's suggestion where it is auto."""
+    if train["max_lr"] != "auto":
+        return train["max_lr"]
+    try:
+        return json.loads((run / "lr_find.json").read_text())["suggestion"]
+    except (OSError, ValueError, KeyError):
+        raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
+                      "train.max_lr is auto; run lr_find.py first", code=3) from None
+
+
+def schedules(train, max_lr, steps):
+    """Learning rate (from max/25 to max to max/25,000) and momentum, which falls while the rate rises, as functions
+    of the step (Smith 2018; the numbers are fastai's)."""
+    high, low = train["momentum"]
+    return OneCycle(max_lr / 25, max_lr, max_lr / 25_000, steps), OneCycle(high, low, high, steps)
+
+
+def write_schedule(run, rate, momentum, steps):
+    """schedule.csv: step, learning_rate, momentum, at no more than 1,000 steps."""
+    shown = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
+    write_rows(run / "schedule.csv", ["step", "learning_rate", "momentum"],
+               [{"step": s, "learning_rate": float(rate(s)), "momentum": float(momentum(s))} for s in shown])
+
+
+def describe_run(settings, run):
+    """run.json: what this run was made from, and on."""
+    def git(*words):
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+    import tensorflow as tf
+    gpus = [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in tf.config.list_physical_devices("GPU")]
+    return {"command": " ".join(map(str, [Path(sys.argv[0]).name, *sys.argv[1:]])), "seed": settings["seed"],
+            "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")), "settings": settings,
+            "tiles": identity(settings)["tiles"],
+            "versions": {"python": platform.python_version(),
+                         **{p: version(p) for p in ("tensorflow", "keras", "numpy", "rasterio")}},
+            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(), "gpus": gpus},
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def differences(before, now, path=""):
+    """Lines naming every setting in which two nested mappings differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [line for key in {**before, **now} for line in
+                differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
+    return [] if before == now else [f"{path}: {json.dumps(before)} then, {json.dumps(now)} now"]
+
+
+def identity(settings):
+    """What a checkpoint must agree with: the settings that training reads, and the bytes of the tiles."""
+    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
+    tiles = settings["split"]["train"] + settings["split"]["val"]
+    return {**{section: settings[section] for section in SECTIONS},
+            "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles}}
+
+
+def begin(run, made_from):
+    """The state to go on from, (path, arrays, state), or None for a fresh start, for which old results are removed."""
+    checkpoints = run / "checkpoints"
+    if (run / "model.json").exists():  # finished: whoever trains again means a new run
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        (run / "model.json").unlink()
+    found = load_checkpoint(checkpoints)
+    if found:
+        changed = differences(found[2]["made_from"], made_from)
+        if changed:
+            raise Problem(*(f"checkpoint {found[0]}: made from other settings or tiles, {line}" for line in changed),
+                          f"to go on, set these back; for another run, copy the settings file; to start anew, "
+                          f"remove {checkpoints}", code=2)
+    return found
+
+
+def check_finite(losses, epoch, first_step, rate):
+    """Problem (exit 5) that names the first update whose loss is not finite."""
+    for i, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise Problem(f"training diverged: loss {loss} in epoch {epoch}, step {first_step + i + 1}, learning rate "
+                          f"{float(rate(first_step + i)):.3g}; lower train.max_lr. The best model so far is kept", code=5)
+
+
+def train_epoch(trainer, dataset, epoch, steps, rate, head):
+    """(loss, confusion int64 [C, C]) of one epoch; shows loss, accuracy and mean IoU while it runs."""
+    confusion, losses, waiting = np.zeros((trainer.classes,) * 2, np.int64), [], []
+
+    def collect():
+        for loss, counts in waiting:
+            losses.append(float(loss))
+            np.add(confusion, counts.numpy(), out=confusion)
+        waiting.clear()
+        check_finite(losses, epoch, (epoch - 1) * steps, rate)
+
+    seen = time.monotonic()
+    for step, (images, labels) in enumerate(trainer.spread(dataset), 1):
+        waiting.append(trainer.train_step(images, labels))
+        if time.monotonic() - seen > 0.5 or step == steps:  # between looks the device runs ahead
+            collect()
+            seen = time.monotonic()
+            done = 20 * step // steps
+            progress(f"{head} [{'=' * done}{'.' * (20 - done)}] {step}/{steps}  loss {np.mean(losses):.4f}  "
+                     f"accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}")
+    return float(np.mean(losses)), confusion
+
+
+def main(settings, run):
+    train, patch = settings["train"], settings["input"]
+    epochs = train["epochs"]
+    with only_one(run):
+        tiles, val_tiles = (open_tiles(settings["data"], settings["split"][role]) for role in ("train", "val"))
+        shapes, val_shapes = ([labels.shape for _, labels in pairs] for pairs in (tiles, val_tiles))
+        patches = patches_per_epoch(shapes, patch["patch_size"])
+        made_from = identity(settings)
+        found = begin(run, made_from)
+        steps = patches // patch["batch_size"]
+        if steps == 0:
+            raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
+                          "patches of an epoch", code=2)
+        state = found[2] if found else {
+            "epoch": 0, "best": -1.0, "best_epoch": 0, "max_lr": peak_rate(train, run), "history": [],
+            "made_from": made_from}
+        rate, momentum = schedules(train, state["max_lr"], epochs * steps)
+        trainer = Trainer(settings, rate, momentum)
+        parameters, operations = count_operations(patch["patch_size"], bands=len(settings["data"]["bands"]),
+                                                  classes=trainer.classes, **settings["model"])
+        print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in {steps} "
+              f"updates an epoch; peak learning rate {state['max_lr']:.3g}", flush=True)
+        if found:
+            restore(trainer, found[0], found[1])
+            print(f"going on after epoch {state['epoch']} of {epochs}", flush=True)
+        else:
+            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            write_text(run / "run.json", json.dumps(describe_run(settings, run), indent=1) + "\n")
+            write_schedule(run, rate, momentum, epochs * steps)
+        val_plan = validation_plan(val_shapes, **patch)
+        while state["epoch"] < epochs and not stops_early(state, train):
+            epoch = state["epoch"] + 1
+            plan = training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
+            started, head = time.monotonic(), f"epoch {epoch:3d}/{epochs}"
+            try:
+                loss, confusion = train_epoch(trainer, batches(tiles, plan, **patch), epoch, steps, rate, head)
+                seconds = time.monotonic() - started
+                val_loss, val_confusion = trainer.validate(batches(val_tiles, val_plan, **patch))
+            except KeyboardInterrupt:
+                print(f"\nstopped in epoch {epoch}; {epoch - 1} epochs are kept", flush=True)
+                raise
+            score = mean_iou(val_confusion)
+            state["epoch"] = epoch
+            state["history"].append(dict(zip(COLUMNS, [
+                epoch, float(at(rate, epoch * steps - 1)), float(at(momentum, epoch * steps - 1)), loss, accuracy(confusion),
+                mean_iou(confusion), val_loss, accuracy(val_confusion), score, round(seconds, 3),
+                round(steps * patch["batch_size"] / seconds, 3)])))
+            better = score > state["best"] or state["best_epoch"] == 0
+            if better:
+                state.update(best=score, best_epoch=epoch)
+                with replacing(run / "model.keras") as temporary:
+                    trainer.network.save(temporary)
+            save_checkpoint(run / "checkpoints", trainer, state)
+            write_rows(run / "history.csv", COLUMNS, state["history"])
+            progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}  |  "
+                     f"validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU {score:.4f}"
+                     f"{' *' if better else '  '} |  {seconds:.0f} s, {steps * patch['batch_size'] / seconds:.1f} patches/s",
+                     last=True)
+        finish(settings, run, state, parameters, operations)
+    print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
+
+
+def stops_early(state, train):
+    """True where the validation mean IoU has not risen for train.early_stopping epochs."""
+    return 0 < train["early_stopping"] <= state["epoch"] - state["best_epoch"]
+
+
+def finish(settings, run, state, parameters, operations):
+    """Writes model.json, the word that the run is finished."""
+    data = settings["data"]
+    transform = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]["transform"]
+    write_text(run / "model.json", json.dumps({
+        "classes": data["classes"], "bands": data["bands"], "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
+        "parameters": parameters, "gflop_per_patch": operations / 1e9, "patch_size": settings["input"]["patch_size"],
+        "depth": settings["model"]["depth"], "epoch": state["best_epoch"], "val_mean_iou": state["best"],
+        "chosen_by": "highest mean IoU on split.val", "max_lr": state["max_lr"], "sha256": sha256(run / "model.keras")},
+        indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

@@ -3,8 +3,9 @@
     python lr_find.py --params demo.yaml
 
 Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges. Writes
-lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion is the rate of steepest descent of the
-smoothed loss (Smith 2017; the rule is fastai's). Takes as long as so many updates of the training.
+lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto takes, is a tenth
+of the rate at which the smoothed loss is lowest; the rate of its steepest descent, usually lower, is drawn beside it
+(Smith 2017; both rules are fastai's). Takes as long as so many updates of the training.
 """
 import csv
 import itertools
@@ -76,7 +77,7 @@ def draw(path, rates, losses, smoothed, steepest, tenth):
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color="#1f4e8c", linewidth=1.8, label="smoothed")
-    for rate, label, style in ((steepest, "steepest descent", "-"), (tenth, "minimum / 10", ":")):
+    for rate, label, style in ((tenth, "minimum / 10, suggested", "-"), (steepest, "steepest descent", ":")):
         axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
@@ -99,13 +100,13 @@ def main(settings, run):
         steepest, tenth = suggest(rates, smoothed)
         draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
         with replacing(run / "lr_find.json") as temporary:
-            temporary.write_text(json.dumps({"suggestion": steepest, "rule": "steepest descent of the smoothed loss",
-                                             "minimum_over_10": tenth}, indent=1) + "\n")
+            temporary.write_text(json.dumps({"suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+                                             "steepest_descent": steepest}, indent=1) + "\n")
         with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed"])
             writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
-    print(f"suggested max_lr {steepest:.3g} (minimum / 10: {tenth:.3g})  {run / 'lr_find.png'}")
+    print(f"suggested max_lr {tenth:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def build_network(bands, classes, width, depth, residual, centre, synchronized=F
 
 def logits_of(network):
     """The same network, sharing its weights, up to the logits before the softmax: what the losses take."""
-    return keras.Model(network.inputs, network.get_layer("logits").output)
+    return keras.Model(network.input, network.get_layer("logits").output)
 
 
 def count_operations(patch_size, **network):
@@ -184,7 +184,7 @@ class ScheduledSGD(keras.optimizers.SGD):
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate=learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
-        self.momentum_schedule = momentum_schedule
+        self.momentum_schedule = from_config(momentum_schedule)
 
     def update_step(self, gradient, variable, learning_rate):
         rate = ops.cast(learning_rate, variable.dtype)
@@ -208,7 +208,7 @@ class ScheduledAdamW(keras.optimizers.AdamW):
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate=learning_rate, **options)
-        self.momentum_schedule = momentum_schedule
+        self.momentum_schedule = from_config(momentum_schedule)
 
     def update_step(self, gradient, variable, learning_rate):
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
@@ -225,6 +225,11 @@ class ScheduledAdamW(keras.optimizers.AdamW):
         return with_schedule(super().get_config(), self.momentum_schedule, "beta_1")
 
 
+def from_config(schedule):
+    """A schedule from its configuration; a schedule or a constant as it is."""
+    return keras.saving.deserialize_keras_object(schedule) if isinstance(schedule, dict) else schedule
+
+
 def with_schedule(config, schedule, *replaced):
     """An optimiser's configuration with its momentum schedule in place of the fixed values."""
     config = {key: value for key, value in config.items() if key not in replaced}
@@ -233,8 +238,9 @@ def with_schedule(config, schedule, *replaced):
 
 def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
     """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1)."""
-    kind = {"sgd": ScheduledSGD, "adamw": ScheduledAdamW}[optimizer]
-    return kind(learning_rate, momentum, weight_decay=weight_decay or None)
+    if optimizer == "adamw":
+        return ScheduledAdamW(learning_rate, momentum, weight_decay=float(weight_decay))
+    return ScheduledSGD(learning_rate, momentum, weight_decay=weight_decay or None)
 
 
 def main(settings, run):

@@ -1,0 +1,125 @@
+"""What make would rerun, asked of make itself (-n) after everything was marked as made (-t)."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
+EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, and the steps that it does not
+    "seed: 1": ("seed: 2", STEPS[1:]),
+    "  tolerance: 48": ("  tolerance: 40", STEPS),
+    "  val: [2_10]": ("  val: [3_11]", STEPS),
+    "  batch_size: 8\n\naugment": ("  batch_size: 4\n\naugment", STEPS[1:]),
+    "  views: true": ("  views: false", STEPS[1:]),
+    "  width: 8": ("  width: 16", STEPS[1:]),
+    "  steps: 100": ("  steps: 50", STEPS[1:]),  # max_lr: auto, so the finder is upstream of the training
+    "  epochs: 15": ("  epochs: 3", STEPS[1:]),
+    "  overlap: 0.25": ("  overlap: 0.5", STEPS[3:]),
+    "  erode: 3": ("  erode: 5", STEPS[4:]),
+    "  max_pixels: 1400": ("  max_pixels: 700", STEPS[5:]),
+    "seed: 1\n": ("seed: 1  # a comment\n", []),
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project that needs no environment of its own, with everything marked as made."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.yaml"), ROOT / "Makefile", ROOT / "requirements.txt"]:
+        shutil.copy(path, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/.installed").touch()
+    make(tmp_path, "-t", "report", "PARAMS=demo.yaml")
+    assert would_run(tmp_path) == []
+    return tmp_path
+
+
+def make(folder, *arguments, check=True):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    return subprocess.run(["make", f"PY={sys.executable}", *arguments], cwd=folder, check=check, capture_output=True,
+                          text=True, env=environment)
+
+
+def would_run(folder, *arguments):
+    out = make(folder, "-n", "report", "PARAMS=demo.yaml", *arguments).stdout
+    return [step for step in re.findall(r"(\w+)\.py --params", out) if step != "params"]
+
+
+@pytest.mark.parametrize("before", EDITS)
+def test_an_edit_reruns_what_reads_it_and_what_follows(project, before):
+    after, expected = EDITS[before]
+    text = (project / "demo.yaml").read_text()
+    assert before in text
+    (project / "demo.yaml").write_text(text.replace(before, after, 1))
+    assert would_run(project) == expected
+
+
+def test_without_auto_the_finder_is_not_upstream_of_the_training(project):
+    text = (project / "demo.yaml").read_text().replace("max_lr: auto", "max_lr: 0.05")
+    (project / "demo.yaml").write_text(text)
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    (project / "demo.yaml").write_text(text.replace("steps: 100", "steps: 50"))
+    assert would_run(project) == ["lr_find", "report"]
+
+
+def test_touching_the_settings_reruns_nothing(project):
+    (project / "demo.yaml").touch()
+    assert would_run(project) == []
+
+
+@pytest.mark.parametrize("script, expected", [
+    ("prepare_data.py", STEPS), ("pipeline.py", STEPS[1:]), ("lr_find.py", STEPS[1:]), ("train.py", STEPS[2:]),
+    ("predict.py", STEPS[3:]), ("evaluate.py", STEPS[4:]), ("report.py", STEPS[5:])])
+def test_a_changed_script_reruns_its_step_and_what_follows(project, script, expected):
+    later = (project / "runs/demo/report.html").stat().st_mtime + 5
+    os.utime(project / script, (later, later))
+    assert would_run(project) == expected
+
+
+def test_another_run_shares_nothing_but_prepared_tiles(project):
+    shutil.copy(project / "demo.yaml", project / "wide.yaml")
+    make(project, "-n", "report", "PARAMS=wide.yaml")
+    assert {p.name for p in (project / "runs").iterdir()} == {"demo", "wide"}
+    assert would_run(project) == []
+
+
+def test_each_rule_names_the_sections_its_script_reads():
+    makefile, sections = (ROOT / "Makefile").read_text(), {}
+    for rule in re.findall(r"^\$\(\w+\)/\S+: (\w+)\.py (.*)$", makefile, re.M):
+        sections[rule[0]] = set(re.findall(r"\$\(S\)/(\w+)", rule[1]))
+    for step in ("predict", "evaluate", "report", "lr_find", "train"):
+        read = set(re.findall(r'settings\["(\w+)"\]', (ROOT / f"{step}.py").read_text()))
+        inherited = {"prepared", "predicted", "data", "split"}  # by way of the steps before
+        if step in ("evaluate", "report"):
+            inherited |= {"predict"}
+        shared = set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text())) if step in ("lr_find", "train") else set()
+        assert (read | shared) - inherited <= sections[step], step
+
+
+def test_wrong_settings_stop_make_at_once(project):
+    text = (project / "demo.yaml").read_text()
+    (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: many"))
+    done = make(project, "report", "PARAMS=demo.yaml", check=False)
+    assert done.returncode != 0 and "error: settings in demo.yaml" in done.stderr and "train.epochs" in done.stderr
+
+
+def test_help_and_clean_need_no_environment(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    told = make(tmp_path, "help").stdout
+    for target in ("demo", "report", "train", "predict", "test", "clean"):
+        assert f"make {target} " in told
+    assert make(tmp_path).stdout == told
+    (tmp_path / "runs/params").mkdir(parents=True)
+    (tmp_path / "runs/other").mkdir()
+    make(tmp_path, "clean")
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["other"]
+
+
+def test_an_old_python_is_one_clear_line(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").touch()
+    done = make(tmp_path, "test", "PYTHON=false", "PY=.venv/bin/python", check=False)
+    assert "error: false: not Python 3.11 or newer" in done.stderr and not (tmp_path / ".venv").exists()

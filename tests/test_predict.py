@@ -1,0 +1,196 @@
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import COLOURS, ROOT, write_raster
+from hypothesis import given, settings as hypothesis_settings
+from hypothesis import strategies as st
+from rasterio.transform import from_origin
+from skimage.io import imread
+
+import predict
+from files import Problem, sha256
+from model import build_network, keras
+from tiles import IGNORE
+
+
+def per_pixel(patches):
+    """A stand-in network that answers from each pixel alone: class = value of the first band modulo 6."""
+    return 0.1 + 0.4 * np.eye(6, dtype=np.float32)[np.asarray(patches)[..., 0] % 6]
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([16, 32, 48]), st.floats(0, 0.9),
+       st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True), st.integers(1, 9))
+def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, batch_size):
+    raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    reads, parts = [], []
+
+    def read(start, stop):
+        reads.append(stop - start)
+        return raster[start:stop]
+
+    for row, predicted in predict.predict_rows(per_pixel, read, (height, width), 6, window, overlap, views, batch_size, multiple=16):
+        assert row == sum(map(len, parts))
+        parts.append(predicted)
+    np.testing.assert_array_equal(np.concatenate(parts), raster[..., 0] % 6)
+    assert max(reads) <= window  # never more than a window's rows at once
+
+
+def test_views_are_averaged_each_turned_back():
+    """A network that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
+    place = np.random.default_rng(0).random((16, 16, 2)).astype(np.float32)
+    columns = list(predict.predict_windows(lambda p: np.broadcast_to(place, (len(p), 16, 16, 2)), np.zeros((16, 16, 3), np.uint8),
+                                           [0], 16, range(8), 3))
+    mean = columns[0][1]
+    np.testing.assert_allclose(mean, mean[::-1], rtol=1e-5)
+    np.testing.assert_allclose(mean, mean.swapaxes(0, 1), rtol=1e-5)
+    np.testing.assert_allclose(mean.mean(), place.mean(), rtol=1e-5)
+
+
+def test_windows_count_most_in_their_middle_and_everywhere_a_little():
+    weights = predict.blend_weights(32)[..., 0]
+    assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, settings):
+    """A finished run with an untrained network, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/tiny"
+    folder.mkdir(parents=True)
+    keras.utils.set_random_seed(0)
+    build_network(3, 6, **settings["model"]).save(folder / "model.keras")
+    (folder / "model.json").write_text(json.dumps({
+        "classes": settings["data"]["classes"], "bands": [1, 2, 3], "ground_sample_distance": 0.05, "depth": 2,
+        "sha256": sha256(folder / "model.keras")}))
+    return folder
+
+
+def ortho(path, shape=(70, 101), **profile):
+    image = np.random.default_rng(1).integers(1, 256, (*shape, 3)).astype(np.uint8)
+    write_raster(path, image, **profile)
+    return image
+
+
+def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, settings, tmp_path):
+    transform = from_origin(366976.75, 5808000.25, 0.05, 0.05)
+    ortho(tmp_path / "my ortho.tif", (700, 301), crs="EPSG:25833", transform=transform)
+    predict.main(settings, run, "my ortho.tif")
+    path = run / "predictions/my ortho.tif"
+    with rasterio.open(path) as source:
+        assert (source.count, source.dtypes[0], source.nodata, source.shape) == (1, "uint8", 255, (700, 301))
+        assert source.crs == "EPSG:25833" and source.transform == transform
+        assert source.profile["tiled"] and source.compression.value == "DEFLATE" and source.overviews(1) == [2]
+        assert [source.colormap(1)[i][:3] for i in range(6)] == [tuple(map(int, c)) for c in COLOURS]
+        labels = source.read(1)
+    assert labels.max() < 6
+    names = [c.text for c in ET.parse(f"{path}.aux.xml").iter("Category")]
+    assert names == list(settings["data"]["classes"])
+    entries = list(ET.parse(path.with_suffix(".qml")).iter("paletteEntry"))
+    assert [(e.get("value"), e.get("color"), e.get("label")) for e in entries][4] == ("4", "#ffff00", "car")
+    np.testing.assert_array_equal(imread(path.with_suffix(".png")), COLOURS[labels])
+    assert sorted(p.name for p in path.parent.iterdir()) == ["my ortho.png", "my ortho.qml", "my ortho.tif", "my ortho.tif.aux.xml"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63)])
+def test_every_pixel_of_any_size_is_predicted(run, settings, tmp_path, shape):
+    ortho(tmp_path / "a.tif", shape)
+    predict.main(settings, run, "a.tif")
+    with rasterio.open(run / "predictions/a.tif") as source:
+        assert source.shape == shape and source.read(1).max() < 6 and source.crs is None and source.transform.is_identity
+
+
+def test_nodata_stays_nodata(run, settings, tmp_path):
+    image = np.random.default_rng(1).integers(1, 256, (80, 90, 3)).astype(np.uint8)
+    image[10:20, 30:] = 0
+    write_raster(tmp_path / "a.tif", image, nodata=0)
+    predict.main(settings, run, "a.tif")
+    with rasterio.open(run / "predictions/a.tif") as source:
+        labels = source.read(1)
+    np.testing.assert_array_equal(labels == IGNORE, (image == 0).all(-1))
+
+
+def test_a_map_that_stands_is_left_alone_and_a_changed_raster_is_not(run, settings, tmp_path, capsys):
+    ortho(tmp_path / "a.tif")
+    predict.main(settings, run, "a.tif")
+    before = (run / "predictions/a.tif").stat().st_mtime_ns
+    predict.main(settings, run, "a.tif")
+    assert "stands already" in capsys.readouterr().out and (run / "predictions/a.tif").stat().st_mtime_ns == before
+    settings["predict"]["views"] = [0]
+    predict.main(settings, run, "a.tif")
+    assert (run / "predictions/a.tif").stat().st_mtime_ns != before
+
+
+HOSTILE = ["a b.tif", "a'b.tif", 'a"b.tif', "a;touch canary.tif", "$(touch canary).tif", "`touch canary`.tif", "cost$5.tif",
+           "-rf.tif", "a\nb.tif", "a#b.tif", "a%b.tif", "Straße.tif", "a,b).tif"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_just_a_name(run, settings, tmp_path, name):
+    shutil.copytree(ROOT, tmp_path / "project", ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "tests"))
+    scripts = tmp_path / "project"
+    (scripts / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[3])\n")  # what make hands over
+    (scripts / ".venv").mkdir()
+    (scripts / ".venv/.installed").touch()
+    (scripts / "runs/params").mkdir(parents=True)
+    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], cwd=scripts, check=True, capture_output=True)
+    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], cwd=scripts, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (scripts / "got").read_text() == f"--tile={name}"
+    assert not list(tmp_path.rglob("canary"))
+
+
+@pytest.mark.parametrize("tile", ["9_99", "no/such.tif", "", "../x", "-rf", "$(touch canary)"])
+def test_a_tile_that_does_not_exist_is_one_line(run, settings, tile):
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, tile)
+    assert caught.value.code == 3 and "no such tile or file" in str(caught.value) and not (run / "predictions").exists()
+
+
+def test_a_foreign_file_with_a_tiles_name_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "elsewhere/2_13.tif")
+    with pytest.raises(Problem, match="named as the tile 2_13"):
+        predict.main(settings, run, "elsewhere/2_13.tif")
+
+
+def test_a_missing_or_changed_model_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    with open(run / "model.keras", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(Problem, match="other bytes"):
+        predict.main(settings, run, "a.tif")
+    (run / "model.json").unlink()
+    with pytest.raises(Problem, match="run train.py first"):
+        predict.main(settings, run, "a.tif")
+
+
+def test_an_image_of_other_bands_is_refused(run, settings, tmp_path):
+    write_raster(tmp_path / "a.tif", np.ones((9, 9, 1), np.uint8))
+    with pytest.raises(Problem, match="1 bands, expected at least 3"):
+        predict.main(settings, run, "a.tif")
+
+
+def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypatch):
+    ortho(tmp_path / "a.tif", (200, 60))
+    predict.main(settings, run, "a.tif")
+    before = {p.name: p.read_bytes() for p in (run / "predictions").iterdir()}
+    settings["predict"]["views"] = [3]
+    calls = []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError
+        return original(*arguments)
+
+    original = predict.read_rows
+    monkeypatch.setattr(predict, "read_rows", failing)
+    with pytest.raises(RuntimeError):
+        predict.main(settings, run, "a.tif")
+    assert {p.name: p.read_bytes() for p in (run / "predictions").iterdir()} == before

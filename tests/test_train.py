@@ -1,0 +1,213 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script, save_settings, write_tile
+
+import lr_find
+import prepare_data
+import train
+from files import Problem
+from training import Trainer, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def prepared(project, settings):
+    prepare_data.main(settings, project / "runs/tiny")
+    return project
+
+
+def read_history(run):
+    with open(run / "history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def final_weights(run):
+    _, arrays, _ = load_checkpoint(run / "checkpoints")
+    return arrays
+
+
+def test_the_network_learns_one_batch_by_heart(settings):
+    settings["train"].update(optimizer="adamw", loss={"ce": 1, "jaccard": 1})
+    trainer = Trainer(settings, 0.01, 0.9)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
+    for _ in range(150):
+        loss, confusion = trainer.train_step(images, labels)
+    assert np.trace(confusion.numpy()) / confusion.numpy().sum() > 0.98
+
+
+def test_a_run_writes_what_it_promises_and_ends_with_model_json(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    rows = read_history(run)
+    assert list(rows[0]) == train.COLUMNS and [row["epoch"] for row in rows] == [1, 2]
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    facts = json.loads((run / "model.json").read_text())
+    assert facts["classes"] == settings["data"]["classes"] and facts["ground_sample_distance"] == pytest.approx(0.05)
+    assert facts["val_mean_iou"] == max(row["val_mean_iou"] for row in rows)
+    assert len(list((run / "checkpoints").glob("*.npz"))) == 2
+    about = json.loads((run / "run.json").read_text())
+    assert about["seed"] == 1 and set(about["tiles"]) == {"2_11", "3_10", "2_10"} and about["versions"]["keras"]
+    with open(run / "schedule.csv", newline="") as file:
+        schedule = list(csv.DictReader(file))
+    assert float(schedule[0]["learning_rate"]) == pytest.approx(0.05 / 25) and float(schedule[0]["momentum"]) == pytest.approx(0.95)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch, capsys):
+    settings["train"]["epochs"] = 4
+    whole, parts = prepared / "runs/whole", prepared / "runs/parts"
+    train.main(settings, whole)
+    saved = []
+
+    def stop_after_two(*arguments):
+        save_checkpoint(*arguments)
+        saved.append(1)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "save_checkpoint", stop_after_two)
+        train.main(settings, parts)
+    assert not (parts / "model.json").exists()
+    train.main(settings, parts)
+    assert "going on after epoch 2 of 4" in capsys.readouterr().out
+    expected, found = final_weights(whole), final_weights(parts)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected) and len(expected) == len(found)
+    scores = ["epoch", "learning_rate", "momentum", "loss", "mean_iou", "val_loss", "val_mean_iou"]
+    assert [[row[s] for s in scores] for row in read_history(whole)] == [[row[s] for s in scores] for row in read_history(parts)]
+
+
+def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings):
+    settings["train"]["epochs"] = 200
+    save_settings(prepared, settings)
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"], cwd=prepared,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run, deadline = prepared / "runs/tiny", time.monotonic() + 120
+    while not list(run.glob("checkpoints/epoch_00003.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = load_checkpoint(run / "checkpoints")[2]
+    assert state["epoch"] >= 3 and len(state["history"]) == state["epoch"] and (run / "model.keras").exists()
+
+
+def test_sigterm_stops_with_143_and_says_how_to_go_on(prepared, settings):
+    settings["train"]["epochs"] = 200
+    save_settings(prepared, settings)
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"], cwd=prepared,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(prepared.glob("runs/tiny/checkpoints/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "the same command goes on" in err and "Traceback" not in err
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, capsys):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    newest = run / "checkpoints/epoch_00002.npz"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2: len(content) // 2 + 600] = bytes(600)
+    newest.write_bytes(content)
+    path, _, state = load_checkpoint(run / "checkpoints")
+    assert path.name == "epoch_00001.npz" and state["epoch"] == 1 and "damaged" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_name(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    (run / "model.json").unlink()  # as if it had been stopped just before the end
+    settings["train"]["loss"] = {"focal": 1}
+    with pytest.raises(Problem) as caught:
+        train.main(settings, run)
+    assert caught.value.code == 2
+    told = "\n".join(caught.value.lines)
+    assert "train.loss.ce: 1 then, null now" in told and "train.loss.focal: null then, 1 now" in told
+
+
+def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    (run / "model.json").unlink()
+    write_tile(prepared / "raw", "3_10", (64, 101), seed=3)
+    prepare_data.main(settings, run)
+    with pytest.raises(Problem, match="tiles.3_10.image"):
+        train.main(settings, run)
+
+
+def test_a_finished_run_starts_anew(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    settings["train"]["epochs"] = 1
+    train.main(settings, run)
+    assert len(read_history(run)) == 1 and [p.name for p in (run / "checkpoints").iterdir()] == ["epoch_00001.npz"]
+
+
+def test_divergence_is_exit_code_5_and_leaves_the_best_model(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    before = (run / "model.keras").read_bytes()
+    settings["train"].update(max_lr=1000, momentum=[0.99, 0.99])
+    with pytest.raises(Problem) as caught:
+        train.main(settings, run)
+    assert caught.value.code == 5
+    assert "epoch 1, step" in caught.value.lines[0] and "learning rate" in caught.value.lines[0]
+    assert (run / "model.keras").read_bytes() == before or not (run / "model.json").exists()
+
+
+def test_early_stopping_counts_epochs_without_a_better_score():
+    state = {"epoch": 7, "best_epoch": 4}
+    assert train.stops_early(state, {"early_stopping": 3}) and not train.stops_early(state, {"early_stopping": 4})
+    assert not train.stops_early(state, {"early_stopping": 0})
+
+
+def test_a_batch_larger_than_an_epoch_is_refused(prepared, settings):
+    settings["input"]["batch_size"] = 1000
+    with pytest.raises(Problem, match="expected at most the 17 patches"):
+        train.main(settings, prepared / "runs/tiny")
+
+
+def test_auto_without_the_finders_result_says_what_to_run(prepared, settings):
+    settings["train"]["max_lr"] = "auto"
+    save_settings(prepared, settings)
+    done = run_script("train.py", "--params", "tiny.yaml", cwd=prepared)
+    assert done.returncode == 3 and "lr_find.json: missing" in done.stderr and done.stderr.count("\n") == 1
+
+
+# -- the finder
+
+def test_smoothing_is_unbiased_from_the_first_value():
+    np.testing.assert_allclose(lr_find.smooth([2.0, 2.0, 2.0]), 2.0)
+    np.testing.assert_allclose(lr_find.smooth([1.0, 3.0], factor=0.5), [1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+
+
+def test_suggestions_on_a_curve_known_by_hand():
+    rates = np.logspace(-4, 1, 101)
+    loss = 2 - np.tanh(3 * (np.log10(rates) + 2)) + 4 * np.maximum(np.log10(rates) - 0, 0)  # steepest at 1e-2, lowest at 1
+    steepest, tenth = lr_find.suggest(rates, loss)
+    assert steepest == pytest.approx(1e-2, rel=0.15) and tenth == pytest.approx(0.1, rel=0.01)
+
+
+def test_a_loss_that_never_falls_gives_no_suggestion():
+    with pytest.raises(Problem, match="never fell"):
+        lr_find.suggest(np.logspace(-4, 0, 50), np.linspace(1, 9, 50))
+
+
+def test_the_finder_is_repeatable_and_writes_curve_suggestion_and_picture(prepared, settings):
+    first, second = prepared / "runs/a", prepared / "runs/b"
+    for run in (first, second):
+        lr_find.main(settings, run)
+    assert (first / "lr_find.csv").read_bytes() == (second / "lr_find.csv").read_bytes()
+    rows = (first / "lr_find.csv").read_text().splitlines()
+    assert rows[0] == "learning_rate,loss,smoothed" and len(rows) > 10
+    assert 1e-5 < json.loads((first / "lr_find.json").read_text())["suggestion"] < 1
+    assert (first / "lr_find.png").read_bytes().startswith(b"\x89PNG")

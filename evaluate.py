@@ -45,7 +45,8 @@ def describe(confusion, classes, leave_out):
     """The scores of a confusion matrix, as metrics.json holds them."""
     each = class_scores(confusion)
     kept = [i for i, name in enumerate(classes) if name not in leave_out]
-    return {"accuracy": plain(accuracy(confusion)), "mean_iou": plain(mean_of(each["iou"])), "mean_f1": plain(mean_of(each["f1"])),
+    return {"accuracy": plain(accuracy(confusion)),
+            "mean_iou": plain(mean_of(each["iou"])), "mean_f1": plain(mean_of(each["f1"])),
             "left_out": {"accuracy": plain(float(divide(np.diag(confusion)[kept].sum(), confusion[kept].sum()))),
                          "mean_iou": plain(mean_of(each["iou"], kept)), "mean_f1": plain(mean_of(each["f1"], kept))},
             "classes": {name: {**{score: plain(each[score][i]) for score in ("iou", "f1", "precision", "recall")},
@@ -66,12 +67,14 @@ def evaluate_tile(tile, settings, run):
     """{"full", "eroded": confusion matrix}, the map's tags, and whether the eroded labels are the official ones."""
     data = settings["data"]
     labels, official = open_prepared(data, tile, "labels", "eroded")
-    predicted, tags = read_map(run / "predictions" / f"{tile}.tif", labels.shape)
-    if (predicted[predicted != IGNORE] >= len(data["classes"])).any():
-        raise Problem(f"class map {run / 'predictions' / tile}.tif: class {predicted[predicted != IGNORE].max()}, expected "
-                      f"less than {len(data['classes'])}; run predict.py again", code=3)
-    eroded = np.asarray(official) if official is not None else erode(np.asarray(labels), settings["evaluate"]["erode"])
+    path = run / "predictions" / f"{tile}.tif"
+    predicted, tags = read_map(path, labels.shape)
     seen = predicted != IGNORE  # nodata in the image: neither predicted nor scored
+    highest = predicted[seen].max(initial=0)
+    if highest >= len(data["classes"]):
+        raise Problem(f"class map {path}: class {highest}, expected less than {len(data['classes'])}; run predict.py "
+                      "again", code=3)
+    eroded = np.asarray(official) if official is not None else erode(np.asarray(labels), settings["evaluate"]["erode"])
     return ({name: confusion_matrix(np.where(seen, truth, IGNORE), predicted, len(data["classes"]))
              for name, truth in (("full", np.asarray(labels)), ("eroded", eroded))}, tags, official is not None)
 
@@ -88,9 +91,9 @@ def describe_protocol(settings, facts, tags, official):
                 "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
     protocol["text"] = (
         f"{len(split['test'])} test tile(s), none of which was trained on or chose anything; checkpoint of epoch "
-        f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, overlapping by "
-        f"{options['overlap']:g}, {len(options['views'])} view(s) averaged; every labelled pixel scored (full) and without class "
-        f"boundaries ({eroded}, eroded); means over {len(settings['data']['classes'])} classes"
+        f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
+        f"overlapping by {options['overlap']:g}, {len(options['views'])} view(s) averaged; every labelled pixel scored "
+        f"(full) and without class boundaries ({eroded}, eroded); means over {len(settings['data']['classes'])} classes"
         + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
     return protocol
 
@@ -99,9 +102,11 @@ def print_scores(metrics, classes):
     """The scores as a table."""
     print(f"{'':>16}{'full IoU':>10}{'F1':>8}{'eroded IoU':>13}{'F1':>8}")
     show = lambda value: "-" if value is None else f"{value:.4f}"  # noqa: E731
-    rows = [(name, *(metrics[k]["classes"][name][s] for k in ("full", "eroded") for s in ("iou", "f1"))) for name in classes]
-    rows.append(("mean", *(metrics[k][s] for k in ("full", "eroded") for s in ("mean_iou", "mean_f1"))))
-    rows.append(("mean, left out", *(metrics[k]["left_out"][s] for k in ("full", "eroded") for s in ("mean_iou", "mean_f1"))))
+    both, means = (metrics["full"], metrics["eroded"]), ("mean_iou", "mean_f1")
+    rows = [(name, *(scores["classes"][name][s] for scores in both for s in ("iou", "f1"))) for name in classes]
+    rows.append(("mean", *(scores[s] for scores in both for s in means)))
+    if metrics["protocol"]["leave_out"]:
+        rows.append(("mean, left out", *(scores["left_out"][s] for scores in both for s in means)))
     for name, *values in rows:
         print(f"{name:>16}{show(values[0]):>10}{show(values[1]):>8}{show(values[2]):>13}{show(values[3]):>8}")
     print(f"{'accuracy':>16}{show(metrics['full']['accuracy']):>10}{'':8}{show(metrics['eroded']['accuracy']):>13}")
@@ -112,23 +117,23 @@ def main(settings, run):
     try:
         facts = json.loads((run / "model.json").read_text())
     except (OSError, ValueError):
-        raise Problem(f"model {run / 'model.json'}: missing or damaged, expected a finished training; run train.py first",
+        raise Problem(f"model {run / 'model.json'}: missing or damaged, expected a finished training; run train.py",
                       code=3) from None
     with only_one(run):
         total = {name: np.zeros((len(classes),) * 2, np.int64) for name in ("full", "eroded")}
-        tiles, officials, made_by = {}, [], {}
+        tiles, officials = {}, []
         for tile in settings["split"]["test"]:
             confusions, tags, official = evaluate_tile(tile, settings, run)
             officials.append(official)
-            made_by[tile] = (tags.get("MODEL"), tags.get("PREDICT"))
-            if made_by[tile] != (facts["sha256"], json.dumps(settings["predict"])):
-                raise Problem(f"class map {run / 'predictions' / tile}.tif: made by another model or with other predict "
-                              "settings, expected this run's; run predict.py again", code=3)
+            if (tags.get("MODEL"), tags.get("PREDICT")) != (facts["sha256"], json.dumps(settings["predict"])):
+                raise Problem(f"class map {run / 'predictions' / tile}.tif: made by another model or with other "
+                              "predict settings, expected this run's; run predict.py again", code=3)
             tiles[tile] = {name: describe(confusion, classes, leave_out) for name, confusion in confusions.items()}
             for name, confusion in confusions.items():
                 total[name] += confusion
         metrics = {"protocol": describe_protocol(settings, facts, tags, officials),
-                   **{name: describe(confusion, classes, leave_out) for name, confusion in total.items()}, "tiles": tiles}
+                   **{name: describe(confusion, classes, leave_out) for name, confusion in total.items()},
+                   "tiles": tiles}
         with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["label \\ predicted", *classes],
                                         *([name, *row] for name, row in zip(classes, total["full"].tolist()))])

@@ -80,7 +80,8 @@ def draw(path, rates, losses, smoothed, steepest, tenth):
     for rate, label, style in ((tenth, "minimum / 10, suggested", "-"), (steepest, "steepest descent", ":")):
         axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
+             ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
@@ -100,8 +101,9 @@ def main(settings, run):
         steepest, tenth = suggest(rates, smoothed)
         draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
         with replacing(run / "lr_find.json") as temporary:
-            temporary.write_text(json.dumps({"suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
-                                             "steepest_descent": steepest}, indent=1) + "\n")
+            temporary.write_text(json.dumps({
+                "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+                "steepest_descent": steepest}, indent=1) + "\n")
         with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed"])

@@ -9,7 +9,6 @@ import math
 
 from files import quiet_stderr
 from params import command
-from tiles import IGNORE
 
 with quiet_stderr():
     import keras
@@ -68,7 +67,8 @@ def build_network(bands, classes, width, depth, residual, centre, synchronized=F
         x = layers.MaxPooling2D(2, name=f"pool{level}")(x)
     x = centre_block(x, width * 2**depth, centre, residual, synchronized)
     for level in reversed(range(depth)):
-        x = layers.Conv2DTranspose(width * 2**level, 2, strides=2, kernel_initializer="he_normal", name=f"grow{level}")(x)
+        x = layers.Conv2DTranspose(width * 2**level, 2, strides=2, kernel_initializer="he_normal",
+                                   name=f"grow{level}")(x)
         x = layers.Concatenate(name=f"skip{level}")([x, skips[level]])
         x = residual_block(x, width * 2**level, f"up{level}", residual, synchronized)
     x = layers.Conv2D(classes, 1, name="logits", dtype="float32")(x)
@@ -233,7 +233,8 @@ def from_config(schedule):
 def with_schedule(config, schedule, *replaced):
     """An optimiser's configuration with its momentum schedule in place of the fixed values."""
     config = {key: value for key, value in config.items() if key not in replaced}
-    return {**config, "momentum_schedule": keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule}
+    config["momentum_schedule"] = keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
+    return config
 
 
 def build_optimizer(optimizer, learning_rate, momentum, weight_decay):

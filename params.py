@@ -44,9 +44,12 @@ for tag, pattern, first in (
         ("float", r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN", list("-+."))):
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
 
-SCALARS = {"tag:yaml.org,2002:null": lambda text: None, "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
-           "tag:yaml.org,2002:int": int, "tag:yaml.org,2002:float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
-           "tag:yaml.org,2002:str": str}
+SCALARS = {
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "tag:yaml.org,2002:str": str}
 
 
 def plain(node, lines, problems, path=()):
@@ -64,14 +67,14 @@ def plain(node, lines, problems, path=()):
                 continue
             key = key_node.value
             if key in value:
-                problems.append((key_node.start_mark.line + 1, f"key {'.'.join([*map(str, path), key])}: given twice, expected once; "
-                                 f"remove one (the other is in line {lines[(*path, key)]})"))
+                problems.append((key_node.start_mark.line + 1, f"key {'.'.join([*map(str, path), key])}: given twice, "
+                                 f"expected once; remove one (the other is in line {lines[(*path, key)]})"))
             value[key] = plain(value_node, lines, problems, (*path, key))
         return value
     if isinstance(node, yaml.SequenceNode):
         return [plain(item, lines, problems, (*path, i)) for i, item in enumerate(node.value)]
     try:
-        return SCALARS[node.tag](node.value.lower() if node.tag.endswith("float") else node.value)
+        return SCALARS[node.tag](node.value)
     except ValueError:
         problems.append((lines[path], f"{name}: {shown(node.value)}, expected a number"))
 
@@ -122,7 +125,7 @@ def one_of(*choices):
 
 def list_of(check, low=0, unique=True):
     what, fits = check
-    return (f"a list of {'at least %d ' % low if low else ''}{'different ' if unique else ''}entries, each {what}",
+    return (f"a list of {f'at least {low} ' if low else ''}{'different ' if unique else ''}entries, each {what}",
             lambda v: isinstance(v, list) and len(v) >= low and all(map(fits, v))
             and (not unique or len(set(map(str, v))) == len(v)))
 
@@ -138,9 +141,11 @@ def map_of(names, check, low=1):
 
 TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and "\0" not in v
 OPTIONAL_TEXT = "text or null", lambda v: v is None or TEXT[1](v)
-PATTERN = "a path below data.raw with {tile} in it", lambda v: TEXT[1](v) and "{tile}" in v and not Path(v).is_absolute()
+PATTERN = ("a path below data.raw with {tile} in it",
+           lambda v: TEXT[1](v) and "{tile}" in v and not Path(v).is_absolute() and ".." not in Path(v).parts)
 OPTIONAL_PATTERN = PATTERN[0] + ", or null", lambda v: v is None or PATTERN[1](v)
-TILE = "a tile name (no slash, no leading dot or dash)", lambda v: TEXT[1](v) and re.match(r"^[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*$", v) is not None
+TILE = ("a tile name (no slash, no leading dot or dash)",
+        lambda v: TEXT[1](v) and re.match(r"^[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*$", v) is not None)
 COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.match(r"^#[0-9a-fA-F]{6}$", v) is not None
 SWITCH = "true or false", lambda v: isinstance(v, bool)
 
@@ -176,12 +181,14 @@ def check_together(settings):
     for key in ("input.patch_size", "predict.window"):
         section, name = key.split(".")
         if settings[section][name] % step:
-            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (2 to the power of model.depth)"))
+            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (2 to the power of "
+                             "model.depth)"))
     roles = {}
     for role, tiles in split.items():
         for tile in tiles:
             if tile in roles:
-                problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in split.{roles[tile]} too"))
+                problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in "
+                                 f"split.{roles[tile]} too"))
             roles.setdefault(tile, role)
     for name in settings["evaluate"]["leave_out"]:
         if name not in data["classes"]:
@@ -190,9 +197,11 @@ def check_together(settings):
         problems.append(("evaluate.leave_out", "every class, expected at least one to be left"))
     colours = [c.lower() for c in [*data["classes"].values(), *data["ignore_colours"]]]
     if len(set(colours)) < len(colours):
-        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected different ones"))
+        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected "
+                         "different ones"))
     if len(settings["train"]["momentum"]) != 2:
-        problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the ends, at the peak]"))
+        problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
+                         "ends, at the peak]"))
     if settings["lr_find"]["start"] >= settings["lr_find"]["end"]:
         problems.append(("lr_find.start", f"{settings['lr_find']['start']:g}, expected less than lr_find.end"))
     return problems
@@ -245,7 +254,8 @@ def write_stamps(settings, run):
     folder = run / ".make"
     raw = settings["data"]["raw"]
     patterns = f"{raw}/*.tif {raw}/*/*.tif {raw}/*/*/*.tif" if re.match(r"^[\w./+-]+$", raw) else ""
-    makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}", f"RAW_FILES := $(wildcard {patterns})"]
+    makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}",
+                f"RAW_FILES := $(wildcard {patterns})"]
     contents = {section: json.dumps(settings[section], indent=1) + "\n" for section in SECTIONS}
     for name, content in {**contents, "settings.mk": "\n".join(makefile) + "\n"}.items():
         path = folder / name
@@ -293,7 +303,8 @@ def command(main, doc, **options):
         if error.errno is None:
             raise
         hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
-        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read and write{hint}",)
+        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
+                          f"and write{hint}",)
     else:
         return
     for line in lines:

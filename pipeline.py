@@ -65,7 +65,7 @@ def validation_plan(shapes, patch_size, batch_size):
     plan = []
     for tile, shape in enumerate(shapes):
         first = [starts(size, patch_size, patch_size) for size in shape]
-        covered = [np.maximum(np.diff(s, prepend=s[0] - patch_size) * -1 + patch_size, 0) for s in first]
+        covered = [np.maximum(patch_size - np.diff(s, prepend=-patch_size), 0) for s in first]
         plan += [(tile, row, col, 0, rows, cols) for row, rows in zip(first[0], covered[0])
                  for col, cols in zip(first[1], covered[1])]
     plan += [(0, 0, 0, 0, patch_size, patch_size)] * (-len(plan) % batch_size)

@@ -80,25 +80,33 @@ def predict_rows(predict, read, shape, classes, window, overlap, views, batch_si
 
 # -- the map on disk --------------------------------------------------------------------------------------------------
 
+def sidecars(path):
+    """What goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
+    return path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
+
+
 def write_sidecars(path, classes):
-    """Class names for GDAL (.aux.xml) and names and colours for QGIS (.qml), beside a map."""
+    """Class names for GDAL, names and colours for QGIS, and a picture, beside a map."""
+    gdal, qgis, picture = sidecars(path)
     names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
-    with replacing(path.with_name(path.name + ".aux.xml")) as temporary:
+    with replacing(gdal) as temporary:
         temporary.write_text(f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
                              "</PAMRasterBand></PAMDataset>\n", encoding="utf-8")
     entries = "".join(f'<paletteEntry value="{i}" color="{colour.lower()}" alpha="255" label={quoteattr(name)}/>'
                       for i, (name, colour) in enumerate(classes.items()))
-    with replacing(path.with_suffix(".qml")) as temporary:
+    with replacing(qgis) as temporary:
         temporary.write_text('<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
                              f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
                              "</pipe></qgis>\n", encoding="utf-8")
+    write_preview(picture, path, classes)
 
 
 def write_preview(path, map_path, classes):
     """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
     with rasterio.open(map_path, driver="GTiff") as source:
         scale = max(1, max(source.shape) / PREVIEW)
-        small = source.read(1, out_shape=tuple(max(1, round(n / scale)) for n in source.shape), resampling=Resampling.nearest)
+        shape = tuple(max(1, round(n / scale)) for n in source.shape)
+        small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
     with replacing(path) as temporary:
         imsave(temporary, palette(classes)[small], check_contrast=False)
 
@@ -110,7 +118,6 @@ def write_map(path, raster, rows, classes, place, tags):
                    tiled=True, blockxsize=256, blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
                    transform=place["transform"] and rasterio.Affine(*place["transform"]))
     colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
-    sidecars = path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
     with replacing(path) as temporary, rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE"):
         with rasterio.open(temporary, "w", **options) as target:
             target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
@@ -121,15 +128,14 @@ def write_map(path, raster, rows, classes, place, tags):
                 target.write(predicted, 1, window=place_of_rows)
         with rasterio.open(temporary, "r+", driver="GTiff") as target:
             target.build_overviews([2**i for i in range(1, 12) if max(target.shape) >> i >= 256], Resampling.mode)
-        for old in sidecars:  # they describe the map that is about to be replaced
+        for old in sidecars(path):  # they describe the map that is about to be replaced
             old.unlink(missing_ok=True)
     write_sidecars(path, classes)
-    write_preview(path.with_suffix(".png"), path, classes)
 
 
 def stands(path, tags):
     """True where a whole map with these tags, and all that goes with it, is there."""
-    if not all(p.exists() for p in (path, path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png"))):
+    if not all(part.exists() for part in (path, *sidecars(path))):
         return False
     try:
         with rasterio.open(path, driver="GTiff") as source:
@@ -150,12 +156,13 @@ def find_raster(tile, settings):
             return tile, places[0]
     path = Path(tile)
     if path.is_file():
-        if path.stem in names and path.resolve() not in [p.resolve() for p in find_raw(data["raw"], data["image"], path.stem)]:
-            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so that "
-                          "the maps are not confused; rename the file", code=3)
+        own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
+        if path.stem in names and path.resolve() not in own:
+            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so "
+                          "that the maps are not confused; rename the file", code=3)
         return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such as "
-                  f"{names[-1]}) or the path of a GeoTIFF", code=3)
+    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
+                  f"as {names[-1]}) or the path of a GeoTIFF", code=3)
 
 
 def load_model(run):
@@ -163,8 +170,8 @@ def load_model(run):
     try:
         facts = json.loads((run / "model.json").read_text())
         if sha256(run / "model.keras") != facts["sha256"]:
-            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; "
-                          "run train.py again", code=3)
+            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
+                          "run; run train.py again", code=3)
         return keras.models.load_model(run / "model.keras", compile=False), facts
     except FileNotFoundError as missing:
         raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
@@ -189,8 +196,8 @@ def predict_raster(name, path, network, facts, settings, run):
         place = georeference(raster, settings["data"]["assume_crs"])
         pixel, trained = abs(raster.transform.a), facts["ground_sample_distance"]
         if place["transform"] and trained and not 0.8 < pixel / trained < 1.25:
-            print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good results",
-                  flush=True)
+            print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good "
+                  "results", flush=True)
         started, shape = time.monotonic(), (raster.height, raster.width)
 
         def rows():

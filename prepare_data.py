@@ -18,8 +18,17 @@ import numpy as np
 
 from files import Problem, only_one, replacing, sha256
 from params import command
-from tiles import (BAND_ROWS, ColourDecoder, check_bands, find_raw, georeference, made_with, open_raster, read_manifest,
-                   read_rows)
+from tiles import (
+    BAND_ROWS,
+    ColourDecoder,
+    check_bands,
+    find_raw,
+    georeference,
+    made_with,
+    open_raster,
+    read_manifest,
+    read_rows,
+)
 
 
 def find_files(tile, raw, image, label, eroded_label, **_):
@@ -71,9 +80,9 @@ def check_pixels(tile, files, bands, decoder, max_unknown):
                 if share > max_unknown:
                     colours = ", ".join(f"{colour} ({n})" for colour, n in unknown.most_common(3))
                     problems.append(
-                        f"tile {tile}, {kind} in {path}: {100 * share:.2f} % of pixels have no known colour (most often "
-                        f"{colours}), expected at most {100 * max_unknown:g} %; see data.classes, data.tolerance and "
-                        "data.max_unknown")
+                        f"tile {tile}, {kind} in {path}: {100 * share:.2f} % of pixels have no known colour (most "
+                        f"often {colours}), expected at most {100 * max_unknown:g} %; see data.classes, data.tolerance "
+                        "and data.max_unknown")
         except Problem as problem:
             problems += problem.lines
     return problems

@@ -25,19 +25,23 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 BLUE, RED, GREY = "#1f4e8c", "#b5452c", "#8a8f98"
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
-         "legend.fontsize": 8, "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
-         "figure.constrained_layout.use": True}
+STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.grid": True,
+         "grid.color": "0.92", "axes.axisbelow": True, "figure.constrained_layout.use": True}
 
 
 # -- what the steps wrote ---------------------------------------------------------------------------------------------
+
+def unreadable(path):
+    return Problem(f"report input {path}: missing or damaged, expected the file of an earlier step; run make report",
+                   code=3)
+
 
 def read_json(path):
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
-        raise Problem(f"report input {path}: missing or damaged, expected the file of an earlier step; run `make report`",
-                      code=3) from None
+        raise unreadable(path) from None
 
 
 def read_columns(path):
@@ -47,8 +51,7 @@ def read_columns(path):
             rows = list(csv.DictReader(file))
         return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
     except (OSError, ValueError, IndexError, TypeError):
-        raise Problem(f"report input {path}: missing or damaged, expected the file of an earlier step; run `make report`",
-                      code=3) from None
+        raise unreadable(path) from None
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -74,8 +77,8 @@ def draw_training(path, history, best_epoch):
     """Loss, accuracy and mean IoU of every epoch, for training and validation patches."""
     figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.5))
     for axes, column, name in zip(panels, ("loss", "accuracy", "mean_iou"), ("loss", "accuracy", "mean IoU")):
-        axes.plot(history["epoch"], history[column], color=GREY, linewidth=1.3, marker="o", markersize=2, label="training")
-        axes.plot(history["epoch"], history["val_" + column], color=BLUE, linewidth=1.6, marker="o", markersize=2, label="validation")
+        for key, colour, label in ((column, GREY, "training"), ("val_" + column, BLUE, "validation")):
+            axes.plot(history["epoch"], history[key], color=colour, lw=1.5, marker="o", markersize=2, label=label)
         axes.axvline(best_epoch, color=RED, linewidth=1, linestyle=":", label="checkpoint")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.set(title=name, xlabel="epoch", ylim=(0, 1) if column != "loss" else (0, None))
@@ -91,9 +94,9 @@ def draw_confusion(path, scores, names):
     figure, axes = plt.subplots(figsize=(side + 0.6, side - 0.2))
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, col), share in np.ndenumerate(shares):
-        axes.text(col, row, f"{100 * share:.1f}\n", ha="center", va="center", color="white" if share > 0.55 else "black", fontsize=8)
-        axes.text(col, row, f"\n{shorten(counts[row, col])}", ha="center", va="center", fontsize=6,
-                  color="white" if share > 0.55 else "0.4")
+        dark, place = share > 0.55, {"ha": "center", "va": "center"}
+        axes.text(col, row, f"{100 * share:.1f}\n", fontsize=8, color="white" if dark else "black", **place)
+        axes.text(col, row, f"\n{shorten(counts[row, col])}", fontsize=6, color="white" if dark else "0.4", **place)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="label")
@@ -118,7 +121,7 @@ def draw_classes(path, metrics, classes):
     for axes, score, title in zip(panels, ("iou", "f1"), ("IoU", "F1")):
         for kind, offset, style in (("full", -0.19, {}), ("eroded", 0.19, {"hatch": "////", "alpha": 0.75})):
             values = [metrics[kind]["classes"][name][score] or 0 for name in classes]
-            axes.barh(place + offset, values, 0.36, color=list(classes.values()), edgecolor="0.35", linewidth=0.6, **style)
+            axes.barh(place + offset, values, 0.36, color=list(classes.values()), edgecolor="0.35", lw=0.6, **style)
             for y, value in zip(place + offset, values):
                 axes.text(value + 0.01, y, f"{value:.3f}", va="center", fontsize=6.5)
         axes.set(xlim=(0, 1.12), title=title, yticks=place, yticklabels=list(classes))
@@ -159,8 +162,8 @@ def draw_tile(path, tile, pictures, classes, score):
                        f"prediction: mean IoU {score['mean_iou']:.3f}, accuracy {score['accuracy']:.3f}")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name) for name, colour in classes.items()]
-    handles.append(matplotlib.patches.Patch(facecolor="#e6007e", label="error"))
+    handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name)
+               for name, colour in {**classes, "error": "#e6007e"}.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     save(figure, path)
 
@@ -188,7 +191,8 @@ th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(
 th:first-child, td:first-child {{ text-align: left }}
 i.key {{ display: inline-block; width: .85em; height: .85em; border: 1px solid #8888; border-radius: 2px;
         margin-right: .5em; vertical-align: -.08em }}
-figure {{ margin: 1rem 0 }} figure img {{ max-width: 100%; height: auto; display: block; margin: auto; background: #fff; border-radius: .4rem }}
+figure {{ margin: 1rem 0 }}
+figure img {{ max-width: 100%; height: auto; display: block; margin: auto; background: #fff; border-radius: .4rem }}
 pre {{ background: var(--soft); padding: 1rem; border-radius: .5rem; overflow-x: auto; font-size: .8rem }}
 </style></head><body>
 <h1>{title}</h1>
@@ -212,12 +216,15 @@ def embed(path, caption):
     picture = base64.b64encode(path.read_bytes()).decode()
     inches = plt.imread(path).shape[1] / 200
     text = html.escape(caption)
-    return f'<figure><img src="data:image/png;base64,{picture}" alt="{text}" style="width:{inches * 8:.0f}rem"><figcaption>{text}</figcaption></figure>'
+    return (f'<figure><img src="data:image/png;base64,{picture}" alt="{text}" style="width:{inches * 8:.0f}rem">'
+            f"<figcaption>{text}</figcaption></figure>")
 
 
 def build_table(header, rows):
-    cells = lambda tag, row: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)  # noqa: E731
-    return f"<table><tr>{cells('th', header)}</tr>" + "".join(f"<tr>{cells('td', row)}</tr>" for row in rows) + "</table>"
+    """A table; its cells are HTML."""
+    cells = [("th", header), *(("td", row) for row in rows)]
+    return "<table>" + "".join("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in row) + "</tr>"
+                               for tag, row in cells) + "</table>"
 
 
 def build_page(settings, metrics, facts, provenance, manifest, pictures):
@@ -226,24 +233,29 @@ def build_page(settings, metrics, facts, provenance, manifest, pictures):
     full, eroded = metrics["full"], metrics["eroded"]
     without = f" without {', '.join(left_out)}" if left_out else ""
     headline = "".join(f"<div><b>{percent(value)}</b><span>{html.escape(name)}</span></div>" for name, value in (
-        (f"mean IoU, {len(classes)} classes", full["mean_iou"]), (f"mean IoU{without}, boundaries eroded", eroded["left_out"]["mean_iou"]),
+        (f"mean IoU, {len(classes)} classes", full["mean_iou"]),
+        (f"mean IoU{without}, boundaries eroded", eroded["left_out"]["mean_iou"]),
         (f"mean F1{without}, boundaries eroded", eroded["left_out"]["mean_f1"]), ("accuracy", full["accuracy"])))
-    rows = [[f'<i class="key" style="background:{html.escape(colour)}"></i>{html.escape(name)}',
-             *(percent(metrics[kind]["classes"][name][score]) for kind in ("full", "eroded") for score in ("iou", "f1", "precision", "recall")),
-             f'{full["classes"][name]["pixels"]:,}'] for name, colour in classes.items()]
-    table = build_table(["class, %", "IoU", "F1", "precision", "recall", "eroded IoU", "F1", "precision", "recall", "pixels"], rows)
-    roles = {tile: role for role, names in settings["split"].items() for tile in names}
-    tiles = build_table(["tile", "role", "pixels", "repaired %", "ignored %", "unknown %", "mean IoU", "eroded"], [
-        [html.escape(tile), role, " x ".join(map(str, manifest[tile]["shape"][:2])),
-         *(percent(manifest[tile]["pixels"]["labels"][kind] / np.prod(manifest[tile]["shape"][:2])) for kind in ("repaired", "ignored", "unknown")),
-         *(percent(metrics["tiles"][tile][kind]["mean_iou"]) if tile in metrics["tiles"] else "" for kind in ("full", "eroded"))]
-        for tile, role in roles.items()])
+    each = ("IoU", "F1", "precision", "recall")
+    table = build_table(["class, %", *each, *(f"eroded {name}" for name in each), "pixels"], [
+        [f'<i class="key" style="background:{html.escape(colour)}"></i>{html.escape(name)}',
+         *(percent(scores["classes"][name][score.lower()]) for scores in (full, eroded) for score in each),
+         f'{full["classes"][name]["pixels"]:,}'] for name, colour in classes.items()])
+    rows = []
+    for tile, role in ((tile, role) for role, names in settings["split"].items() for tile in names):
+        height, width, _ = manifest[tile]["shape"]
+        pixels, scores = manifest[tile]["pixels"]["labels"], metrics["tiles"].get(tile)
+        rows.append([html.escape(tile), role, f"{height} x {width}",
+                     *(percent(pixels[kind] / (height * width)) for kind in ("repaired", "ignored", "unknown")),
+                     *(percent(scores[kind]["mean_iou"]) if scores else "" for kind in ("full", "eroded"))])
+    tiles = build_table(["tile", "role", "pixels", "repaired %", "ignored %", "unknown %", "mean IoU", "eroded"], rows)
     described = {key: value for key, value in provenance.items() if key != "settings"}
     return PAGE.format(
-        title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]), headline=headline,
-        table=table, figures="".join(f"<h2>{html.escape(title)}</h2>" + "".join(embed(*picture) for picture in group)
-                                     for title, group in pictures.items()),
-        tiles=tiles, settings=html.escape(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
+        title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]),
+        headline=headline, table=table, tiles=tiles,
+        figures="".join(f"<h2>{html.escape(title)}</h2>" + "".join(embed(*picture) for picture in group)
+                        for title, group in pictures.items()),
+        settings=html.escape(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
         provenance=html.escape(json.dumps({**described, "model": facts}, indent=1, ensure_ascii=False)))
 
 
@@ -255,10 +267,14 @@ def draw_figures(settings, run, metrics, facts):
     draw_confusion(folder / "confusion.png", metrics["full"], list(classes))
     draw_training(folder / "training.png", history, chosen)
     draw_one_cycle(folder / "one_cycle.png", read_columns(run / "schedule.csv"))
-    figures = {"Test tiles": [], "Classes": [(folder / "classes.png", "IoU and F1 of every class over all test tiles."),
-               (folder / "confusion.png", "Confusion matrix over all test tiles: per cent of the label's pixels, and pixels.")],
-               "Training": [(folder / "training.png", f"Loss, accuracy and mean IoU of every epoch; the checkpoint is epoch {chosen}."),
-                            (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]}
+    figures = {
+        "Test tiles": [],
+        "Classes": [(folder / "classes.png", "IoU and F1 of every class over all test tiles."),
+                    (folder / "confusion.png", "Confusion matrix over all test tiles: per cent of the label's pixels, "
+                     "and pixels.")],
+        "Training": [(folder / "training.png", "Loss, accuracy and mean IoU of every epoch; the checkpoint is epoch "
+                      f"{chosen}."),
+                     (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]}
     if (run / "lr_find.png").exists():
         figures["Training"].append((run / "lr_find.png", "The learning-rate range test."))
     for tile in settings["split"]["test"]:

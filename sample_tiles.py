@@ -220,7 +220,8 @@ def draw_clutter(scene, centre, angle):
         heap = (2 * u / length) ** 2 + (2 * v / width) ** 2 < 1 + 0.15 * scene.lumps[rows, cols]
         rows, cols, u, v = rows[heap], cols[heap], u[heap], v[heap]
         scene.shade(rows, cols, 10)
-        light = 1 - 0.35 * v / width - 0.35 * u / length + 0.07 * scene.lumps[rows, cols] + 0.05 * scene.fine[rows, cols]
+        light = 1 - 0.35 * v / width - 0.35 * u / length
+        light += 0.07 * scene.lumps[rows, cols] + 0.05 * scene.fine[rows, cols]
         scene.paint(rows, cols, (172, 146, 108), light, CLUTTER)
     else:
         rim = np.minimum(length / 2 - np.abs(u), width / 2 - np.abs(v)) < 8
@@ -288,7 +289,8 @@ def write_tile(folder, tile, shape, seed):
         colours[CAR] = FAULTY_CAR
     row, col = map(int, tile.split("_"))
     transform = from_origin(365700 + 300 * col, 5810000 - 300 * row, PIXEL, PIXEL)
-    pixels = {folder / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tif": (image, dict(crs="EPSG:32633", transform=transform)),
+    place = {"crs": "EPSG:32633", "transform": transform}
+    pixels = {folder / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tif": (image, place),
               folder / "5_Labels_all" / f"top_potsdam_{tile}_label.tif": (colours[labels], {})}
     for path, (raster, georeference) in pixels.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,7 @@ def read_manifest(prepared):
     except FileNotFoundError:
         return {"tiles": {}}
     except (ValueError, KeyError, TypeError):
-        raise Problem(f"manifest {path}: damaged, expected JSON with \"tiles\"; remove it and run prepare_data.py again",
+        raise Problem(f"manifest {path}: damaged, expected JSON with tiles; remove it and run prepare_data.py again",
                       code=3) from None
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from files import Problem, only_one, replacing, sha256
-from model import OneCycle, at, count_operations
+from model import OneCycle, count_operations
 from params import command, progress
 from pipeline import batches, open_tiles, patches_per_epoch, training_plan, validation_plan
 from scores import accuracy, mean_iou
@@ -79,13 +79,15 @@ def describe_run(settings, run):
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
     import tensorflow as tf
-    gpus = [tf.config.experimental.get_device_details(d).get("device_name", d.name) for d in tf.config.list_physical_devices("GPU")]
+    gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
+            for device in tf.config.list_physical_devices("GPU")]
     return {"command": " ".join(map(str, [Path(sys.argv[0]).name, *sys.argv[1:]])), "seed": settings["seed"],
             "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")), "settings": settings,
             "tiles": identity(settings)["tiles"],
             "versions": {"python": platform.python_version(),
                          **{p: version(p) for p in ("tensorflow", "keras", "numpy", "rasterio")}},
-            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(), "gpus": gpus},
+            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
+                        "gpus": gpus},
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
@@ -126,7 +128,8 @@ def check_finite(losses, epoch, first_step, rate):
     for i, loss in enumerate(losses):
         if not math.isfinite(loss):
             raise Problem(f"training diverged: loss {loss} in epoch {epoch}, step {first_step + i + 1}, learning rate "
-                          f"{float(rate(first_step + i)):.3g}; lower train.max_lr. The best model so far is kept", code=5)
+                          f"{float(rate(first_step + i)):.3g}, expected a finite loss; lower train.max_lr. What "
+                          "earlier epochs left is kept", code=5)
 
 
 def train_epoch(trainer, dataset, epoch, steps, rate, head):
@@ -172,8 +175,8 @@ def main(settings, run):
         trainer = Trainer(settings, rate, momentum)
         parameters, operations = count_operations(patch["patch_size"], bands=len(settings["data"]["bands"]),
                                                   classes=trainer.classes, **settings["model"])
-        print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in {steps} "
-              f"updates an epoch; peak learning rate {state['max_lr']:.3g}", flush=True)
+        print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
+              f"{steps} updates an epoch; peak learning rate {state['max_lr']:.3g}", flush=True)
         if found:
             restore(trainer, found[0], found[1])
             print(f"going on after epoch {state['epoch']} of {epochs}", flush=True)
@@ -193,12 +196,11 @@ def main(settings, run):
             except KeyboardInterrupt:
                 print(f"\nstopped in epoch {epoch}; {epoch - 1} epochs are kept", flush=True)
                 raise
-            score = mean_iou(val_confusion)
+            score, last, speed = mean_iou(val_confusion), epoch * steps - 1, steps * patch["batch_size"] / seconds
             state["epoch"] = epoch
             state["history"].append(dict(zip(COLUMNS, [
-                epoch, float(at(rate, epoch * steps - 1)), float(at(momentum, epoch * steps - 1)), loss, accuracy(confusion),
-                mean_iou(confusion), val_loss, accuracy(val_confusion), score, round(seconds, 3),
-                round(steps * patch["batch_size"] / seconds, 3)])))
+                epoch, float(rate(last)), float(momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
+                val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3)])))
             better = score > state["best"] or state["best_epoch"] == 0
             if better:
                 state.update(best=score, best_epoch=epoch)
@@ -206,10 +208,9 @@ def main(settings, run):
                     trainer.network.save(temporary)
             save_checkpoint(run / "checkpoints", trainer, state)
             write_rows(run / "history.csv", COLUMNS, state["history"])
-            progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}  |  "
-                     f"validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU {score:.4f}"
-                     f"{' *' if better else '  '} |  {seconds:.0f} s, {steps * patch['batch_size'] / seconds:.1f} patches/s",
-                     last=True)
+            progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
+                     f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
+                     f"{score:.4f}{' *' if better else '  '} |  {seconds:.0f} s, {speed:.1f} patches/s", last=True)
         finish(settings, run, state, parameters, operations)
     print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
 
@@ -224,7 +225,8 @@ def finish(settings, run, state, parameters, operations):
     data = settings["data"]
     transform = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]["transform"]
     write_text(run / "model.json", json.dumps({
-        "classes": data["classes"], "bands": data["bands"], "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
+        "classes": data["classes"], "bands": data["bands"],
+        "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
         "parameters": parameters, "gflop_per_patch": operations / 1e9, "patch_size": settings["input"]["patch_size"],
         "depth": settings["model"]["depth"], "epoch": state["best_epoch"], "val_mean_iou": state["best"],
         "chosen_by": "highest mean IoU on split.val", "max_lr": state["max_lr"], "sha256": sha256(run / "model.keras")},

@@ -15,7 +15,8 @@ with quiet_stderr():
 
 def choose_strategy():
     """All GPUs of this machine together where there are several, else the one device."""
-    return tf.distribute.MirroredStrategy() if len(tf.config.list_physical_devices("GPU")) > 1 else tf.distribute.get_strategy()
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 class Trainer:

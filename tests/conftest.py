@@ -1,4 +1,5 @@
 """What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as a user runs them."""
+
 import copy
 import os
 import subprocess
@@ -22,7 +23,8 @@ SETTINGS.update(
     split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
     input={"patch_size": 32, "batch_size": 4},
     model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial"},
-    lr_find={"start": 1e-4, "end": 10, "steps": 30})
+    lr_find={"start": 1e-4, "end": 10, "steps": 30},
+)
 SETTINGS["data"].update(raw="raw", prepared="prepared")
 SETTINGS["train"].update(epochs=2, max_lr=0.05)
 SETTINGS["predict"].update(window=64, views=[0, 5])
@@ -39,8 +41,14 @@ def write_raster(path, pixels, **profile):
     """Writes uint8 [H, W, B] (or [H, W]) as a GeoTIFF with rasterio alone."""
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1], "count": pixels.shape[2],
-               "dtype": pixels.dtype, **profile}
+    profile = {
+        "driver": "GTiff",
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "count": pixels.shape[2],
+        "dtype": pixels.dtype,
+        **profile,
+    }
     with rasterio.open(path, "w", **profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
 
@@ -52,8 +60,12 @@ def write_tile(raw, tile, shape, seed=0):
     labels = np.ascontiguousarray(labels[: shape[0], : shape[1]])
     image = np.clip(COLOURS[labels] * 0.5 + 50 + rng.normal(0, 12, (*shape, 3)), 0, 255).astype(np.uint8)
     row, col = map(int, tile.split("_"))
-    write_raster(raw / f"2_Ortho_RGB/top_potsdam_{tile}_RGB.tif", image, crs="EPSG:32633",
-                 transform=from_origin(365700 + 300 * col, 5810000 - 300 * row, 0.05, 0.05))
+    write_raster(
+        raw / f"2_Ortho_RGB/top_potsdam_{tile}_RGB.tif",
+        image,
+        crs="EPSG:32633",
+        transform=from_origin(365700 + 300 * col, 5810000 - 300 * row, 0.05, 0.05),
+    )
     write_raster(raw / f"5_Labels_all/top_potsdam_{tile}_label.tif", COLOURS[labels])
     return labels
 
@@ -74,5 +86,11 @@ def save_settings(folder, settings, name="tiny.yaml"):
 
 def run_script(name, *arguments, cwd=None, **environment):
     """A finished subprocess of one script, as a user starts it."""
-    return subprocess.run([sys.executable, str(ROOT / name), *arguments], cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, **environment}, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(ROOT / name), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )

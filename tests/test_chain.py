@@ -1,4 +1,5 @@
 """The whole chain once, as a user runs it: raw tiles to a report, on made-up tiles."""
+
 import json
 import re
 
@@ -14,6 +15,7 @@ import report
 def finished(tmp_path_factory):
     """A folder in which every step has run."""
     from conftest import SETTINGS, write_tile
+
     folder = tmp_path_factory.mktemp("chain")
     for tile, shape in SIZES.items():
         write_tile(folder / "raw", tile, shape)
@@ -71,6 +73,7 @@ def test_the_page_holds_everything_itself_and_escapes_names(finished):
 def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
     monkeypatch.chdir(finished)
     from params import read_settings
+
     settings = read_settings("tiny.yaml")
     pictures = report.tile_pictures("2_13", settings, finished / "runs/tiny")
     wrong = (pictures["labels"] != pictures["prediction"]).any(-1)
@@ -99,4 +102,8 @@ def test_one_tile_is_predicted_by_name_and_a_missing_one_refused(finished):
     done = run_script("predict.py", "--params", "tiny.yaml", "--tile=2_10", cwd=finished)
     assert done.returncode == 0 and (finished / "runs/tiny/predictions/2_10.tif").exists()
     done = run_script("predict.py", "--params", "tiny.yaml", "--tile=9_9", cwd=finished)
-    assert done.returncode == 3 and done.stderr.startswith('error: TILE "9_9": no such tile or file') and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 3
+        and done.stderr.startswith('error: TILE "9_9": no such tile or file')
+        and done.stderr.count("\n") == 1
+    )

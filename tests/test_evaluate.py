@@ -31,20 +31,33 @@ def test_the_description_by_hand_with_and_without_a_class():
     told = describe(CONFUSION, ["a", "b", "c"], ["c"])
     assert told["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
     assert told["left_out"]["accuracy"] == 7 / 9 and told["accuracy"] == 8 / 11
-    assert told["classes"]["c"] == {"iou": 0.5, "f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5, "pixels": 2}
+    assert told["classes"]["c"] == {
+        "iou": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "precision": 1.0,
+        "recall": 0.5,
+        "pixels": 2,
+    }
     assert told["confusion"] == CONFUSION.tolist()
 
 
 def test_a_class_in_neither_is_none_and_out_of_the_mean():
     confusion = np.array([[5, 0, 0], [0, 0, 5], [0, 0, 0]])
     told = describe(confusion, ["a", "b", "c"], [])
-    assert told["classes"]["b"]["iou"] == 0 and told["classes"]["c"]["iou"] == 0 and told["mean_iou"] == pytest.approx(1 / 3)
+    assert (
+        told["classes"]["b"]["iou"] == 0
+        and told["classes"]["c"]["iou"] == 0
+        and told["mean_iou"] == pytest.approx(1 / 3)
+    )
     absent = describe(np.array([[5, 0], [0, 0]]), ["a", "b"], [])
     assert absent["classes"]["b"]["iou"] is None and absent["mean_iou"] == 1.0
     assert describe(np.zeros((2, 2), int), ["a", "b"], [])["mean_iou"] is None
 
 
-@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])), st.data())
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])),
+    st.data(),
+)
 def test_the_confusion_matrix_equals_counting_pair_by_pair(labels, data):
     predicted = data.draw(arrays(np.uint8, labels.shape, elements=st.integers(0, 2)))
     expected = np.zeros((3, 3), int)
@@ -64,7 +77,10 @@ def test_a_class_past_the_last_is_refused():
             confusion_matrix(np.array([[labels]], np.uint8), np.array([[predicted]], np.uint8), 3)
 
 
-@given(arrays(np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])), st.integers(0, 4))
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])),
+    st.integers(0, 4),
+)
 def test_erosion_equals_its_definition(labels, radius):
     height, width = labels.shape
     expected = labels.copy()
@@ -72,6 +88,6 @@ def test_erosion_equals_its_definition(labels, radius):
         for col in range(width):
             for r in range(max(0, row - radius), min(height, row + radius + 1)):
                 for c in range(max(0, col - radius), min(width, col + radius + 1)):
-                    if (r - row) ** 2 + (c - col) ** 2 <= radius ** 2 and labels[r, c] != labels[row, col]:
+                    if (r - row) ** 2 + (c - col) ** 2 <= radius**2 and labels[r, c] != labels[row, col]:
                         expected[row, col] = IGNORE
     np.testing.assert_array_equal(erode(labels, radius), expected)

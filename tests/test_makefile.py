@@ -1,4 +1,5 @@
 """What make would rerun, asked of make itself (-n) after everything was marked as made (-t)."""
+
 import os
 import re
 import shutil
@@ -39,8 +40,14 @@ def project(tmp_path):
 
 def make(folder, *arguments, check=True):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-    return subprocess.run(["make", f"PY={sys.executable}", *arguments], cwd=folder, check=check, capture_output=True,
-                          text=True, env=environment)
+    return subprocess.run(
+        ["make", f"PY={sys.executable}", *arguments],
+        cwd=folder,
+        check=check,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
 def would_run(folder, *arguments):
@@ -70,9 +77,18 @@ def test_touching_the_settings_reruns_nothing(project):
     assert would_run(project) == []
 
 
-@pytest.mark.parametrize("script, expected", [
-    ("prepare_data.py", STEPS), ("pipeline.py", STEPS[1:]), ("lr_find.py", STEPS[1:]), ("train.py", STEPS[2:]),
-    ("predict.py", STEPS[3:]), ("evaluate.py", STEPS[4:]), ("report.py", STEPS[5:])])
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        ("prepare_data.py", STEPS),
+        ("pipeline.py", STEPS[1:]),
+        ("lr_find.py", STEPS[1:]),
+        ("train.py", STEPS[2:]),
+        ("predict.py", STEPS[3:]),
+        ("evaluate.py", STEPS[4:]),
+        ("report.py", STEPS[5:]),
+    ],
+)
 def test_a_changed_script_reruns_its_step_and_what_follows(project, script, expected):
     later = (project / "runs/demo/report.html").stat().st_mtime + 5
     os.utime(project / script, (later, later))
@@ -95,7 +111,11 @@ def test_each_rule_names_the_sections_its_script_reads():
         inherited = {"prepared", "predicted", "data", "split"}  # by way of the steps before
         if step in ("evaluate", "report"):
             inherited |= {"predict"}
-        shared = set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text())) if step in ("lr_find", "train") else set()
+        shared = (
+            set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text()))
+            if step in ("lr_find", "train")
+            else set()
+        )
         assert (read | shared) - inherited <= sections[step], step
 
 

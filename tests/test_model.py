@@ -21,9 +21,21 @@ def test_the_notebooks_network_has_its_size():
 
 
 def test_operations_of_a_network_counted_by_hand():
-    parameters, operations = model.count_operations(8, bands=1, classes=2, width=1, depth=1, residual="add", centre="plain")
-    convolutions = [(64, 9), (64, 9), (16, 9 * 2), (16, 9 * 2 * 2), (16, 2), (16, 4 * 2),  # down a, b; centre a, b, project; grow
-                    (64, 9 * 2), (64, 9), (64, 2), (64, 2)]                                  # up a, b, project; logits
+    parameters, operations = model.count_operations(
+        8, bands=1, classes=2, width=1, depth=1, residual="add", centre="plain"
+    )
+    convolutions = [
+        (64, 9),
+        (64, 9),
+        (16, 9 * 2),
+        (16, 9 * 2 * 2),
+        (16, 2),
+        (16, 4 * 2),  # down a, b; centre a, b, project; grow
+        (64, 9 * 2),
+        (64, 9),
+        (64, 2),
+        (64, 2),
+    ]  # up a, b, project; logits
     assert operations == 2 * sum(pixels * weights for pixels, weights in convolutions)
 
 
@@ -51,13 +63,14 @@ def test_logits_share_weights_with_the_network():
 
 # -- losses, by hand: two labelled pixels right with .7 and .8, one wrong with .3, one ignored
 
+
 def test_cross_entropy_by_hand():
     assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(-np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5)
 
 
 def test_focal_by_hand():
     p = np.array([0.7, 0.8, 0.3])
-    assert float(model.focal(LOGITS, LABELS)) == pytest.approx((-(1 - p) ** 2 * np.log(p)).mean(), rel=1e-5)
+    assert float(model.focal(LOGITS, LABELS)) == pytest.approx((-((1 - p) ** 2) * np.log(p)).mean(), rel=1e-5)
 
 
 def test_jaccard_by_hand():
@@ -83,10 +96,12 @@ def test_losses_skip_ignored_pixels_and_are_finite(loss):
 def test_losses_add_up():
     both = model.build_loss({"ce": 2.0, "jaccard": 0.5})
     assert float(both(LOGITS, LABELS)) == pytest.approx(
-        2 * float(model.cross_entropy(LOGITS, LABELS)) + 0.5 * float(model.jaccard(LOGITS, LABELS)), rel=1e-6)
+        2 * float(model.cross_entropy(LOGITS, LABELS)) + 0.5 * float(model.jaccard(LOGITS, LABELS)), rel=1e-6
+    )
 
 
 # -- schedules and optimisers
+
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 100_000), st.floats(1e-5, 10))
@@ -97,13 +112,17 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_its_end(steps, peak):
     assert float(schedule(10 * steps)) == float(schedule(steps - 1))
     values = np.array([float(schedule(s)) for s in np.linspace(0, steps - 1, 41)])
     top = values.argmax()
-    assert (np.diff(values[: top + 1]) >= 0).all() and (np.diff(values[top:]) <= 0).all() and values.max() <= peak * (1 + 1e-6)
+    assert (
+        (np.diff(values[: top + 1]) >= 0).all()
+        and (np.diff(values[top:]) <= 0).all()
+        and values.max() <= peak * (1 + 1e-6)
+    )
 
 
 def test_one_cycle_at_points_known_by_hand():
     schedule = model.OneCycle(1, 25, 0.001, 1001)
-    assert float(schedule(150)) == pytest.approx(13, rel=1e-5)     # half way up
-    assert float(schedule(300)) == pytest.approx(25, rel=1e-5)     # 30 %
+    assert float(schedule(150)) == pytest.approx(13, rel=1e-5)  # half way up
+    assert float(schedule(300)) == pytest.approx(25, rel=1e-5)  # 30 %
     assert float(schedule(650)) == pytest.approx(12.5005, rel=1e-4)  # half way down
 
 

@@ -22,7 +22,11 @@ def problems_of(tmp_path, text):
 @pytest.mark.parametrize("name", ["params.yaml", "demo.yaml"])
 def test_the_shipped_files_are_valid_and_have_every_key(name):
     settings = read_settings(ROOT / name)
-    assert {f"{s}.{k}" if isinstance(v, dict) else s for s, v in settings.items() for k in (v if isinstance(v, dict) else [0])} == set(KEYS)
+    assert {
+        f"{s}.{k}" if isinstance(v, dict) else s
+        for s, v in settings.items()
+        for k in (v if isinstance(v, dict) else [0])
+    } == set(KEYS)
     assert list(settings) == SECTIONS
 
 
@@ -37,32 +41,35 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
     (tmp_path / "settings.yaml").write_text(text)
     settings = read_settings(tmp_path / "settings.yaml")
     assert settings["train"]["max_lr"] == 0.001  # PyYAML alone: the text "1e-3"
-    assert settings["seed"] == 12                # PyYAML alone: 10
+    assert settings["seed"] == 12  # PyYAML alone: 10
     assert settings["split"]["test"] == ["2_13"]  # PyYAML alone: the number 213
 
 
-@pytest.mark.parametrize("before, after, expected", [
-    ("patch_size: 128", "patch_sise: 128", "key input.patch_sise: unknown, expected input.patch_size?"),
-    ("epochs: 15", "epochs: no", 'key train.epochs: "no", expected a whole number'),
-    ("epochs: 15", "epochs: 1.5", "key train.epochs: 1.5"),
-    ("epochs: 15", "epochs: true", "key train.epochs: true"),
-    ("epochs: 15", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
-    ("epochs: 15", "epochs: .nan", "key train.epochs: NaN"),
-    ("max_lr: auto", "max_lr: .inf", "key train.max_lr: Infinity"),
-    ("batch_size: 8\n\naug", "batch_size: 0\n\naug", "key input.batch_size: 0"),
-    ("patch_size: 128", "patch_size: 1000000000", "key input.patch_size: 1000000000"),
-    ("patch_size: 128", "patch_size: 100", "a multiple of 16"),
-    ("test: [2_13]", "test: [2_10]", "tile 2_10, expected in one role only; it is in split.val too"),
-    ("test: [2_13]", "test: [2_13, 2_13]", "key split.test"),
-    ("test: [2_13]", "test: ['../2_13']", "key split.test"),
-    ("leave_out: [clutter]", "leave_out: [cluter]", 'key evaluate.leave_out: "cluter"'),
-    ("loss: {ce: 1}", "loss: {dise: 1}", "key train.loss"),
-    ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
-    ("seed: 1", "", "key seed: missing"),
-    ("augment:\n  views: true", "augment: true", "key augment: true, expected its keys indented below it"),
-    ("seed: 1", "seed: &a 1\nother: *a", "an alias"),
-    ("seed: 1", "\tseed: 1", "expected YAML"),
-])
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        ("patch_size: 128", "patch_sise: 128", "key input.patch_sise: unknown, expected input.patch_size?"),
+        ("epochs: 15", "epochs: no", 'key train.epochs: "no", expected a whole number'),
+        ("epochs: 15", "epochs: 1.5", "key train.epochs: 1.5"),
+        ("epochs: 15", "epochs: true", "key train.epochs: true"),
+        ("epochs: 15", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
+        ("epochs: 15", "epochs: .nan", "key train.epochs: NaN"),
+        ("max_lr: auto", "max_lr: .inf", "key train.max_lr: Infinity"),
+        ("batch_size: 8\n\naug", "batch_size: 0\n\naug", "key input.batch_size: 0"),
+        ("patch_size: 128", "patch_size: 1000000000", "key input.patch_size: 1000000000"),
+        ("patch_size: 128", "patch_size: 100", "a multiple of 16"),
+        ("test: [2_13]", "test: [2_10]", "tile 2_10, expected in one role only; it is in split.val too"),
+        ("test: [2_13]", "test: [2_13, 2_13]", "key split.test"),
+        ("test: [2_13]", "test: ['../2_13']", "key split.test"),
+        ("leave_out: [clutter]", "leave_out: [cluter]", 'key evaluate.leave_out: "cluter"'),
+        ("loss: {ce: 1}", "loss: {dise: 1}", "key train.loss"),
+        ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
+        ("seed: 1", "", "key seed: missing"),
+        ("augment:\n  views: true", "augment: true", "key augment: true, expected its keys indented below it"),
+        ("seed: 1", "seed: &a 1\nother: *a", "an alias"),
+        ("seed: 1", "\tseed: 1", "expected YAML"),
+    ],
+)
 def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, after, expected):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "demo.yaml").read_text()
@@ -82,10 +89,19 @@ def test_every_problem_is_listed_at_once(tmp_path):
     assert "train.epochs" in told and "model.with" in told and "model.width: missing" in told
 
 
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode),
-                 st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                              lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(SECTIONS + ["x"]), inner, max_size=3),
-                              max_leaves=12).map(lambda value: yaml.safe_dump(value, allow_unicode=True).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(str.encode),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(SECTIONS + ["x"]), inner, max_size=3)
+            ),
+            max_leaves=12,
+        ).map(lambda value: yaml.safe_dump(value, allow_unicode=True).encode()),
+    )
+)
 def test_any_bytes_end_in_settings_or_in_a_clean_refusal(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "settings.yaml"
     path.write_bytes(content)

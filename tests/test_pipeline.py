@@ -24,7 +24,11 @@ def test_a_training_epoch_has_one_window_per_cell_inside_its_tile(shapes, patch,
     assert len(plan) == patches_per_epoch(shapes, patch)
     for tile, (height, width) in enumerate(shapes):
         part = plan[plan[:, 0] == tile]
-        assert (part[:, 1:3] >= 0).all() and (part[:, 1] <= max(height - patch, 0)).all() and (part[:, 2] <= max(width - patch, 0)).all()
+        assert (
+            (part[:, 1:3] >= 0).all()
+            and (part[:, 1] <= max(height - patch, 0)).all()
+            and (part[:, 2] <= max(width - patch, 0)).all()
+        )
     assert ((plan[:, 3] >= 0) & (plan[:, 3] < 8)).all()
 
 
@@ -41,7 +45,9 @@ def test_order_and_views_come_from_seed_and_epoch_alone():
     shapes = [(500, 400), (300, 600)]
     first = training_plan(shapes, 32, True, 1, 1)
     np.testing.assert_array_equal(first, training_plan(shapes, 32, True, 1, 1))
-    assert (first != training_plan(shapes, 32, True, 1, 2)).any() and (first != training_plan(shapes, 32, True, 2, 1)).any()
+    assert (first != training_plan(shapes, 32, True, 1, 2)).any() and (
+        first != training_plan(shapes, 32, True, 2, 1)
+    ).any()
     assert set(first[:, 3]) == set(range(8)) and set(training_plan(shapes, 32, False, 1, 1)[:, 3]) == {0}
     places = np.flatnonzero(np.diff(first[:, 0]))
     assert len(places) > len(first) / 4  # tiles are mixed, not one after the other
@@ -51,7 +57,7 @@ def test_many_epochs_reach_every_pixel():
     seen = np.zeros((70, 50), bool)
     for epoch in range(200):
         for _, row, col, *_ in training_plan([seen.shape], 32, False, 1, epoch):
-            seen[row: row + 32, col: col + 32] = True
+            seen[row : row + 32, col : col + 32] = True
     assert seen.all()
 
 
@@ -62,7 +68,7 @@ def test_validation_counts_every_pixel_once_in_order(shapes, patch, batch_size):
     counts = [np.zeros(shape, int) for shape in shapes]
     for tile, row, col, number, rows, cols in plan:
         assert number == 0
-        counts[tile][row + rows: row + patch, col + cols: col + patch] += 1
+        counts[tile][row + rows : row + patch, col + cols : col + patch] += 1
     assert all((count == 1).all() for count in counts)
     _, labels = cut_batch(marker_tiles(*shapes), plan, patch)
     assert (labels != IGNORE).sum() == sum(h * w for h, w in shapes)
@@ -70,7 +76,9 @@ def test_validation_counts_every_pixel_once_in_order(shapes, patch, batch_size):
 
 def test_labels_stay_aligned_with_the_image_in_every_view():
     tiles = marker_tiles((80, 90), (20, 33))
-    plan = np.array([(tile, row, col, number, 0, 0) for tile, row, col in ((0, 11, 7), (1, 0, 1)) for number in range(8)])
+    plan = np.array(
+        [(tile, row, col, number, 0, 0) for tile, row, col in ((0, 11, 7), (1, 0, 1)) for number in range(8)]
+    )
     images, labels = cut_batch(tiles, plan, 32)
     assert images.dtype == labels.dtype == np.uint8
     inside = labels != IGNORE
@@ -88,5 +96,5 @@ def test_batches_come_in_the_plans_order_and_are_whole():
         got = list(batches(tiles, plan, 16, 4))
         assert len(got) == len(plan) // 4
         for i, (batch_images, batch_labels) in enumerate(got):
-            np.testing.assert_array_equal(batch_images.numpy(), images[4 * i: 4 * i + 4])
-            np.testing.assert_array_equal(batch_labels.numpy(), labels[4 * i: 4 * i + 4])
+            np.testing.assert_array_equal(batch_images.numpy(), images[4 * i : 4 * i + 4])
+            np.testing.assert_array_equal(batch_labels.numpy(), labels[4 * i : 4 * i + 4])

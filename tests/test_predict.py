@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import COLOURS, ROOT, write_raster
-from hypothesis import given, settings as hypothesis_settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 from skimage.io import imread
@@ -25,8 +26,14 @@ def per_pixel(patches):
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([16, 32, 48]), st.floats(0, 0.9),
-       st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True), st.integers(1, 9))
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([16, 32, 48]),
+    st.floats(0, 0.9),
+    st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
+    st.integers(1, 9),
+)
 def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, batch_size):
     raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     reads, parts = [], []
@@ -35,7 +42,9 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
         reads.append(stop - start)
         return raster[start:stop]
 
-    for row, predicted in predict.predict_rows(per_pixel, read, (height, width), 6, window, overlap, views, batch_size, multiple=16):
+    for row, predicted in predict.predict_rows(
+        per_pixel, read, (height, width), 6, window, overlap, views, batch_size, multiple=16
+    ):
         assert row == sum(map(len, parts))
         parts.append(predicted)
     np.testing.assert_array_equal(np.concatenate(parts), raster[..., 0] % 6)
@@ -45,8 +54,11 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
 def test_views_are_averaged_each_turned_back():
     """A network that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
     place = np.random.default_rng(0).random((16, 16, 2)).astype(np.float32)
-    columns = list(predict.predict_windows(lambda p: np.broadcast_to(place, (len(p), 16, 16, 2)), np.zeros((16, 16, 3), np.uint8),
-                                           [0], 16, range(8), 3))
+    columns = list(
+        predict.predict_windows(
+            lambda p: np.broadcast_to(place, (len(p), 16, 16, 2)), np.zeros((16, 16, 3), np.uint8), [0], 16, range(8), 3
+        )
+    )
     mean = columns[0][1]
     np.testing.assert_allclose(mean, mean[::-1], rtol=1e-5)
     np.testing.assert_allclose(mean, mean.swapaxes(0, 1), rtol=1e-5)
@@ -66,9 +78,17 @@ def run(tmp_path, monkeypatch, settings):
     folder.mkdir(parents=True)
     keras.utils.set_random_seed(0)
     build_network(3, 6, **settings["model"]).save(folder / "model.keras")
-    (folder / "model.json").write_text(json.dumps({
-        "classes": settings["data"]["classes"], "bands": [1, 2, 3], "ground_sample_distance": 0.05, "depth": 2,
-        "sha256": sha256(folder / "model.keras")}))
+    (folder / "model.json").write_text(
+        json.dumps(
+            {
+                "classes": settings["data"]["classes"],
+                "bands": [1, 2, 3],
+                "ground_sample_distance": 0.05,
+                "depth": 2,
+                "sha256": sha256(folder / "model.keras"),
+            }
+        )
+    )
     return folder
 
 
@@ -95,7 +115,12 @@ def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, setting
     entries = list(ET.parse(path.with_suffix(".qml")).iter("paletteEntry"))
     assert [(e.get("value"), e.get("color"), e.get("label")) for e in entries][4] == ("4", "#ffff00", "car")
     np.testing.assert_array_equal(imread(path.with_suffix(".png")), COLOURS[labels])
-    assert sorted(p.name for p in path.parent.iterdir()) == ["my ortho.png", "my ortho.qml", "my ortho.tif", "my ortho.tif.aux.xml"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "my ortho.png",
+        "my ortho.qml",
+        "my ortho.tif",
+        "my ortho.tif.aux.xml",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63)])
@@ -103,7 +128,9 @@ def test_every_pixel_of_any_size_is_predicted(run, settings, tmp_path, shape):
     ortho(tmp_path / "a.tif", shape)
     predict.main(settings, run, "a.tif")
     with rasterio.open(run / "predictions/a.tif") as source:
-        assert source.shape == shape and source.read(1).max() < 6 and source.crs is None and source.transform.is_identity
+        assert (
+            source.shape == shape and source.read(1).max() < 6 and source.crs is None and source.transform.is_identity
+        )
 
 
 def test_nodata_stays_nodata(run, settings, tmp_path):
@@ -127,8 +154,21 @@ def test_a_map_that_stands_is_left_alone_and_a_changed_raster_is_not(run, settin
     assert (run / "predictions/a.tif").stat().st_mtime_ns != before
 
 
-HOSTILE = ["a b.tif", "a'b.tif", 'a"b.tif', "a;touch canary.tif", "$(touch canary).tif", "`touch canary`.tif", "cost$5.tif",
-           "-rf.tif", "a\nb.tif", "a#b.tif", "a%b.tif", "Straße.tif", "a,b).tif"]
+HOSTILE = [
+    "a b.tif",
+    "a'b.tif",
+    'a"b.tif',
+    "a;touch canary.tif",
+    "$(touch canary).tif",
+    "`touch canary`.tif",
+    "cost$5.tif",
+    "-rf.tif",
+    "a\nb.tif",
+    "a#b.tif",
+    "a%b.tif",
+    "Straße.tif",
+    "a,b).tif",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -140,7 +180,9 @@ def test_a_hostile_name_is_just_a_name(run, settings, tmp_path, name):
     (scripts / ".venv/.installed").touch()
     (scripts / "runs/params").mkdir(parents=True)
     subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], cwd=scripts, check=True, capture_output=True)
-    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], cwd=scripts, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "predict", f"PY={sys.executable}", f"TILE={name}"], cwd=scripts, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (scripts / "got").read_text() == f"--tile={name}"
     assert not list(tmp_path.rglob("canary"))

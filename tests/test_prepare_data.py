@@ -12,7 +12,11 @@ from tiles import IGNORE, open_prepared
 def refused(settings, project):
     with pytest.raises(Problem) as caught:
         prepare_data.main(settings, project / "runs/tiny")
-    assert caught.value.code == 3 and not list(project.glob("prepared/*.npy")) and not list(project.glob("prepared/*.json"))
+    assert (
+        caught.value.code == 3
+        and not list(project.glob("prepared/*.npy"))
+        and not list(project.glob("prepared/*.json"))
+    )
     return list(caught.value.lines)
 
 
@@ -43,8 +47,13 @@ def test_faulty_colours_are_repaired_and_counted(project, settings):
     row = json.loads((project / "prepared/manifest.json").read_text())["tiles"]["2_11"]
     labels[:2, :10] = labels[3, :5] = IGNORE
     np.testing.assert_array_equal(open_prepared(settings["data"], "2_11", "labels")[0], labels)
-    assert row["pixels"]["labels"] == {"exact": labels.size - 25 - int((labels == 4).sum()), "repaired": int((labels == 4).sum()),
-                                       "ignored": 5, "unknown": 20, "unknown_colours": {"#808080": 20}}
+    assert row["pixels"]["labels"] == {
+        "exact": labels.size - 25 - int((labels == 4).sum()),
+        "repaired": int((labels == 4).sum()),
+        "ignored": 5,
+        "unknown": 20,
+        "unknown_colours": {"#808080": 20},
+    }
 
 
 def test_official_eroded_labels_are_kept_where_they_exist(project, settings):
@@ -72,7 +81,9 @@ def test_a_second_run_writes_nothing_and_a_changed_tile_is_prepared_again(projec
     capsys.readouterr()
     prepare_data.main(settings, project / "runs/tiny")
     assert "4 tiles were prepared already, 0 are new" in capsys.readouterr().out
-    assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {p: t for p, t in before.items() if p.name != ".lock"}
+    assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {
+        p: t for p, t in before.items() if p.name != ".lock"
+    }
     labels = write_tile(project / "raw", "2_10", SIZES["2_10"], seed=9)
     prepare_data.main(settings, project / "runs/tiny")
     assert "1 are new" in capsys.readouterr().out

@@ -8,8 +8,14 @@ from hypothesis import strategies as st
 from files import Problem
 from tiles import IGNORE, ColourDecoder, check_bands, find_raw, georeference, open_raster, palette, starts, unview, view
 
-CLASSES = {"impervious": "#ffffff", "building": "#0000ff", "low vegetation": "#00ffff", "tree": "#00ff00",
-           "car": "#ffff00", "clutter": "#ff0000"}
+CLASSES = {
+    "impervious": "#ffffff",
+    "building": "#0000ff",
+    "low vegetation": "#00ffff",
+    "tree": "#00ff00",
+    "car": "#ffff00",
+    "clutter": "#ff0000",
+}
 
 
 @given(st.integers(1, 3000), st.integers(1, 600), st.data())
@@ -40,7 +46,9 @@ def test_palette_there_and_back(indices):
 
 
 def test_known_colours_repaired_ignored_and_unknown():
-    colours = np.array([[(255, 255, 0), (252, 255, 0), (207, 255, 0), (206, 255, 0), (0, 0, 0), (10, 9, 8), (128, 128, 128)]], np.uint8)
+    colours = np.array(
+        [[(255, 255, 0), (252, 255, 0), (207, 255, 0), (206, 255, 0), (0, 0, 0), (10, 9, 8), (128, 128, 128)]], np.uint8
+    )
     decoded, counts, unknown = ColourDecoder(CLASSES, ["#000000"], 48).decode(colours)
     assert decoded.tolist() == [[4, 4, 4, IGNORE, IGNORE, IGNORE, IGNORE]]
     assert dict(zip(ColourDecoder.KINDS, counts)) == {"exact": 1, "repaired": 2, "ignored": 2, "unknown": 2}
@@ -52,7 +60,7 @@ def test_decoding_by_table_equals_the_nearest_colour_computed_directly():
     colours = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
     decoded, _, _ = ColourDecoder(CLASSES, [], 60).decode(colours)
     difference = np.abs(colours[:, :, None].astype(int) - COLOURS)
-    nearest = (difference ** 2).sum(-1).argmin(-1)
+    nearest = (difference**2).sum(-1).argmin(-1)
     off = np.take_along_axis(difference.max(-1), nearest[..., None], -1)[..., 0]
     np.testing.assert_array_equal(decoded, np.where(off <= 60, nearest, IGNORE))
 
@@ -65,7 +73,9 @@ def test_raw_files_are_found_as_the_archives_unzip(tmp_path):
     assert [len(find_raw(tmp_path, pattern, t)) for t in ("2_13", "2_14", "3_13", "4_13")] == [1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"II*\0\x08\0\0\0", b'<VRTDataset rasterXSize="9" rasterYSize="9"/>'])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", b"II*\0\x08\0\0\0", b'<VRTDataset rasterXSize="9" rasterYSize="9"/>']
+)
 def test_what_is_no_geotiff_is_refused(tmp_path, content):
     path = tmp_path / "tile.tif"
     path.write_bytes(content)
@@ -89,8 +99,11 @@ def test_network_addresses_and_archives_are_not_opened(tmp_path):
 
 
 def test_rasters_that_are_no_plain_image_are_told_apart(tmp_path):
-    cases = {"grey": (np.ones((5, 6, 1), np.uint8), {}, "1 bands"), "deep": (np.ones((5, 6, 3), np.uint16), {}, "uint16"),
-             "alpha": (np.ones((5, 6, 4), np.uint8), {"photometric": "RGB", "alpha": "yes"}, None)}
+    cases = {
+        "grey": (np.ones((5, 6, 1), np.uint8), {}, "1 bands"),
+        "deep": (np.ones((5, 6, 3), np.uint16), {}, "uint16"),
+        "alpha": (np.ones((5, 6, 4), np.uint8), {"photometric": "RGB", "alpha": "yes"}, None),
+    }
     for name, (pixels, profile, expected) in cases.items():
         write_raster(tmp_path / f"{name}.tif", pixels, **profile)
         with open_raster(tmp_path / f"{name}.tif") as raster:

@@ -57,7 +57,9 @@ def test_a_run_writes_what_it_promises_and_ends_with_model_json(prepared, settin
     assert about["seed"] == 1 and set(about["tiles"]) == {"2_11", "3_10", "2_10"} and about["versions"]["keras"]
     with open(run / "schedule.csv", newline="") as file:
         schedule = list(csv.DictReader(file))
-    assert float(schedule[0]["learning_rate"]) == pytest.approx(0.05 / 25) and float(schedule[0]["momentum"]) == pytest.approx(0.95)
+    assert float(schedule[0]["learning_rate"]) == pytest.approx(0.05 / 25) and float(
+        schedule[0]["momentum"]
+    ) == pytest.approx(0.95)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch, capsys):
@@ -81,14 +83,21 @@ def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch,
     expected, found = final_weights(whole), final_weights(parts)
     assert all(np.array_equal(expected[name], found[name]) for name in expected) and len(expected) == len(found)
     scores = ["epoch", "learning_rate", "momentum", "loss", "mean_iou", "val_loss", "val_mean_iou"]
-    assert [[row[s] for s in scores] for row in read_history(whole)] == [[row[s] for s in scores] for row in read_history(parts)]
+    assert [[row[s] for s in scores] for row in read_history(whole)] == [
+        [row[s] for s in scores] for row in read_history(parts)
+    ]
 
 
 def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings):
     settings["train"]["epochs"] = 200
     save_settings(prepared, settings)
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"], cwd=prepared,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"],
+        cwd=prepared,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     run, deadline = prepared / "runs/tiny", time.monotonic() + 120
     while not list(run.glob("checkpoints/epoch_00003.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -101,8 +110,13 @@ def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings)
 def test_sigterm_stops_with_143_and_says_how_to_go_on(prepared, settings):
     settings["train"]["epochs"] = 200
     save_settings(prepared, settings)
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"], cwd=prepared,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"],
+        cwd=prepared,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 120
     while not list(prepared.glob("runs/tiny/checkpoints/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -116,7 +130,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, c
     train.main(settings, run)
     newest = run / "checkpoints/epoch_00002.npz"
     content = bytearray(newest.read_bytes())
-    content[len(content) // 2: len(content) // 2 + 600] = bytes(600)
+    content[len(content) // 2 : len(content) // 2 + 600] = bytes(600)
     newest.write_bytes(content)
     path, _, state = load_checkpoint(run / "checkpoints")
     assert path.name == "epoch_00001.npz" and state["epoch"] == 1 and "damaged" in capsys.readouterr().out
@@ -185,6 +199,7 @@ def test_auto_without_the_finders_result_says_what_to_run(prepared, settings):
 
 # -- the finder
 
+
 def test_smoothing_is_unbiased_from_the_first_value():
     np.testing.assert_allclose(lr_find.smooth([2.0, 2.0, 2.0]), 2.0)
     np.testing.assert_allclose(lr_find.smooth([1.0, 3.0], factor=0.5), [1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
@@ -192,7 +207,9 @@ def test_smoothing_is_unbiased_from_the_first_value():
 
 def test_suggestions_on_a_curve_known_by_hand():
     rates = np.logspace(-4, 1, 101)
-    loss = 2 - np.tanh(3 * (np.log10(rates) + 2)) + 4 * np.maximum(np.log10(rates) - 0, 0)  # steepest at 1e-2, lowest at 1
+    loss = (
+        2 - np.tanh(3 * (np.log10(rates) + 2)) + 4 * np.maximum(np.log10(rates) - 0, 0)
+    )  # steepest at 1e-2, lowest at 1
     steepest, tenth = lr_find.suggest(rates, loss)
     assert steepest == pytest.approx(1e-2, rel=0.15) and tenth == pytest.approx(0.1, rel=0.01)
 

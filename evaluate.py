@@ -15,7 +15,7 @@ import numpy as np
 from files import Problem, only_one, replacing
 from params import command
 from scores import accuracy, class_scores, confusion_matrix, divide, mean_of
-from tiles import IGNORE, open_prepared, open_raster
+from tiles import IGNORE, open_prepared, open_raster, reading
 
 
 def erode(labels, radius):
@@ -60,7 +60,8 @@ def read_map(path, shape):
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
             raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected one "
                           f"of uint8, {tuple(shape)}; run predict.py again", code=3)
-        return source.read(1), source.tags()
+        with reading(path):
+            return source.read(1), source.tags()
 
 
 def evaluate_tile(tile, settings, run):
@@ -106,7 +107,8 @@ def print_scores(metrics, classes):
     rows = [(name, *(scores["classes"][name][s] for scores in both for s in ("iou", "f1"))) for name in classes]
     rows.append(("mean", *(scores[s] for scores in both for s in means)))
     if metrics["protocol"]["leave_out"]:
-        rows.append(("mean, left out", *(scores["left_out"][s] for scores in both for s in means)))
+        without = f"without {', '.join(metrics['protocol']['leave_out'])}"
+        rows.append((without, *(scores["left_out"][s] for scores in both for s in means)))
     for name, *values in rows:
         print(f"{name:>16}{show(values[0]):>10}{show(values[1]):>8}{show(values[2]):>13}{show(values[3]):>8}")
     print(f"{'accuracy':>16}{show(metrics['full']['accuracy']):>10}{'':8}{show(metrics['eroded']['accuracy']):>13}")
@@ -115,7 +117,7 @@ def print_scores(metrics, classes):
 def main(settings, run):
     classes, leave_out = list(settings["data"]["classes"]), settings["evaluate"]["leave_out"]
     try:
-        facts = json.loads((run / "model.json").read_text())
+        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise Problem(f"model {run / 'model.json'}: missing or damaged, expected a finished training; run train.py",
                       code=3) from None
@@ -138,7 +140,7 @@ def main(settings, run):
             csv.writer(file).writerows([["label \\ predicted", *classes],
                                         *([name, *row] for name, row in zip(classes, total["full"].tolist()))])
         with replacing(run / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+            temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     print_scores(metrics, classes)
     print(f"{metrics['protocol']['text']}\n{run / 'metrics.json'}")
 

@@ -39,7 +39,8 @@ def replacing(path):
 
 @contextlib.contextmanager
 def only_one(folder):
-    """Holds `folder` for this process; a second process gets exit code 75 at once. A crash releases it."""
+    """Holds `folder` for this process; a second process gets exit code 75 at once. A crash releases it, and the next
+    holder clears away the temporary files that it left."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -48,6 +49,9 @@ def only_one(folder):
         except BlockingIOError:
             raise Problem(f"busy folder {folder}: another process is writing there; wait for it or stop it",
                           code=75) from None
+        for left in folder.rglob(".*.tmp[0-9]*"):
+            if left.parent.name != ".make":  # written without the lock
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -73,6 +77,9 @@ def quiet_stderr():
             tensorflow = sys.modules.get("tensorflow")
             if tensorflow is not None:
                 tensorflow.config.list_physical_devices()  # the drivers' messages come with the first look
+        except KeyboardInterrupt:
+            os.write(kept, b"error: interrupted while starting; the same command starts again\n")
+            sys.exit(130)
         except BaseException:
             held.seek(0)
             os.write(kept, held.read())

@@ -19,7 +19,7 @@ from files import Problem, only_one, replacing
 from model import Exponential
 from params import command, progress
 from pipeline import batches, open_tiles, training_plan
-from training import Trainer
+from training import Trainer, fingerprint, identity
 
 SMOOTHING = 0.95  # of the running mean, corrected for its start
 DIVERGED = 4  # times the lowest smoothed loss
@@ -91,8 +91,23 @@ def draw(path, rates, losses, smoothed, steepest, tenth):
     plt.close(figure)
 
 
+def stands(run, made_from):
+    """True where the same test was made already; then the time of its result is renewed, for make."""
+    try:
+        same = json.loads((run / "lr_find.json").read_text())["made_from"] == made_from
+    except (OSError, ValueError, KeyError):
+        return False
+    if same:
+        (run / "lr_find.json").touch()
+    return same
+
+
 def main(settings, run):
     with only_one(run):
+        made_from = fingerprint({**identity(settings), "lr_find": settings["lr_find"]}, "lr_find.py")
+        if stands(run, made_from):
+            print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
+            return
         rates, losses = range_test(settings)
         if len(rates) < 10:
             raise Problem(f"lr_find: the loss was not finite after {len(rates)} updates, expected at least 10; "
@@ -100,14 +115,14 @@ def main(settings, run):
         smoothed = smooth(losses)
         steepest, tenth = suggest(rates, smoothed)
         draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
-        with replacing(run / "lr_find.json") as temporary:
-            temporary.write_text(json.dumps({
-                "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
-                "steepest_descent": steepest}, indent=1) + "\n")
         with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["learning_rate", "loss", "smoothed"])
             writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
+        with replacing(run / "lr_find.json") as temporary:  # last: it says that all is there
+            temporary.write_text(json.dumps({
+                "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+                "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
     print(f"suggested max_lr {tenth:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
 
 

@@ -2,6 +2,7 @@
 
     python params.py --params demo.yaml          prints the settings as resolved
     python params.py --params demo.yaml --make   writes runs/demo/.make/: settings.mk and one stamp per section
+    python params.py --tile=2_13                 fails where no such tile or raster is there
 
 A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed. The file is read
 as YAML 1.2 core, so that 1e-3 is a number and 2_10 a name (https://yaml.org/spec/1.2.2/#103-core-schema); PyYAML
@@ -13,6 +14,7 @@ import difflib
 import errno
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -242,26 +244,66 @@ def read_settings(path):
     return settings
 
 
-# -- for make and for the scripts -------------------------------------------------------------------------------------
+# -- what the settings name --------------------------------------------------------------------------------------------
 
 def run_folder(path):
     """runs/<name of the settings file without suffix>."""
     return Path("runs") / Path(path).stem
 
 
+def places_of(raw, pattern, tile):
+    """Where a tile's raw file may lie: as the pattern says, in a doubled folder, or at the root of `raw`.
+
+    The official image archives unzip into a folder within a folder of the same name, the label archives into none.
+    """
+    path = Path(pattern.replace("{tile}", tile))
+    doubled = path.parent / path.parent.name / path.name
+    return [Path(raw) / place for place in dict.fromkeys((path, doubled, Path(path.name)))]
+
+
+def find_raw(raw, pattern, tile):
+    """Every place where a tile's raw file lies."""
+    return [place for place in places_of(raw, pattern, tile) if place.is_file()]
+
+
+def find_raster(tile, settings):
+    """(name, path) of the image of a tile by name, or of a raster by path; Problem (exit 3) where it is neither."""
+    data = settings["data"]
+    names = [name for role in settings["split"].values() for name in role]
+    if TILE[1](tile):
+        places = find_raw(data["raw"], data["image"], tile)
+        if places:
+            return tile, places[0]
+    path = Path(tile)
+    if path.is_file():
+        own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
+        if path.stem in names and path.resolve() not in own:
+            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so "
+                          "that the maps are not confused; rename the file", code=3)
+        return path.stem, path
+    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
+                  f"as {names[-1]}) or the path of a GeoTIFF", code=3)
+
+
+# -- for make and for the scripts -------------------------------------------------------------------------------------
+
 def write_stamps(settings, run):
     """Writes run/.make/<section> where its content changed, and run/.make/settings.mk always."""
     folder = run / ".make"
-    raw = settings["data"]["raw"]
-    patterns = f"{raw}/*.tif {raw}/*/*.tif {raw}/*/*/*.tif" if re.match(r"^[\w./+-]+$", raw) else ""
+    data = settings["data"]
+    tiles = [tile for role in settings["split"].values() for tile in role]
+    patterns = [data[key] for key in ("image", "label", "eroded_label") if data[key]]
+    raw = [path.with_suffix(suffix) for tile in tiles for pattern in patterns
+           for path in places_of(data["raw"], pattern, tile) for suffix in (path.suffix, ".tfw")]
+    raw = [name for name in map(str, raw) if re.match(r"^[\w./+-]+$", name, re.ASCII)]  # what make can hold
     makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}",
-                f"RAW_FILES := $(wildcard {patterns})"]
+                f"RAW_FILES := $(wildcard {' '.join(raw)})"]
     contents = {section: json.dumps(settings[section], indent=1) + "\n" for section in SECTIONS}
     for name, content in {**contents, "settings.mk": "\n".join(makefile) + "\n"}.items():
         path = folder / name
-        if name == "settings.mk" or not path.exists() or path.read_text() != content:
+        if name == "settings.mk" or not path.exists() or path.read_text(encoding="utf-8") != content:
             with replacing(path) as temporary:
-                temporary.write_text(content)
+                temporary.write_text(content, encoding="utf-8")
 
 
 _shown_at = 0.0
@@ -299,6 +341,9 @@ def command(main, doc, **options):
         code, lines = problem.code, problem.lines
     except KeyboardInterrupt as stop:
         code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is finished",)
+    except BrokenPipeError:  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno is None:
             raise
@@ -312,12 +357,15 @@ def command(main, doc, **options):
     sys.exit(code)
 
 
-def main(settings, run, make):
+def main(settings, run, make, tile):
     if make:
         write_stamps(settings, run)
+    elif tile is not None:
+        find_raster(tile, settings)
     else:
         print(yaml.safe_dump(settings, sort_keys=False), end="")
 
 
 if __name__ == "__main__":
-    command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes")
+    command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes",
+            tile="NAME or path of a raster to look for: a refusal where there is none")

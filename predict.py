@@ -10,8 +10,8 @@ already, from the same model, settings and raster, is left alone. Memory depends
 not on its height.
 """
 import json
+import math
 import time
-from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -21,9 +21,21 @@ from rasterio.errors import RasterioError
 from skimage.io import imsave
 
 from files import Problem, only_one, quiet_stderr, replacing, sha256
-from params import TILE, command, progress, shown
+from params import command, find_raster, progress
 from pipeline import cut
-from tiles import IGNORE, check_bands, find_raw, georeference, open_raster, palette, read_rows, starts, unview, view
+from tiles import (
+    IGNORE,
+    check_bands,
+    georeference,
+    open_raster,
+    palette,
+    read_rows,
+    reading,
+    starts,
+    unview,
+    view,
+    without_place_allowed,
+)
 
 with quiet_stderr():
     import keras
@@ -103,7 +115,7 @@ def write_sidecars(path, classes):
 
 def write_preview(path, map_path, classes):
     """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
-    with rasterio.open(map_path, driver="GTiff") as source:
+    with open_raster(map_path) as source:
         scale = max(1, max(source.shape) / PREVIEW)
         shape = tuple(max(1, round(n / scale)) for n in source.shape)
         small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
@@ -113,21 +125,27 @@ def write_preview(path, map_path, classes):
 
 def write_map(path, raster, rows, classes, place, tags):
     """Writes a class map from `rows`, (first row, predicted) pairs from the top down; pixels that are nodata in the
-    open input `raster` become nodata."""
+    open input `raster` become nodata. Problem (exit 4) where the disk does not take it."""
     options = dict(driver="GTiff", height=raster.height, width=raster.width, count=1, dtype="uint8", nodata=IGNORE,
                    tiled=True, blockxsize=256, blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
                    transform=place["transform"] and rasterio.Affine(*place["transform"]))
     colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
-    with replacing(path) as temporary, rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE"):
-        with rasterio.open(temporary, "w", **options) as target:
-            target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
-            target.update_tags(**tags)
-            for row, predicted in rows:
-                place_of_rows = ((row, row + len(predicted)), (0, raster.width))
-                predicted[raster.dataset_mask(window=place_of_rows) == 0] = IGNORE
-                target.write(predicted, 1, window=place_of_rows)
-        with rasterio.open(temporary, "r+", driver="GTiff") as target:
-            target.build_overviews([2**i for i in range(1, 12) if max(target.shape) >> i >= 256], Resampling.mode)
+    gdal = rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE")
+    with replacing(path) as temporary, gdal, without_place_allowed():
+        try:
+            with rasterio.open(temporary, "w", **options) as target:
+                target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
+                target.update_tags(**tags)
+                for row, predicted in rows:
+                    window = ((row, row + len(predicted)), (0, raster.width))
+                    with reading(raster.name):
+                        predicted[raster.dataset_mask(window=window) == 0] = IGNORE
+                    target.write(predicted, 1, window=window)
+            with rasterio.open(temporary, "r+", driver="GTiff") as target:
+                target.build_overviews([2**i for i in range(1, 12) if max(target.shape) >> i >= 256], Resampling.mode)
+        except RasterioError as error:
+            raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
+                          "free some space and run the same command again", code=4) from None
         for old in sidecars(path):  # they describe the map that is about to be replaced
             old.unlink(missing_ok=True)
     write_sidecars(path, classes)
@@ -138,37 +156,18 @@ def stands(path, tags):
     if not all(part.exists() for part in (path, *sidecars(path))):
         return False
     try:
-        with rasterio.open(path, driver="GTiff") as source:
+        with open_raster(path) as source:
             return all(source.tags().get(key) == value for key, value in tags.items())
-    except RasterioError:
+    except Problem:
         return False
 
 
-# -- which raster, which model ----------------------------------------------------------------------------------------
-
-def find_raster(tile, settings):
-    """(name of the map, path) of a tile by name or a raster by path; Problem (exit 3) where it is neither."""
-    data = settings["data"]
-    names = [name for role in settings["split"].values() for name in role]
-    if TILE[1](tile):
-        places = find_raw(data["raw"], data["image"], tile)
-        if places:
-            return tile, places[0]
-    path = Path(tile)
-    if path.is_file():
-        own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
-        if path.stem in names and path.resolve() not in own:
-            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so "
-                          "that the maps are not confused; rename the file", code=3)
-        return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
-                  f"as {names[-1]}) or the path of a GeoTIFF", code=3)
-
+# -- one raster, one model ---------------------------------------------------------------------------------------------
 
 def load_model(run):
     """(network, model.json) of a finished run; Problem (exit 3) where there is none."""
     try:
-        facts = json.loads((run / "model.json").read_text())
+        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
         if sha256(run / "model.keras") != facts["sha256"]:
             raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
                           "run; run train.py again", code=3)
@@ -181,34 +180,38 @@ def load_model(run):
                       "model.json as train.py writes them; run it again", code=3) from None
 
 
-def predict_raster(name, path, network, facts, settings, run):
+def predict_raster(name, path, predict, facts, settings, run):
     """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there."""
     options = settings["predict"]
     target = run / "predictions" / f"{name}.tif"
-    tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "SOURCE": sha256(path)}
-    if stands(target, tags):
-        print(f"{name:>12}  stands already  {target}", flush=True)
-        return
     with open_raster(path) as raster:
-        wrong = check_bands(raster, facts["bands"])
+        wrong = check_bands(raster, facts["bands"], f"the network's bands: {facts['bands']}")
         if wrong:
             raise Problem(f"raster {path}: {wrong}", code=3)
         place = georeference(raster, settings["data"]["assume_crs"])
-        pixel, trained = abs(raster.transform.a), facts["ground_sample_distance"]
-        if place["transform"] and trained and not 0.8 < pixel / trained < 1.25:
+        tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "SOURCE": sha256(path),
+                "PLACE": json.dumps(place)}
+        if stands(target, tags):
+            print(f"{name:>12}  stands already  {target}", flush=True)
+            return
+        if target.exists():
+            print(f"{name:>12}  replaces the map of another raster, model or setting", flush=True)
+        pixel, trained = math.hypot(raster.transform.a, raster.transform.d), facts["ground_sample_distance"]
+        in_metres = place["transform"] and not (raster.crs and raster.crs.is_geographic)
+        if in_metres and trained and not 0.8 < pixel / trained < 1.25:
             print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good "
                   "results", flush=True)
         started, shape = time.monotonic(), (raster.height, raster.width)
 
+        def read(start, stop):
+            return read_rows(raster, facts["bands"], start, stop)
+
         def rows():
-            for row, predicted in predict_rows(
-                    lambda patches: network_call(tf.convert_to_tensor(patches)),
-                    lambda start, stop: read_rows(raster, facts["bands"], start, stop), shape, len(facts["classes"]),
-                    multiple=2 ** facts["depth"], **options):
+            for row, predicted in predict_rows(predict, read, shape, len(facts["classes"]),
+                                               multiple=2 ** facts["depth"], **options):
                 yield row, predicted
                 progress(f"{name:>12}  {100 * (row + len(predicted)) // shape[0]:3d} %")
 
-        network_call = tf.function(lambda patches: network(patches, training=False), reduce_retracing=True)
         write_map(target, raster, rows(), facts["classes"], place, tags)
     seconds = time.monotonic() - started
     progress(f"{name:>12}  {shape[0]} x {shape[1]} px, {len(options['views'])} views: {seconds:.0f} s, "
@@ -219,9 +222,11 @@ def main(settings, run, tile):
     names = settings["split"]["test"] if tile is None else [tile]
     rasters = [find_raster(name, settings) for name in names]
     network, facts = load_model(run)
+    any_size = [tf.TensorSpec((None, None, None, len(facts["bands"])), tf.uint8)]
+    predict = tf.function(lambda patches: network(patches, training=False), input_signature=any_size)
     with only_one(run):
         for name, path in rasters:
-            predict_raster(name, path, network, facts, settings, run)
+            predict_raster(name, path, predict, facts, settings, run)
 
 
 if __name__ == "__main__":

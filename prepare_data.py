@@ -15,14 +15,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from files import Problem, only_one, replacing, sha256
-from params import command
+from params import command, find_raw, shown
 from tiles import (
     BAND_ROWS,
     ColourDecoder,
     check_bands,
-    find_raw,
     georeference,
     made_with,
     open_raster,
@@ -52,7 +53,8 @@ def check_headers(tile, files, bands):
     for kind, path in files.items():
         try:
             with open_raster(path) as raster:
-                wrong = check_bands(raster, bands if kind == "image" else [1, 2, 3])
+                wrong = (check_bands(raster, bands, f"data.bands: {bands}") if kind == "image"
+                         else check_bands(raster, [1, 2, 3], "labels are painted in red, green and blue"))
                 if wrong:
                     problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
                 if kind == "image":
@@ -128,11 +130,14 @@ def prepare_tile(tile, files, hashes, shape, data, decoder):
     return row
 
 
-def is_prepared(row, hashes, data):
-    """True where a manifest row stands for these raw bytes and settings and its files are whole."""
+def is_prepared(row, hashes, image, data):
+    """True where a manifest row stands for these raw bytes, this georeference and settings and its files are whole."""
     folder = Path(data["prepared"])
-    return (row is not None and row["made_with"] == made_with(data)
-            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes
+    if row is None or row["made_with"] != made_with(data):
+        return False
+    with open_raster(image) as raster:
+        place = georeference(raster, data["assume_crs"])
+    return (place == row["georeference"] and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes
             and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
                     for file in row["files"].values()))
 
@@ -151,7 +156,7 @@ def check_tiles(tiles, data, manifest, decoder):
     todo = {}
     for tile, (files, shape) in found.items():
         hashes = {kind: sha256(path) for kind, path in files.items()}
-        if is_prepared(manifest["tiles"].get(tile), hashes, data):
+        if is_prepared(manifest["tiles"].get(tile), hashes, files["image"], data):
             continue
         todo[tile] = files, hashes, shape
         print(f"{tile:>12}  checking {shape[0]} x {shape[1]} px", flush=True)
@@ -161,8 +166,27 @@ def check_tiles(tiles, data, manifest, decoder):
     return todo
 
 
+def check_crs(name):
+    """Problem (exit 2) where data.assume_crs is no coordinate system."""
+    try:
+        CRS.from_user_input(name)
+    except CRSError as error:
+        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
+                      f"({' '.join(str(error).split())})", code=2) from None
+
+
+def check_roles(split, manifest):
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
+    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
+             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
+    if empty:
+        raise Problem(*empty, code=3)
+
+
 def main(settings, run):
     data = settings["data"]
+    if data["assume_crs"] is not None:
+        check_crs(data["assume_crs"])
     folder = Path(data["prepared"])
     tiles = [tile for role in settings["split"].values() for tile in role]
     decoder = ColourDecoder(data["classes"], data["ignore_colours"], data["tolerance"])
@@ -181,11 +205,12 @@ def main(settings, run):
             row = prepare_tile(tile, files, hashes, shape, data, decoder)
             manifest["tiles"][tile] = row
             with replacing(folder / "manifest.json") as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+                temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             pixels, total = row["pixels"]["labels"], shape[0] * shape[1]
             print(f"{tile:>12}  prepared; labels repaired {100 * pixels['repaired'] / total:.2f} %, "
                   f"ignored {100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %",
                   flush=True)
+        check_roles(settings["split"], manifest)
     print(f"{len(tiles) - len(todo)} tiles were prepared already, {len(todo)} are new: {folder}{os.sep}manifest.json")
 
 

@@ -39,7 +39,7 @@ def unreadable(path):
 
 def read_json(path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise unreadable(path) from None
 
@@ -120,10 +120,12 @@ def draw_classes(path, metrics, classes):
     place = np.arange(len(classes))
     for axes, score, title in zip(panels, ("iou", "f1"), ("IoU", "F1")):
         for kind, offset, style in (("full", -0.19, {}), ("eroded", 0.19, {"hatch": "////", "alpha": 0.75})):
-            values = [metrics[kind]["classes"][name][score] or 0 for name in classes]
+            values = np.array([metrics[kind]["classes"][name][score] for name in classes], float)  # None becomes NaN
             axes.barh(place + offset, values, 0.36, color=list(classes.values()), edgecolor="0.35", lw=0.6, **style)
             for y, value in zip(place + offset, values):
-                axes.text(value + 0.01, y, f"{value:.3f}", va="center", fontsize=6.5)
+                known = np.isfinite(value)
+                axes.text((value if known else 0) + 0.01, y, f"{value:.3f}" if known else "-", va="center",
+                          fontsize=6.5)
         axes.set(xlim=(0, 1.12), title=title, yticks=place, yticklabels=list(classes))
         axes.grid(axis="y", visible=False)
     panels[0].invert_yaxis()
@@ -158,12 +160,16 @@ def draw_tile(path, tile, pictures, classes, score):
     figure, panels = plt.subplots(2, 2, figsize=(7.4, 7.4 * height / width + 0.75))
     for axes, (name, picture) in zip(panels.flat, pictures.items()):
         axes.imshow(picture, interpolation="antialiased")
-        axes.set_title(f"{name} ({tile})" if name == "image" else name if name != "prediction" else
-                       f"prediction: mean IoU {score['mean_iou']:.3f}, accuracy {score['accuracy']:.3f}")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+        axes.set(xticks=[], yticks=[], title=name)
+        axes.spines[:].set(visible=True, linewidth=0.5, color="0.5")
+    panels[0, 0].set_title(f"image ({tile})")
+    panels[1, 0].set_title(f"prediction: mean IoU {percent(score['mean_iou'])} %, accuracy "
+                           f"{percent(score['accuracy'])} %")
+    legend = {**classes, "error": "#e6007e"}
+    if (pictures["errors"] == 0).all(-1).any():
+        legend["not scored"] = "#000000"
     handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name)
-               for name, colour in {**classes, "error": "#e6007e"}.items()]
+               for name, colour in legend.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     save(figure, path)
 

@@ -12,18 +12,17 @@ crowns, each after the shadow it throws on what is lower. Mean colour does not t
 roads share greys, crowns and lawns share greens; texture, shape and shadow do.
 """
 import argparse
-import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from skimage.draw import polygon
 from skimage.filters import gaussian
 from skimage.transform import resize
 
 from files import replacing
+from tiles import without_place_allowed
 
 IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
@@ -294,8 +293,7 @@ def write_tile(folder, tile, shape, seed):
               folder / "5_Labels_all" / f"top_potsdam_{tile}_label.tif": (colours[labels], {})}
     for path, (raster, georeference) in pixels.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with replacing(path) as temporary, without_place_allowed():
             with rasterio.open(temporary, "w", driver="GTiff", height=shape[0], width=shape[1], count=3, dtype="uint8",
                                photometric="RGB", **georeference) as target:
                 target.write(np.moveaxis(raster, -1, 0))

@@ -49,6 +49,24 @@ def unview(array, number):
 # -- rasters ----------------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
+def without_place_allowed():
+    """Silences rasterio's warning about rasters without georeference: here they are a case, not a surprise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
+    try:
+        yield
+    except RasterioError as error:
+        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable GeoTIFF; fetch it "
+                      "again", code=3) from None
+
+
+@contextlib.contextmanager
 def open_raster(path):
     """Opens a GeoTIFF for reading (rasterio dataset). Problem (exit 3) where it is missing or not a plain GeoTIFF.
 
@@ -57,32 +75,30 @@ def open_raster(path):
     path = os.path.abspath(path)
     if not os.path.isfile(path):
         raise Problem(f"raster {path}: no such file, expected a GeoTIFF", code=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path, driver="GTiff") as raster:
-                yield raster
-        except RasterioError as error:
-            raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable GeoTIFF; "
-                          "fetch it again", code=3) from None
+    with without_place_allowed(), reading(path):
+        raster = rasterio.open(path, driver="GTiff")
+    with raster:
+        yield raster
 
 
-def check_bands(raster, bands):
-    """What keeps these bands of an open raster from being used as an image, as one line; None where nothing does."""
+def check_bands(raster, bands, named):
+    """What keeps these bands of an open raster from being used, as one line; None where nothing does. `named` says
+    where the bands come from."""
     if max(bands) > raster.count:
-        return f"{raster.count} bands, expected at least {max(bands)} (data.bands: {bands})"
+        return f"{raster.count} bands, expected at least {max(bands)} ({named})"
     if any(raster.dtypes[band - 1] != "uint8" for band in bands):
         return f"{raster.dtypes[0]} pixels, expected uint8; convert it to 8 bit first"
     if rasterio.enums.ColorInterp.palette in raster.colorinterp:
         return "a palette image, expected bands of brightness; convert it to RGB first (gdal_translate -expand rgb)"
     if any(raster.colorinterp[band - 1] == rasterio.enums.ColorInterp.alpha for band in bands):
-        return f"an alpha band among data.bands {bands}, expected bands of brightness; leave that number out"
+        return f"an alpha band among {bands} ({named}), expected bands of brightness; leave that number out"
     return None
 
 
 def read_rows(raster, bands, start, stop):
     """Pixels of rows start..stop as uint8 [rows, W, B]."""
-    pixels = raster.read(bands, window=((start, stop), (0, raster.width)))
+    with reading(raster.name):
+        pixels = raster.read(bands, window=((start, stop), (0, raster.width)))
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
 
 
@@ -116,7 +132,8 @@ class ColourDecoder:
 
     Every colour is looked at once, when it is first met; a pixel then costs one table look-up. `classes` maps names
     to "#rrggbb", class index in that order; `ignore_colours` become IGNORE; so does a colour that differs from
-    every palette colour by more than `tolerance` (0..255) in some channel: it is counted as unknown.
+    every palette colour by more than `tolerance` (0..255) in some channel: it is counted as unknown. Of several
+    colours within the tolerance the nearest by Euclidean distance is taken.
     """
 
     KINDS = ("exact", "repaired", "ignored", "unknown")
@@ -134,10 +151,10 @@ class ColourDecoder:
         new = np.flatnonzero(met & (self.kinds == 255))
         for part in np.array_split(new, max(1, len(new) // 2**18)):
             rgb = np.stack([part >> 16, part >> 8 & 255, part & 255], -1).astype(np.int32)
-            distance = ((rgb[:, None] - self.colours) ** 2).sum(-1)
-            nearest = distance.argmin(-1)
-            off = np.abs(rgb - self.colours[nearest]).max(-1)
-            known = off <= self.tolerance
+            difference = rgb[:, None] - self.colours
+            within = np.abs(difference).max(-1) <= self.tolerance
+            nearest = np.where(within, (difference ** 2).sum(-1), 2**20).argmin(-1)
+            known, off = within.any(-1), np.abs(rgb - self.colours[nearest]).max(-1)
             self.labels[part] = np.where(known, self.index[nearest], IGNORE)
             self.kinds[part] = np.where(~known, 3, np.where(self.index[nearest] == IGNORE, 2, (off > 0).astype(int)))
 
@@ -155,29 +172,20 @@ class ColourDecoder:
                 {f"#{code:06x}": int(count) for code, count in zip(unknown, counts)})
 
 
-# -- raw and prepared tiles -------------------------------------------------------------------------------------------
-
-def find_raw(raw, pattern, tile):
-    """Every place where a tile's raw file lies: as the pattern says, in a doubled folder, or at the root of `raw`.
-
-    The official image archives unzip into a folder within a folder of the same name, the label archives into none.
-    """
-    path = Path(pattern.replace("{tile}", tile))
-    places = [path, path.parent / path.parent.name / path.name, Path(path.name)]
-    return [Path(raw) / place for place in dict.fromkeys(places) if (Path(raw) / place).is_file()]
-
+# -- prepared tiles ---------------------------------------------------------------------------------------------------
 
 def read_manifest(prepared):
     """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet."""
     path = Path(prepared) / "manifest.json"
+    needed = {"shape", "made_with", "raw", "files", "pixels", "georeference", "classes"}
     try:
         manifest = json.loads(path.read_bytes())
-        if not isinstance(manifest["tiles"], dict):
-            raise TypeError
+        if not all(needed <= row.keys() for row in manifest["tiles"].values()):
+            raise KeyError
         return manifest
     except FileNotFoundError:
         return {"tiles": {}}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Problem(f"manifest {path}: damaged, expected JSON with tiles; remove it and run prepare_data.py again",
                       code=3) from None
 

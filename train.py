@@ -5,7 +5,8 @@
 Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes under
 runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last two epochs),
 model.keras whenever validation improves, and at the very end model.json, which says that the run is finished.
-Stopped at any moment, the same command goes on after the last whole epoch; run again when finished, it starts anew.
+Stopped at any moment, the same command goes on after the last whole epoch. A finished run is left alone as long as
+settings, tiles and code are the same, and else made anew.
 """
 import csv
 import datetime
@@ -28,16 +29,15 @@ from params import command, progress
 from pipeline import batches, open_tiles, patches_per_epoch, training_plan, validation_plan
 from scores import accuracy, mean_iou
 from tiles import read_manifest
-from training import Trainer, load_checkpoint, restore, save_checkpoint
+from training import Trainer, fingerprint, identity, load_checkpoint, restore, save_checkpoint
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second"]
-SECTIONS = ["seed", "data", "split", "input", "augment", "model", "train"]  # what a checkpoint must agree with
 
 
 def write_text(path, text):
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_rows(path, columns, rows):
@@ -73,22 +73,33 @@ def write_schedule(run, rate, momentum, steps):
                [{"step": s, "learning_rate": float(rate(s)), "momentum": float(momentum(s))} for s in shown])
 
 
-def describe_run(settings, run):
-    """run.json: what this run was made from, and on."""
-    def git(*words):
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def git(*words):
+    """What git answers in the project's folder; None where it has no answer or there is no git."""
+    try:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_run(settings):
+    """run.json: what this run was made from, and on."""
     import tensorflow as tf
     gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")]
+    changes = git("status", "--porcelain")
     return {"command": " ".join(map(str, [Path(sys.argv[0]).name, *sys.argv[1:]])), "seed": settings["seed"],
-            "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")), "settings": settings,
-            "tiles": identity(settings)["tiles"],
+            "commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes),
+            "settings": settings, "tiles": identity(settings)["tiles"],
             "versions": {"python": platform.python_version(),
-                         **{p: version(p) for p in ("tensorflow", "keras", "numpy", "rasterio")}},
+                         **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
             "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
                         "gpus": gpus},
-            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+            "started": now()}
 
 
 def differences(before, now, path=""):
@@ -99,18 +110,23 @@ def differences(before, now, path=""):
     return [] if before == now else [f"{path}: {json.dumps(before)} then, {json.dumps(now)} now"]
 
 
-def identity(settings):
-    """What a checkpoint must agree with: the settings that training reads, and the bytes of the tiles."""
-    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
-    tiles = settings["split"]["train"] + settings["split"]["val"]
-    return {**{section: settings[section] for section in SECTIONS},
-            "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles}}
+def is_finished(run, made_from):
+    """True where the run was finished from the same settings, tiles and code, and its model is whole."""
+    try:
+        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        return facts["made_from"] == made_from and facts["sha256"] == sha256(run / "model.keras")
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def begin(run, made_from):
-    """The state to go on from, (path, arrays, state), or None for a fresh start, for which old results are removed."""
+    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start.
+
+    Where an earlier training in this folder was finished, from other settings, tiles or code, its checkpoints and
+    model.json go: the run is made anew. An unfinished one of other settings or tiles is refused (Problem, exit 2).
+    """
     checkpoints = run / "checkpoints"
-    if (run / "model.json").exists():  # finished: whoever trains again means a new run
+    if (run / "model.json").exists():
         shutil.rmtree(checkpoints, ignore_errors=True)
         (run / "model.json").unlink()
     found = load_checkpoint(checkpoints)
@@ -123,13 +139,13 @@ def begin(run, made_from):
     return found
 
 
-def check_finite(losses, epoch, first_step, rate):
-    """Problem (exit 5) that names the first update whose loss is not finite."""
-    for i, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise Problem(f"training diverged: loss {loss} in epoch {epoch}, step {first_step + i + 1}, learning rate "
-                          f"{float(rate(first_step + i)):.3g}, expected a finite loss; lower train.max_lr. What "
-                          "earlier epochs left is kept", code=5)
+def check_finite(loss, what, epoch, step, rate):
+    """Problem (exit 5) where a loss is not finite; `step` counts from 0 over the whole run."""
+    if not math.isfinite(loss):
+        raise Problem(f"training diverged: {what} {loss} in epoch {epoch}, step {step + 1}, learning rate "
+                      f"{float(rate(step)):.3g}, expected a finite one; lower train.max_lr"
+                      + (" and remove the folder checkpoints; the best model of the earlier epochs is kept"
+                         if epoch > 1 else ""), code=5)
 
 
 def train_epoch(trainer, dataset, epoch, steps, rate, head):
@@ -138,10 +154,10 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
 
     def collect():
         for loss, counts in waiting:
+            check_finite(float(loss), "loss", epoch, (epoch - 1) * steps + len(losses), rate)
             losses.append(float(loss))
             np.add(confusion, counts.numpy(), out=confusion)
         waiting.clear()
-        check_finite(losses, epoch, (epoch - 1) * steps, rate)
 
     seen = time.monotonic()
     for step, (images, labels) in enumerate(trainer.spread(dataset), 1):
@@ -155,63 +171,82 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
     return float(np.mean(losses)), confusion
 
 
+def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum):
+    """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
+    train, patch, epochs = settings["train"], settings["input"], settings["train"]["epochs"]
+    shapes, val_shapes = ([labels.shape for _, labels in tiles] for tiles in (train_tiles, val_tiles))
+    val_plan = validation_plan(val_shapes, **patch)
+    while state["epoch"] < epochs and not stops_early(state, train):
+        epoch = state["epoch"] + 1
+        plan = training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
+        started, head, last = time.monotonic(), f"epoch {epoch:3d}/{epochs}", epoch * steps - 1
+        try:
+            loss, confusion = train_epoch(trainer, batches(train_tiles, plan, **patch), epoch, steps, rate, head)
+            seconds = time.monotonic() - started
+            val_loss, val_confusion = trainer.validate(batches(val_tiles, val_plan, **patch))
+        except KeyboardInterrupt:
+            print(f"\nstopped in epoch {epoch}; {epoch - 1} epochs are kept", flush=True)
+            raise
+        check_finite(val_loss, "validation loss", epoch, last, rate)
+        score, speed = mean_iou(val_confusion), steps * patch["batch_size"] / seconds
+        state["epoch"] = epoch
+        state["history"].append(dict(zip(COLUMNS, [
+            epoch, float(rate(last)), float(momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
+            val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3)])))
+        if score > state["best"]:
+            state.update(best=score, best_epoch=epoch)
+        save_checkpoint(run / "checkpoints", trainer, state)
+        save_results(run, trainer, state)
+        progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
+                 f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
+                 f"{score:.4f}{' *' if epoch == state['best_epoch'] else '  '} |  {seconds:.0f} s, "
+                 f"{speed:.1f} patches/s", last=True)
+
+
+def save_results(run, trainer, state):
+    """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint."""
+    if state["best_epoch"] == state["epoch"]:
+        with replacing(run / "model.keras") as temporary:
+            trainer.network.save(temporary)
+    write_rows(run / "history.csv", COLUMNS, state["history"])
+
+
 def main(settings, run):
-    train, patch = settings["train"], settings["input"]
-    epochs = train["epochs"]
+    train, patch, split = settings["train"], settings["input"], settings["split"]
     with only_one(run):
-        tiles, val_tiles = (open_tiles(settings["data"], settings["split"][role]) for role in ("train", "val"))
-        shapes, val_shapes = ([labels.shape for _, labels in pairs] for pairs in (tiles, val_tiles))
-        patches = patches_per_epoch(shapes, patch["patch_size"])
-        made_from = identity(settings)
-        found = begin(run, made_from)
+        train_tiles, val_tiles = (open_tiles(settings["data"], split[role]) for role in ("train", "val"))
+        patches = patches_per_epoch([labels.shape for _, labels in train_tiles], patch["patch_size"])
         steps = patches // patch["batch_size"]
         if steps == 0:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
                           "patches of an epoch", code=2)
-        state = found[2] if found else {
-            "epoch": 0, "best": -1.0, "best_epoch": 0, "max_lr": peak_rate(train, run), "history": [],
-            "made_from": made_from}
-        rate, momentum = schedules(train, state["max_lr"], epochs * steps)
+        max_lr = peak_rate(train, run)
+        made_from = {**identity(settings), "max_lr": max_lr}
+        stamp = fingerprint(made_from, "train.py", "scores.py")
+        if is_finished(run, stamp):
+            (run / "model.json").touch()
+            print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
+            return
+        rate, momentum = schedules(train, max_lr, train["epochs"] * steps)
         trainer = Trainer(settings, rate, momentum)
         parameters, operations = count_operations(patch["patch_size"], bands=len(settings["data"]["bands"]),
                                                   classes=trainer.classes, **settings["model"])
+        found = begin(run, made_from)
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
-              f"{steps} updates an epoch; peak learning rate {state['max_lr']:.3g}", flush=True)
+              f"{steps} updates an epoch; peak learning rate {max_lr:.3g}", flush=True)
         if found:
-            restore(trainer, found[0], found[1])
-            print(f"going on after epoch {state['epoch']} of {epochs}", flush=True)
+            path, arrays, state = found
+            restore(trainer, path, arrays)
+            save_results(run, trainer, state)  # it may have been stopped before it could
+            print(f"going on after epoch {state['epoch']} of {train['epochs']}", flush=True)
         else:
+            state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "history": [], "made_from": made_from}
             write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            write_text(run / "run.json", json.dumps(describe_run(settings, run), indent=1) + "\n")
-            write_schedule(run, rate, momentum, epochs * steps)
-        val_plan = validation_plan(val_shapes, **patch)
-        while state["epoch"] < epochs and not stops_early(state, train):
-            epoch = state["epoch"] + 1
-            plan = training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
-            started, head = time.monotonic(), f"epoch {epoch:3d}/{epochs}"
-            try:
-                loss, confusion = train_epoch(trainer, batches(tiles, plan, **patch), epoch, steps, rate, head)
-                seconds = time.monotonic() - started
-                val_loss, val_confusion = trainer.validate(batches(val_tiles, val_plan, **patch))
-            except KeyboardInterrupt:
-                print(f"\nstopped in epoch {epoch}; {epoch - 1} epochs are kept", flush=True)
-                raise
-            score, last, speed = mean_iou(val_confusion), epoch * steps - 1, steps * patch["batch_size"] / seconds
-            state["epoch"] = epoch
-            state["history"].append(dict(zip(COLUMNS, [
-                epoch, float(rate(last)), float(momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
-                val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3)])))
-            better = score > state["best"] or state["best_epoch"] == 0
-            if better:
-                state.update(best=score, best_epoch=epoch)
-                with replacing(run / "model.keras") as temporary:
-                    trainer.network.save(temporary)
-            save_checkpoint(run / "checkpoints", trainer, state)
-            write_rows(run / "history.csv", COLUMNS, state["history"])
-            progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
-                     f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
-                     f"{score:.4f}{' *' if better else '  '} |  {seconds:.0f} s, {speed:.1f} patches/s", last=True)
-        finish(settings, run, state, parameters, operations)
+            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n")
+            write_schedule(run, rate, momentum, train["epochs"] * steps)
+        train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum)
+        finish(settings, run, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr,
+                                      "made_from": stamp})
     print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
 
 
@@ -220,17 +255,21 @@ def stops_early(state, train):
     return 0 < train["early_stopping"] <= state["epoch"] - state["best_epoch"]
 
 
-def finish(settings, run, state, parameters, operations):
-    """Writes model.json, the word that the run is finished."""
+def finish(settings, run, state, facts):
+    """Completes run.json and writes model.json, the word that the run is finished."""
     data = settings["data"]
     transform = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]["transform"]
+    model = sha256(run / "model.keras")
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    about.update(finished=now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
+                 model_sha256=model)
+    write_text(run / "run.json", json.dumps(about, indent=1) + "\n")
     write_text(run / "model.json", json.dumps({
         "classes": data["classes"], "bands": data["bands"],
         "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
-        "parameters": parameters, "gflop_per_patch": operations / 1e9, "patch_size": settings["input"]["patch_size"],
-        "depth": settings["model"]["depth"], "epoch": state["best_epoch"], "val_mean_iou": state["best"],
-        "chosen_by": "highest mean IoU on split.val", "max_lr": state["max_lr"], "sha256": sha256(run / "model.keras")},
-        indent=1) + "\n")
+        "patch_size": settings["input"]["patch_size"], "depth": settings["model"]["depth"],
+        "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
+        **facts, "sha256": model}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The training and validation step, on one device or many, and checkpoints: what the finder and the run share."""
+import hashlib
 import json
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 
-from files import Problem, quiet_stderr, replacing
+from files import Problem, quiet_stderr, replacing, sha256
 from model import build_loss, build_network, build_optimizer, logits_of
+from tiles import made_with, read_manifest
 
 with quiet_stderr():
     import keras
@@ -96,6 +99,25 @@ class Trainer:
             total += float(loss) * counts.sum()
             confusion += counts
         return total / max(confusion.sum(), 1), confusion
+
+
+# -- what a result was made from ------------------------------------------------------------------------------------
+
+def identity(settings):
+    """What a training is made from: the settings that it reads and the bytes of its tiles."""
+    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
+    tiles = settings["split"]["train"] + settings["split"]["val"]
+    return {**{section: settings[section] for section in ("seed", "input", "augment", "model", "train")},
+            "data": made_with(settings["data"]), "split": {role: settings["split"][role] for role in ("train", "val")},
+            "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles
+                      if tile in manifest}}
+
+
+def fingerprint(made_from, *scripts):
+    """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share."""
+    shared = ("training.py", "model.py", "pipeline.py", "tiles.py")
+    code = [sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
+    return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

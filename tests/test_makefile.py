@@ -39,7 +39,7 @@ def project(tmp_path):
 
 
 def make(folder, *arguments, check=True):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k not in ("PARAMS", "TILE")}
     return subprocess.run(
         ["make", f"PY={sys.executable}", *arguments],
         cwd=folder,
@@ -143,3 +143,40 @@ def test_an_old_python_is_one_clear_line(tmp_path):
     (tmp_path / "requirements.txt").touch()
     done = make(tmp_path, "test", "PYTHON=false", "PY=.venv/bin/python", check=False)
     assert "error: false: not Python 3.11 or newer" in done.stderr and not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b.yaml", "x$(shell touch canary).yaml", "x`touch${IFS}canary`.yaml", "x;canary.yaml"]
+)
+def test_a_hostile_or_empty_params_name_is_refused(project, name):
+    done = make(project, "clean", f"PARAMS={name}", check=False)
+    assert done.returncode != 0 and "error: PARAMS: expected the name of one settings file" in done.stderr
+    assert (project / "runs/demo").exists() and not list(project.rglob("*canary*"))
+
+
+def test_a_settings_file_that_is_not_there_is_one_line(project):
+    done = make(project, "report", "PARAMS=nosuch.yaml", check=False)
+    assert "error: settings file nosuch.yaml: no such file" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_files_beside_the_raw_tiles_rerun_nothing_and_break_nothing(project):
+    folder = project / "data/raw/sample/2_Ortho_RGB"
+    folder.mkdir(parents=True)
+    for name in ("my ortho.tif", "a:b.tif", "top_potsdam_9_9_RGB.tif"):
+        (folder / name).touch()
+    assert would_run(project) == []
+
+
+def test_a_replaced_raw_tile_is_noticed(project):
+    folder = project / "data/raw/sample/5_Labels_all"
+    folder.mkdir(parents=True)
+    (folder / "top_potsdam_2_13_label.tif").touch()
+    later = (project / "runs/demo/report.html").stat().st_mtime + 5
+    os.utime(folder / "top_potsdam_2_13_label.tif", (later, later))
+    assert would_run(project) == STEPS
+
+
+def test_a_tile_that_is_not_there_is_refused_before_the_training(tmp_path, project):
+    (project / "runs/demo/model.json").unlink()
+    done = make(project, "predict", "PARAMS=demo.yaml", "TILE=typo", check=False)
+    assert 'error: TILE "typo": no such tile or file' in done.stderr and "train.py" not in done.stdout

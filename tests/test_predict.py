@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import rasterio
-from conftest import COLOURS, ROOT, write_raster
+from conftest import COLOURS, ROOT, save_settings, write_raster
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -172,19 +173,20 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_just_a_name(run, settings, tmp_path, name):
-    shutil.copytree(ROOT, tmp_path / "project", ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "tests"))
-    scripts = tmp_path / "project"
-    (scripts / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[3])\n")  # what make hands over
-    (scripts / ".venv").mkdir()
-    (scripts / ".venv/.installed").touch()
-    (scripts / "runs/params").mkdir(parents=True)
-    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], cwd=scripts, check=True, capture_output=True)
-    done = subprocess.run(
-        ["make", "predict", f"PY={sys.executable}", f"TILE={name}"], cwd=scripts, capture_output=True, text=True
-    )
+def test_a_hostile_name_is_just_a_name(tmp_path, name):
+    """What make hands over, seen by a stand-in for predict.py; params.py has looked for the file before."""
+    project = tmp_path / "project"
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "tests"))
+    (project / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[3])\n")
+    (project / name).touch()
+    (project / ".venv").mkdir()
+    (project / ".venv/.installed").touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k not in ("PARAMS", "TILE")}
+    run = dict(cwd=project, capture_output=True, text=True, env=environment)
+    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], check=True, **run)
+    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **run)
     assert done.returncode == 0, done.stderr
-    assert (scripts / "got").read_text() == f"--tile={name}"
+    assert (project / "got").read_text() == f"--tile={name}"
     assert not list(tmp_path.rglob("canary"))
 
 
@@ -236,3 +238,38 @@ def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypa
     with pytest.raises(RuntimeError):
         predict.main(settings, run, "a.tif")
     assert {p.name: p.read_bytes() for p in (run / "predictions").iterdir()} == before
+
+
+def test_a_disk_that_is_full_is_exit_code_4_and_leaves_nothing(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (600, 700))
+    save_settings(tmp_path, settings)
+    script = f"ulimit -f 20; exec {sys.executable} {ROOT / 'predict.py'} --params tiny.yaml --tile a.tif"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 4 and "error: class map runs/tiny/predictions/a.tif: not written" in done.stderr
+    assert "Traceback" not in done.stderr and not list((run / "predictions").iterdir())
+
+
+def test_two_rasters_of_one_name_do_not_replace_each_other_in_silence(run, settings, tmp_path, capsys):
+    ortho(tmp_path / "a.tif")
+    ortho(tmp_path / "b/a.tif", (30, 40))
+    predict.main(settings, run, "a.tif")
+    predict.main(settings, run, "b/a.tif")
+    assert "replaces the map of another raster" in capsys.readouterr().out
+
+
+def test_a_changed_world_file_is_noticed(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    for west in (1000, 2000):
+        (tmp_path / "a.tfw").write_text(f"0.05\n0\n0\n-0.05\n{west}.025\n1999.975\n")
+        predict.main(settings, run, "a.tif")
+        with rasterio.open(run / "predictions/a.tif") as source:
+            assert source.transform.c == pytest.approx(west) and source.crs == "EPSG:32633"
+
+
+def test_pixels_of_another_size_are_warned_of_whatever_their_direction(run, settings, tmp_path, capsys):
+    ortho(tmp_path / "turned.tif", transform=rasterio.Affine(0, 0.05, 0, 0.05, 0, 0), crs="EPSG:32633")
+    ortho(tmp_path / "coarse.tif", transform=from_origin(0, 0, 0.2, 0.2), crs="EPSG:32633")
+    predict.main(settings, run, "turned.tif")
+    assert "warning" not in capsys.readouterr().out
+    predict.main(settings, run, "coarse.tif")
+    assert "pixels of 0.2, the network was trained on 0.05" in capsys.readouterr().out

@@ -153,3 +153,33 @@ def test_a_disk_that_cannot_be_written_is_exit_code_4(project, settings):
     (project / "prepared").write_text("a file where a folder belongs")
     done = run_script("prepare_data.py", "--params", "tiny.yaml", cwd=project)
     assert done.returncode == 4 and done.stderr.startswith("error: disk at ") and "Traceback" not in done.stderr
+
+
+def test_a_coordinate_system_that_is_none_is_refused_before_anything_runs(project, settings):
+    settings["data"]["assume_crs"] = "UTM33"
+    with pytest.raises(Problem, match="data.assume_crs") as caught:
+        prepare_data.main(settings, project / "runs/tiny")
+    assert caught.value.code == 2 and not (project / "prepared").exists()
+
+
+def test_a_role_without_a_labelled_pixel_is_refused(project, settings):
+    write_raster(project / "raw/5_Labels_all/top_potsdam_2_10_label.tif", np.zeros((*SIZES["2_10"], 3), np.uint8))
+    with pytest.raises(Problem, match="split.val .2_10.: no pixel of any class"):
+        prepare_data.main(settings, project / "runs/tiny")
+
+
+def test_a_label_of_one_band_is_named_as_a_label(project, settings):
+    write_raster(project / "raw/5_Labels_all/top_potsdam_2_10_label.tif", np.zeros(SIZES["2_10"], np.uint8))
+    (told,) = refused(settings, project)
+    assert "1 bands, expected at least 3 (labels are painted in red, green and blue)" in told
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"tiles": 3}', '{"tiles": {"2_10": {}}}', '{"tiles": {"2_10": 5}}']
+)
+def test_a_damaged_manifest_is_one_line(project, settings, content):
+    (project / "prepared").mkdir()
+    (project / "prepared/manifest.json").write_text(content)
+    with pytest.raises(Problem, match="manifest.json: damaged") as caught:
+        prepare_data.main(settings, project / "runs/tiny")
+    assert caught.value.code == 3

@@ -1,6 +1,7 @@
 """The chain on real imagery, where ../shared/data holds it; absent elsewhere (conftest.py).
 
-The settings under tests/settings also serve by hand: make report PARAMS=tests/settings/potsdam.yaml
+Two of the settings also serve by hand: make report PARAMS=tests/settings/potsdam.yaml (or dubai.yaml); the others
+need the folder that a test gathers.
 """
 
 import json
@@ -30,7 +31,7 @@ def gather(folder, **sources):
 
 
 def start(name, tmp_path, monkeypatch):
-    """The settings of tests/settings/<name>.yaml with paths that hold in an empty folder, the current one from now on."""
+    """The settings of tests/settings/<name>.yaml, their paths made to hold in an empty folder, the current one."""
     monkeypatch.chdir(tmp_path)
     settings = read_settings(ROOT / f"tests/settings/{name}.yaml")
     settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))

@@ -89,22 +89,35 @@ def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch,
 
 
 def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings):
-    settings["train"]["epochs"] = 200
+    settings["train"]["epochs"] = 6
+    save_settings(prepared, settings, "whole.yaml")
     save_settings(prepared, settings)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"],
-        cwd=prepared,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    assert run_script("train.py", "--params", "whole.yaml", cwd=prepared).returncode == 0
+    command = [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"]
+    process = subprocess.Popen(command, cwd=prepared, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run, deadline = prepared / "runs/tiny", time.monotonic() + 120
-    while not list(run.glob("checkpoints/epoch_00003.npz")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not list(run.glob("checkpoints/epoch_00002.npz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    state = load_checkpoint(run / "checkpoints")[2]
-    assert state["epoch"] >= 3 and len(state["history"]) == state["epoch"] and (run / "model.keras").exists()
+    (run / "checkpoints/.epoch_00009.tmp123.npz").write_bytes(b"left by a crash")
+    assert load_checkpoint(run / "checkpoints")[2]["epoch"] >= 2
+    assert run_script("train.py", "--params", "tiny.yaml", cwd=prepared).returncode == 0
+    expected, found = final_weights(prepared / "runs/whole"), final_weights(run)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected) and len(expected) == len(found)
+    assert [row["epoch"] for row in read_history(run)] == [1, 2, 3, 4, 5, 6]
+    assert (run / "model.keras").exists() and not list(run.rglob("*.tmp*"))
+
+
+def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, settings, monkeypatch):
+    settings["train"]["epochs"] = 1
+    run = prepared / "runs/tiny"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "save_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        train.main(settings, run)
+    assert not (run / "model.keras").exists() and not (run / "history.csv").exists()
+    train.main(settings, run)
+    assert (run / "model.json").exists() and len(read_history(run)) == 1
 
 
 def test_sigterm_stops_with_143_and_says_how_to_go_on(prepared, settings):
@@ -158,12 +171,28 @@ def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
         train.main(settings, run)
 
 
-def test_a_finished_run_starts_anew(prepared, settings):
+def test_a_finished_run_is_left_alone_until_something_changed(prepared, settings, capsys):
     run = prepared / "runs/tiny"
     train.main(settings, run)
+    before = (run / "model.keras").stat().st_mtime_ns
+    train.main(settings, run)
+    assert "finished already" in capsys.readouterr().out and (run / "model.keras").stat().st_mtime_ns == before
     settings["train"]["epochs"] = 1
     train.main(settings, run)
     assert len(read_history(run)) == 1 and [p.name for p in (run / "checkpoints").iterdir()] == ["epoch_00001.npz"]
+
+
+def test_a_refused_setting_leaves_a_finished_run_whole(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    for changes in (
+        {"input": {"patch_size": 32, "batch_size": 400}},
+        {"train": {**settings["train"], "max_lr": "auto"}},
+    ):
+        with pytest.raises(Problem):
+            train.main({**settings, **changes}, run)
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
 def test_divergence_is_exit_code_5_and_leaves_the_best_model(prepared, settings):
@@ -175,7 +204,22 @@ def test_divergence_is_exit_code_5_and_leaves_the_best_model(prepared, settings)
         train.main(settings, run)
     assert caught.value.code == 5
     assert "epoch 1, step" in caught.value.lines[0] and "learning rate" in caught.value.lines[0]
-    assert (run / "model.keras").read_bytes() == before or not (run / "model.json").exists()
+    assert (run / "model.keras").read_bytes() == before
+
+
+def test_an_infinite_validation_loss_is_divergence_too(prepared, settings, monkeypatch):
+    run = prepared / "runs/tiny"
+    monkeypatch.setattr(Trainer, "validate", lambda *_: (float("nan"), np.eye(6, dtype=int)))
+    with pytest.raises(Problem, match="validation loss nan in epoch 1"):
+        train.main(settings, run)
+    assert not (run / "model.keras").exists() and not list(run.glob("checkpoints/*"))
+
+
+def test_a_machine_without_git_trains_all_the_same(prepared, settings, monkeypatch):
+    monkeypatch.setenv("PATH", str(prepared / "empty"))
+    train.main(settings, prepared / "runs/tiny")
+    about = json.loads((prepared / "runs/tiny/run.json").read_text())
+    assert about["commit"] is None and about["dirty"] is None and about["finished"] >= about["started"]
 
 
 def test_early_stopping_counts_epochs_without_a_better_score():
@@ -223,6 +267,9 @@ def test_the_finder_is_repeatable_and_writes_curve_suggestion_and_picture(prepar
     first, second = prepared / "runs/a", prepared / "runs/b"
     for run in (first, second):
         lr_find.main(settings, run)
+    before = (first / "lr_find.csv").stat().st_mtime_ns
+    lr_find.main(settings, first)  # stands already
+    assert (first / "lr_find.csv").stat().st_mtime_ns == before
     assert (first / "lr_find.csv").read_bytes() == (second / "lr_find.csv").read_bytes()
     rows = (first / "lr_find.csv").read_text().splitlines()
     assert rows[0] == "learning_rate,loss,smoothed" and len(rows) > 10

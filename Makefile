@@ -31,7 +31,7 @@ help:  ## this list
 
 # -- settings: one stamp per section, rewritten only when its content changes
 
-UNSAFE := $(strip $(foreach c,; & | < > ' " ` $$,$(findstring $(c),$(PARAMS))))
+UNSAFE := $(strip $(foreach c,; & | < > ' " ` $$ % : * ? [ ~,$(findstring $(c),$(PARAMS))))
 ifneq ($(words $(PARAMS))$(UNSAFE),1)
 $(error error: PARAMS: expected the name of one settings file, without spaces or signs of the shell)
 endif

@@ -81,7 +81,7 @@ def predict_rows(predict, read, shape, classes, window, overlap, views, batch_si
     weights = blend_weights(window)
     band = np.zeros((window, max(width, window), classes), np.float32)
     for row, following in zip(rows, [*rows[1:], height]):
-        strip = cut(read(row, min(row + window, height)), 0, 0, max(width, window))[:window, :max(width, window)]
+        strip = read(row, min(row + window, height))
         for col, probabilities in predict_windows(predict, strip, columns, window, views, batch_size):
             band[:, col: col + window] += weights * probabilities
         done = following - row

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -50,6 +51,33 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
         parts.append(predicted)
     np.testing.assert_array_equal(np.concatenate(parts), raster[..., 0] % 6)
     assert max(reads) <= window  # never more than a window's rows at once
+
+
+def test_memory_depends_on_width_and_window_not_on_height():
+    """A raster 50 times as high as its window needs no more than one twice as high."""
+
+    def measured(height):
+        tracemalloc.start()
+        try:
+            rows = predict.predict_rows(
+                per_pixel,
+                lambda start, stop: np.zeros((stop - start, 3000, 3), np.uint8),
+                (height, 3000),
+                classes=6,
+                window=64,
+                overlap=0.25,
+                views=[0],
+                batch_size=8,
+                multiple=16,
+            )
+            for _ in rows:
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    low, high = measured(128), measured(3200)
+    assert high < 1.2 * low and low < 3 * 64 * 3000 * 6 * 4  # a few bands of sums
 
 
 def test_views_are_averaged_each_turned_back():

@@ -31,9 +31,11 @@ help:  ## this list
 
 # -- settings: one stamp per section, rewritten only when its content changes
 
-UNSAFE := $(strip $(foreach c,; & | < > ' " ` $$ % : * ? [ ~,$(findstring $(c),$(PARAMS))))
-ifneq ($(words $(PARAMS))$(UNSAFE),1)
-$(error error: PARAMS: expected the name of one settings file, without spaces or signs of the shell)
+PARENTHESES := ( )
+UNSAFE := $(strip $(foreach c,; & | < > ' " ` $$ % : * ? [ ~ $(PARENTHESES),$(findstring $(c),$(PARAMS))))
+NAMED := $(filter-out .% -%,$(basename $(notdir $(filter %.yaml %.yml,$(PARAMS)))))
+ifneq ($(words $(PARAMS))$(words $(NAMED))$(UNSAFE),11)
+$(error error: PARAMS: expected the name of one .yaml file, without spaces or signs of the shell)
 endif
 
 ifneq (,$(filter report evaluate predict train lr_find prepare,$(MAKECMDGOALS)))
@@ -41,7 +43,7 @@ ifeq ($(wildcard $(PARAMS)),)
 $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy params.yaml)
 endif
 $(S)/settings.mk: $(PARAMS) .venv/.installed params.py
-	@$(PY) params.py --params "$$PARAMS" --make
+	@$(PY) params.py --params="$$PARAMS" --make
 
 include $(S)/settings.mk
 endif
@@ -57,45 +59,45 @@ data/raw/sample/.made: sample_tiles.py | .venv/.installed
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
 $(S)/prepared: prepare_data.py tiles.py $(S)/data $(S)/split $(RAW_FILES)
-	$(PY) prepare_data.py --params "$$PARAMS"
-	@touch $@
+	$(PY) prepare_data.py --params="$$PARAMS"
+	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
 $(RUN)/lr_find.json: lr_find.py training.py model.py pipeline.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
-	$(PY) lr_find.py --params "$$PARAMS"
+	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
 $(RUN)/model.json: train.py training.py model.py pipeline.py scores.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
-	$(PY) train.py --params "$$PARAMS"
+	$(PY) train.py --params="$$PARAMS"
 
 ifdef TILE
 predict: tile $(RUN)/model.json
-	$(PY) predict.py --params "$$PARAMS" --tile="$$TILE"
+	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE"
 else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) params.py --params "$$PARAMS" --tile="$$TILE"
+	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE"
 $(S)/predicted: predict.py pipeline.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
-	$(PY) predict.py --params "$$PARAMS"
-	@touch $@
+	$(PY) predict.py --params="$$PARAMS"
+	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
 $(RUN)/metrics.json: evaluate.py scores.py tiles.py $(S)/predicted $(S)/evaluate
-	$(PY) evaluate.py --params "$$PARAMS"
+	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
 $(RUN)/report.html: report.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/report
-	$(PY) report.py --params "$$PARAMS"
+	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain
 
 params: .venv/.installed  ## the settings as resolved
-	@$(PY) params.py --params "$$PARAMS"
+	@$(PY) params.py --params="$$PARAMS"
 
 model: .venv/.installed  ## parameters and GFLOP per patch of the settings' network
-	@$(PY) model.py --params "$$PARAMS"
+	@$(PY) model.py --params="$$PARAMS"
 
 test: .venv/.installed  ## every test
 	$(PY) -m pytest

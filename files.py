@@ -3,9 +3,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
+
+TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$")  # the names that `replacing` gives
 
 
 class Problem(Exception):
@@ -49,9 +52,10 @@ def only_one(folder):
         except BlockingIOError:
             raise Problem(f"busy folder {folder}: another process is writing there; wait for it or stop it",
                           code=75) from None
-        for left in folder.rglob(".*.tmp[0-9]*"):
-            if left.parent.name != ".make":  # written without the lock
-                left.unlink(missing_ok=True)
+        for place in (folder, *(folder / name for name in ("checkpoints", "predictions", "figures"))):
+            for left in place.glob(".*.tmp*"):
+                if TEMPORARY.match(left.name) and left.is_file():
+                    left.unlink(missing_ok=True)
         yield
 
 

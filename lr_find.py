@@ -95,8 +95,9 @@ def stands(run, made_from):
     """True where the same test was made already; then the time of its result is renewed, for make."""
     try:
         same = json.loads((run / "lr_find.json").read_text())["made_from"] == made_from
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+    same = same and all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
     if same:
         (run / "lr_find.json").touch()
     return same

@@ -123,6 +123,18 @@ def write_preview(path, map_path, classes):
         imsave(temporary, palette(classes)[small], check_contrast=False)
 
 
+def check_written(path, factors):
+    """RasterioError where a written map or one of its overviews cannot be read: GDAL tells nobody when a disk is full
+    while it closes a file."""
+    with rasterio.open(path, driver="GTiff") as source:
+        if source.overviews(1) != factors:
+            raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
+        source.checksum(1)
+    for level in range(len(factors)):
+        with rasterio.open(path, driver="GTiff", overview_level=level) as source:
+            source.checksum(1)
+
+
 def write_map(path, raster, rows, classes, place, tags):
     """Writes a class map from `rows`, (first row, predicted) pairs from the top down; pixels that are nodata in the
     open input `raster` become nodata. Problem (exit 4) where the disk does not take it."""
@@ -141,8 +153,10 @@ def write_map(path, raster, rows, classes, place, tags):
                     with reading(raster.name):
                         predicted[raster.dataset_mask(window=window) == 0] = IGNORE
                     target.write(predicted, 1, window=window)
+            factors = [2**i for i in range(1, 12) if max(raster.shape) >> i >= 256]
             with rasterio.open(temporary, "r+", driver="GTiff") as target:
-                target.build_overviews([2**i for i in range(1, 12) if max(target.shape) >> i >= 256], Resampling.mode)
+                target.build_overviews(factors, Resampling.mode)
+            check_written(temporary, factors)
         except RasterioError as error:
             raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
                           "free some space and run the same command again", code=4) from None

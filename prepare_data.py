@@ -137,9 +137,11 @@ def is_prepared(row, hashes, image, data):
         return False
     with open_raster(image) as raster:
         place = georeference(raster, data["assume_crs"])
-    return (place == row["georeference"] and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes
-            and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
-                    for file in row["files"].values()))
+    same = (place == row["georeference"] and row["files"].keys() == hashes.keys()
+            and row["classes"].keys() == data["classes"].keys()
+            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes)
+    return same and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
+                        for file in row["files"].values())
 
 
 def check_tiles(tiles, data, manifest, decoder):
@@ -170,7 +172,7 @@ def check_crs(name):
     """Problem (exit 2) where data.assume_crs is no coordinate system."""
     try:
         CRS.from_user_input(name)
-    except CRSError as error:
+    except (CRSError, ValueError) as error:
         raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
                       f"({' '.join(str(error).split())})", code=2) from None
 

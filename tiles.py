@@ -180,8 +180,9 @@ def read_manifest(prepared):
     needed = {"shape", "made_with", "raw", "files", "pixels", "georeference", "classes"}
     try:
         manifest = json.loads(path.read_bytes())
-        if not all(needed <= row.keys() for row in manifest["tiles"].values()):
-            raise KeyError
+        for row in manifest["tiles"].values():
+            if not (needed <= row.keys() and all(isinstance(row[key], dict) for key in needed - {"shape"})):
+                raise KeyError
         return manifest
     except FileNotFoundError:
         return {"tiles": {}}

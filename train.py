@@ -53,8 +53,11 @@ def peak_rate(train, run):
     if train["max_lr"] != "auto":
         return train["max_lr"]
     try:
-        return json.loads((run / "lr_find.json").read_text())["suggestion"]
-    except (OSError, ValueError, KeyError):
+        suggestion = float(json.loads((run / "lr_find.json").read_text())["suggestion"])
+        if not 0 < suggestion < math.inf:
+            raise ValueError
+        return suggestion
+    except (OSError, ValueError, KeyError, TypeError):
         raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
                       "train.max_lr is auto; run lr_find.py first", code=3) from None
 
@@ -115,7 +118,7 @@ def is_finished(run, made_from):
     try:
         facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
         return facts["made_from"] == made_from and facts["sha256"] == sha256(run / "model.keras")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -204,10 +207,18 @@ def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, 
 
 
 def save_results(run, trainer, state):
-    """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint."""
+    """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint.
+
+    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit 3).
+    """
+    path = run / "model.keras"
     if state["best_epoch"] == state["epoch"]:
-        with replacing(run / "model.keras") as temporary:
+        with replacing(path) as temporary:
             trainer.network.save(temporary)
+        state["model_sha256"] = sha256(path)
+    elif not path.is_file() or sha256(path) != state["model_sha256"]:
+        raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
+                      f"put it back, or remove {run / 'checkpoints'} to start anew", code=3)
     write_rows(run / "history.csv", COLUMNS, state["history"])
 
 
@@ -221,7 +232,7 @@ def main(settings, run):
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
                           "patches of an epoch", code=2)
         max_lr = peak_rate(train, run)
-        made_from = {**identity(settings), "max_lr": max_lr}
+        made_from = {**identity(settings), **({"suggested max_lr": max_lr} if train["max_lr"] == "auto" else {})}
         stamp = fingerprint(made_from, "train.py", "scores.py")
         if is_finished(run, stamp):
             (run / "model.json").touch()
@@ -260,7 +271,10 @@ def finish(settings, run, state, facts):
     data = settings["data"]
     transform = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]["transform"]
     model = sha256(run / "model.keras")
-    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    try:
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = describe_run(settings)
     about.update(finished=now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
                  model_sha256=model)
     write_text(run / "run.json", json.dumps(about, indent=1) + "\n")

@@ -146,11 +146,25 @@ def test_an_old_python_is_one_clear_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b.yaml", "x$(shell touch canary).yaml", "x`touch${IFS}canary`.yaml", "x;canary.yaml"]
+    "name",
+    [
+        "",
+        "a b.yaml",
+        "x$(shell touch canary).yaml",
+        "x`touch${IFS}canary`.yaml",
+        "x;canary.yaml",
+        ".yaml",
+        "..yaml",
+        "runs/demo/",
+        ".",
+        "demo",
+        "u(.yaml",
+        "-x.yaml",
+    ],
 )
 def test_a_hostile_or_empty_params_name_is_refused(project, name):
     done = make(project, "clean", f"PARAMS={name}", check=False)
-    assert done.returncode != 0 and "error: PARAMS: expected the name of one settings file" in done.stderr
+    assert done.returncode != 0 and "error: PARAMS: expected the name of one .yaml file" in done.stderr
     assert (project / "runs/demo").exists() and not list(project.rglob("*canary*"))
 
 

@@ -205,7 +205,7 @@ def test_a_hostile_name_is_just_a_name(tmp_path, name):
     """What make hands over, seen by a stand-in for predict.py; params.py has looked for the file before."""
     project = tmp_path / "project"
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "tests"))
-    (project / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[3])\n")
+    (project / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[-1])\n")
     (project / name).touch()
     (project / ".venv").mkdir()
     (project / ".venv/.installed").touch()
@@ -301,3 +301,16 @@ def test_pixels_of_another_size_are_warned_of_whatever_their_direction(run, sett
     assert "warning" not in capsys.readouterr().out
     predict.main(settings, run, "coarse.tif")
     assert "pixels of 0.2, the network was trained on 0.05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", [200, 250, 290, 300])
+def test_a_disk_that_fills_up_late_is_noticed_too(run, settings, tmp_path, limit):
+    """Whatever byte is the last, the map stands whole or not at all."""
+    ortho(tmp_path / "a.tif", (600, 520))
+    save_settings(tmp_path, settings)
+    script = f"ulimit -f {limit}; exec {sys.executable} {ROOT / 'predict.py'} --params tiny.yaml --tile a.tif"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    path = run / "predictions/a.tif"
+    assert done.returncode == (0 if path.exists() else 4), done.stderr
+    if path.exists():
+        predict.check_written(path, [2])

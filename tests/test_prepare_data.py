@@ -155,8 +155,9 @@ def test_a_disk_that_cannot_be_written_is_exit_code_4(project, settings):
     assert done.returncode == 4 and done.stderr.startswith("error: disk at ") and "Traceback" not in done.stderr
 
 
-def test_a_coordinate_system_that_is_none_is_refused_before_anything_runs(project, settings):
-    settings["data"]["assume_crs"] = "UTM33"
+@pytest.mark.parametrize("crs", ["UTM33", "EPSG:abc"])
+def test_a_coordinate_system_that_is_none_is_refused_before_anything_runs(project, settings, crs):
+    settings["data"]["assume_crs"] = crs
     with pytest.raises(Problem, match="data.assume_crs") as caught:
         prepare_data.main(settings, project / "runs/tiny")
     assert caught.value.code == 2 and not (project / "prepared").exists()

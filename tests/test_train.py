@@ -171,6 +171,31 @@ def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
         train.main(settings, run)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"junk")])
+def test_a_best_model_that_went_missing_is_not_signed(prepared, settings, damage):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    (run / "model.json").unlink()
+    path, arrays, state = load_checkpoint(run / "checkpoints")
+    state["best_epoch"] = 1  # as if the last epoch had not been the best
+    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    np.savez(path, **arrays)
+    damage(run / "model.keras")
+    with pytest.raises(Problem, match="missing or changed, expected the best so far") as caught:
+        train.main(settings, run)
+    assert caught.value.code == 3 and not (run / "model.json").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"suggestion": null}', '{"suggestion": NaN}', '{"suggestion": -1}', ""])
+def test_a_damaged_suggestion_is_one_line(prepared, settings, content):
+    settings["train"]["max_lr"] = "auto"
+    run = prepared / "runs/tiny"
+    run.mkdir(parents=True)
+    (run / "lr_find.json").write_text(content)
+    with pytest.raises(Problem, match="run lr_find.py first"):
+        train.main(settings, run)
+
+
 def test_a_finished_run_is_left_alone_until_something_changed(prepared, settings, capsys):
     run = prepared / "runs/tiny"
     train.main(settings, run)

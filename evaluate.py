@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
+from command import command
 from files import Problem, only_one, replacing
-from params import command
 from scores import accuracy, class_scores, confusion_matrix, divide, mean_of
 from tiles import IGNORE, open_prepared, open_raster, reading
 

@@ -15,9 +15,9 @@ import math
 import matplotlib
 import numpy as np
 
+from command import command, progress
 from files import Problem, only_one, replacing
 from model import Exponential
-from params import command, progress
 from pipeline import batches, open_tiles, training_plan
 from training import Trainer, fingerprint, identity
 

@@ -9,16 +9,10 @@ as YAML 1.2 core, so that 1e-3 is a number and 2_10 a name (https://yaml.org/spe
 alone reads YAML 1.1. A stamp is rewritten only when the content of its section changes, so make reruns exactly the
 steps that read the section.
 """
-import argparse
 import difflib
-import errno
 import json
 import math
-import os
 import re
-import signal
-import sys
-import time
 from pathlib import Path
 
 import yaml
@@ -244,7 +238,7 @@ def read_settings(path):
     return settings
 
 
-# -- what the settings name --------------------------------------------------------------------------------------------
+# -- what the settings name -------------------------------------------------------------------------------------------
 
 def run_folder(path):
     """runs/<name of the settings file without suffix>."""
@@ -285,7 +279,7 @@ def find_raster(tile, settings):
                   f"as {names[-1]}) or the path of a GeoTIFF", code=3)
 
 
-# -- for make and for the scripts -------------------------------------------------------------------------------------
+# -- for make ---------------------------------------------------------------------------------------------------------
 
 def write_stamps(settings, run):
     """Writes run/.make/<section> where its content changed, and run/.make/settings.mk always."""
@@ -306,57 +300,6 @@ def write_stamps(settings, run):
                 temporary.write_text(content, encoding="utf-8")
 
 
-_shown_at = 0.0
-
-
-def progress(line, last=False):
-    """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s; `last`
-    always stays."""
-    global _shown_at
-    now, live = time.monotonic(), sys.stdout.isatty()
-    if last or now - _shown_at > (0.1 if live else 20):
-        _shown_at = now
-        print(("\r\x1b[K" if live else "") + line, end="\n" if last or not live else "", flush=True)
-
-
-def terminate(*_):
-    raise KeyboardInterrupt("SIGTERM")
-
-
-def command(main, doc, **options):
-    """Runs a script: reads --params and the named text options, calls main(settings, run folder, **options), and
-    turns every expected failure into `error:` lines on stderr and an exit code."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings file (params.yaml)")
-    for name, text in options.items():
-        parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
-    arguments = vars(parser.parse_args())
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, terminate)
-    path = arguments.pop("params")
-    try:
-        main(read_settings(path), run_folder(path), **arguments)
-    except Problem as problem:
-        code, lines = problem.code, problem.lines
-    except KeyboardInterrupt as stop:
-        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is finished",)
-    except BrokenPipeError:  # whoever read the output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
-        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
-                          f"and write{hint}",)
-    else:
-        return
-    for line in lines:
-        print("error: " + line.encode("ascii", "backslashreplace").decode().replace("\n", "\\n"), file=sys.stderr)
-    sys.exit(code)
-
-
 def main(settings, run, make, tile):
     if make:
         write_stamps(settings, run)
@@ -367,5 +310,6 @@ def main(settings, run, make, tile):
 
 
 if __name__ == "__main__":
+    from command import command  # which itself reads settings by this module
     command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes",
             tile="NAME or path of a raster to look for: a refusal where there is none")

@@ -20,8 +20,9 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from skimage.io import imsave
 
+from command import command, progress
 from files import Problem, only_one, quiet_stderr, replacing, sha256
-from params import command, find_raster, progress
+from params import find_raster
 from pipeline import cut
 from tiles import (
     IGNORE,

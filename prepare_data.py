@@ -18,8 +18,9 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from command import command
 from files import Problem, only_one, replacing, sha256
-from params import command, find_raw, shown
+from params import find_raw, shown
 from tiles import (
     BAND_ROWS,
     ColourDecoder,

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 from skimage.transform import downscale_local_mean
 
+from command import command
 from files import Problem, only_one, replacing
-from params import command
 from tiles import IGNORE, open_prepared, open_raster, palette, read_manifest
 
 matplotlib.use("Agg")

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from command import command, progress
 from files import Problem, only_one, replacing, sha256
 from model import OneCycle, count_operations
-from params import command, progress
 from pipeline import batches, open_tiles, patches_per_epoch, training_plan, validation_plan
 from scores import accuracy, mean_iou
 from tiles import read_manifest
@@ -216,7 +216,7 @@ def save_results(run, trainer, state):
         with replacing(path) as temporary:
             trainer.network.save(temporary)
         state["model_sha256"] = sha256(path)
-    elif not path.is_file() or sha256(path) != state["model_sha256"]:
+    elif not path.is_file() or sha256(path) != state.get("model_sha256"):
         raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
                       f"put it back, or remove {run / 'checkpoints'} to start anew", code=3)
     write_rows(run / "history.csv", COLUMNS, state["history"])

@@ -1,0 +1,60 @@
+"""How every script runs: its options, its signals, its exit codes, and the line that shows how far it has come."""
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+
+from files import Problem
+from params import read_settings, run_folder
+
+_shown_at = 0.0
+
+
+def progress(line, last=False):
+    """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s; `last`
+    always stays."""
+    global _shown_at
+    now, live = time.monotonic(), sys.stdout.isatty()
+    if last or now - _shown_at > (0.1 if live else 20):
+        _shown_at = now
+        print(("\r\x1b[K" if live else "") + line, end="\n" if last or not live else "", flush=True)
+
+
+def terminate(*_):
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def command(main, doc, **options):
+    """Runs a script: reads --params and the named text options, calls main(settings, run folder, **options), and
+    turns every expected failure into `error:` lines on stderr and an exit code."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings file (params.yaml)")
+    for name, text in options.items():
+        parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
+    arguments = vars(parser.parse_args())
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, terminate)
+    path = arguments.pop("params")
+    try:
+        main(read_settings(path), run_folder(path), **arguments)
+    except Problem as problem:
+        code, lines = problem.code, problem.lines
+    except KeyboardInterrupt as stop:
+        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is finished",)
+    except BrokenPipeError:  # whoever read the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
+                          f"and write{hint}",)
+    else:
+        return
+    for line in lines:
+        print("error: " + line.encode("ascii", "backslashreplace").decode().replace("\n", "\\n"), file=sys.stderr)
+    sys.exit(code)

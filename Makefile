@@ -6,7 +6,8 @@
 PARAMS ?= params.yaml
 override PARAMS := $(value PARAMS)
 override TILE := $(value TILE)
-export PARAMS TILE
+override EXTRA := $(value EXTRA)
+export PARAMS TILE EXTRA
 PYTHON ?= python3
 RUN := runs/$(basename $(notdir $(PARAMS)))
 S := $(RUN)/.make
@@ -58,37 +59,37 @@ data/raw/sample/.made: sample_tiles.py | .venv/.installed
 	@touch $@
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
-$(S)/prepared: prepare_data.py tiles.py $(S)/data $(S)/split $(RAW_FILES)
+$(S)/prepared: prepare_data.py tiles.py rasters.py $(S)/data $(S)/split $(RAW_FILES)
 	$(PY) prepare_data.py --params="$$PARAMS"
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
-$(RUN)/lr_find.json: lr_find.py training.py model.py pipeline.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
+$(RUN)/lr_find.json: lr_find.py training.py model.py pipeline.py patches.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: train.py training.py model.py pipeline.py scores.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+$(RUN)/model.json: train.py training.py model.py pipeline.py patches.py scores.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
 	$(PY) train.py --params="$$PARAMS"
 
 ifdef TILE
 predict: tile $(RUN)/model.json
-	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE"
+	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
 else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE"
-$(S)/predicted: predict.py pipeline.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
+$(S)/predicted: predict.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
 	$(PY) predict.py --params="$$PARAMS"
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: evaluate.py scores.py tiles.py $(S)/predicted $(S)/evaluate
+$(RUN)/metrics.json: evaluate.py scores.py rasters.py tiles.py $(S)/predicted $(S)/evaluate
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: report.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/report
+$(RUN)/report.html: report.py patches.py rasters.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain

@@ -14,8 +14,9 @@ import numpy as np
 
 from command import command
 from files import Problem, only_one, replacing
+from rasters import open_raster, reading
 from scores import accuracy, class_scores, confusion_matrix, divide, mean_of
-from tiles import IGNORE, open_prepared, open_raster, reading
+from tiles import IGNORE, open_prepared
 
 
 def erode(labels, radius):
@@ -67,7 +68,8 @@ def read_map(path, shape):
 def evaluate_tile(tile, settings, run):
     """{"full", "eroded": confusion matrix}, the map's tags, and whether the eroded labels are the official ones."""
     data = settings["data"]
-    labels, official = open_prepared(data, tile, "labels", "eroded")
+    prepared = open_prepared(data, tile)
+    labels, official = np.ascontiguousarray(prepared.labels), prepared.eroded
     path = run / "predictions" / f"{tile}.tif"
     predicted, tags = read_map(path, labels.shape)
     seen = predicted != IGNORE  # nodata in the image: neither predicted nor scored
@@ -75,9 +77,9 @@ def evaluate_tile(tile, settings, run):
     if highest >= len(data["classes"]):
         raise Problem(f"class map {path}: class {highest}, expected less than {len(data['classes'])}; run predict.py "
                       "again", code=3)
-    eroded = np.asarray(official) if official is not None else erode(np.asarray(labels), settings["evaluate"]["erode"])
+    eroded = official if official is not None else erode(labels, settings["evaluate"]["erode"])
     return ({name: confusion_matrix(np.where(seen, truth, IGNORE), predicted, len(data["classes"]))
-             for name, truth in (("full", np.asarray(labels)), ("eroded", eroded))}, tags, official is not None)
+             for name, truth in (("full", labels), ("eroded", eroded))}, tags, official is not None)
 
 
 def describe_protocol(settings, facts, tags, official):

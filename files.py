@@ -1,11 +1,14 @@
 """Whole files, folders with one writer, and the one kind of expected failure: what every step relies on."""
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import sys
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$")  # the names that `replacing` gives
@@ -60,9 +63,50 @@ def only_one(folder):
 
 
 def sha256(path):
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; of a zip's member where the path leads through a zip."""
+    archive, member = split_zip(path)
+    if archive is None:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with zipfile.ZipFile(archive) as whole, whole.open(member) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Problem(f"zip member {path}: {' '.join(str(error).split())}, expected a whole file without a password; "
+                      "fetch the archive again", code=3) from None
+
+
+# -- files inside zip archives, which are read in place: a path may lead through a .zip file as if it were a folder ----
+
+def split_zip(path):
+    """(archive, member) of a path that leads through a .zip file, such as a.zip/folder/b.tif; else (None, None)."""
+    path = Path(path)
+    for parent in path.parents:
+        if parent.suffix.lower() == ".zip" and parent.is_file():
+            return parent, path.relative_to(parent).as_posix()
+    return None, None
+
+
+def members(archive):
+    """The names of an archive's files; Problem (exit 3) where it is no zip."""
+    about = os.stat(archive)
+    return _members(os.path.abspath(archive), about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _members(archive, *_):
+    try:
+        with zipfile.ZipFile(archive) as whole:
+            return frozenset(name for name in whole.namelist() if not name.endswith("/"))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise Problem(f"zip archive {archive}: {' '.join(str(error).split())}, expected a whole zip file; fetch it "
+                      "again", code=3) from None
+
+
+def is_file(path):
+    """True where a file, or the member of a zip, is there."""
+    archive, member = split_zip(path)
+    return member in members(archive) if archive else Path(path).is_file()
 
 
 @contextlib.contextmanager

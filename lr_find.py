@@ -18,7 +18,8 @@ import numpy as np
 from command import command, progress
 from files import Problem, only_one, replacing
 from model import Exponential
-from pipeline import batches, open_tiles, training_plan
+from patches import changes_of, plan_epoch
+from pipeline import batches, open_tiles
 from training import Trainer, fingerprint, identity
 
 SMOOTHING = 0.95  # of the running mean, corrected for its start
@@ -51,13 +52,12 @@ def range_test(settings):
     schedule = Exponential(**find)
     trainer = Trainer(settings, schedule, settings["train"]["momentum"][0])
     tiles = open_tiles(settings["data"], settings["split"]["train"])
-    shapes = [labels.shape for _, labels in tiles]
-    plans = (training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
-             for epoch in itertools.count())
-    stream = itertools.chain.from_iterable(trainer.spread(batches(tiles, plan, **patch)) for plan in plans)
+    feeds = (batches(tiles, plan_epoch(tiles, settings, epoch), patch["patch_size"], patch["batch_size"],
+                     **changes_of(settings)) for epoch in itertools.count())
+    stream = itertools.chain.from_iterable(map(trainer.spread, feeds))
     rates, losses = [], []
-    for step, (images, labels) in enumerate(itertools.islice(stream, find["steps"])):
-        loss = float(trainer.train_step(images, labels)[0])
+    for step, pixels in enumerate(itertools.islice(stream, find["steps"])):
+        loss = float(trainer.train_step(pixels)[0])
         if not math.isfinite(loss):
             break
         rates.append(float(schedule(step)))

@@ -9,6 +9,7 @@ import math
 
 from command import command
 from files import quiet_stderr
+from params import count_bands
 
 with quiet_stderr():
     import keras
@@ -245,8 +246,9 @@ def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
 
 
 def main(settings, run):
-    patch, bands, classes = settings["input"]["patch_size"], settings["data"]["bands"], settings["data"]["classes"]
-    parameters, operations = count_operations(patch, bands=len(bands), classes=len(classes), **settings["model"])
+    patch, classes = settings["input"]["patch_size"], settings["data"]["classes"]
+    parameters, operations = count_operations(patch, bands=count_bands(settings["data"]), classes=len(classes),
+                                              **settings["model"])
     print(f"{json.dumps(settings['model'])}: {parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward "
           f"per {patch} px patch, about {3 * operations / 1e9:.1f} to train on it")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from files import Problem, replacing
+from files import Problem, is_file, members, replacing
 
 # -- YAML, strictly ---------------------------------------------------------------------------------------------------
 
@@ -130,30 +130,46 @@ def either(word, check):
     return f"{word} or {check[0]}", lambda v: v == word or check[1](v)
 
 
+def optional(check):
+    return f"null or {check[0]}", lambda v: v is None or check[1](v)
+
+
 def map_of(names, check, low=1):
     return (f"a mapping of {names[0]} to {check[0]}",
             lambda v: isinstance(v, dict) and len(v) >= low and all(names[1](k) and check[1](x) for k, x in v.items()))
 
 
 TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and "\0" not in v
-OPTIONAL_TEXT = "text or null", lambda v: v is None or TEXT[1](v)
-PATTERN = ("a path below data.raw with {tile} in it",
-           lambda v: TEXT[1](v) and "{tile}" in v and not Path(v).is_absolute() and ".." not in Path(v).parts)
-OPTIONAL_PATTERN = PATTERN[0] + ", or null", lambda v: v is None or PATTERN[1](v)
+PATTERN = ("a path below data.raw with {tile} or {padded} in it",
+           lambda v: TEXT[1](v) and ("{tile}" in v or "{padded}" in v) and not Path(v).is_absolute()
+           and ".." not in Path(v).parts)
 TILE = ("a tile name (no slash, no leading dot or dash)",
         lambda v: TEXT[1](v) and re.match(r"^[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*$", v) is not None)
 COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.match(r"^#[0-9a-fA-F]{6}$", v) is not None
 SWITCH = "true or false", lambda v: isinstance(v, bool)
+VALUE = whole(0, 65_535)
+COLOUR_OR_VALUE = "a colour as \"#rrggbb\" or a value from 0 to 65535", lambda v: COLOUR[1](v) or VALUE[1](v)
+LIMITS = ("[low, high], two rising numbers",
+          lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(-1e9, 1e9)[1], v)) and v[0] < v[1])
+SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",
+         lambda v: v is None or LIMITS[1](v)
+         or (isinstance(v, list) and len(v) > 0 and all(x is None or LIMITS[1](x) for x in v)))
+RANGE = ("[low, high] from 0.25 to 4",
+         lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(0.25, 4)[1], v)) and v[0] <= v[1])
 
 KEYS = {
     "seed": whole(0, 2**31 - 1),
     "data.raw": TEXT, "data.prepared": TEXT, "data.image": PATTERN, "data.label": PATTERN,
-    "data.eroded_label": OPTIONAL_PATTERN, "data.assume_crs": OPTIONAL_TEXT,
-    "data.bands": list_of(whole(1, 64), low=1), "data.classes": map_of(TEXT, COLOUR, low=2),
-    "data.ignore_colours": list_of(COLOUR), "data.tolerance": whole(0, 255), "data.max_unknown": number(0, 1),
+    "data.eroded_label": optional(PATTERN), "data.extra": optional(PATTERN), "data.assume_crs": optional(TEXT),
+    "data.bands": list_of(whole(1, 64), low=1), "data.scale": SCALE, "data.classes": map_of(TEXT, COLOUR, low=2),
+    "data.label_values": optional(map_of(TEXT, VALUE)), "data.ignore_colours": list_of(COLOUR_OR_VALUE),
+    "data.tolerance": whole(0, 255), "data.max_unknown": number(0, 1), "data.allow_overlap": list_of(TILE),
     "split.train": list_of(TILE, low=1), "split.val": list_of(TILE, low=1), "split.test": list_of(TILE, low=1),
     "input.patch_size": whole(16, 4096), "input.batch_size": whole(1, 4096),
-    "augment.views": SWITCH,
+    "input.stride": either("random", whole(1, 4096)), "input.aim": map_of(TEXT, number(0, 1), low=0),
+    "augment.views": SWITCH, "augment.scale": RANGE, "augment.brightness": number(0, 0.9),
+    "augment.contrast": number(0, 0.9), "augment.saturation": number(0, 1), "augment.hue": number(0, 0.5),
+    "augment.blur": whole(0, 8), "augment.noise": number(0, 64),
     "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
     "model.centre": one_of("plain", "serial", "parallel"),
     "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 100_000),
@@ -167,7 +183,31 @@ KEYS = {
     "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
+WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
+
+
+def check_labels(data):
+    """[(key, problem)] of the ways in which classes, colours and values do not go together."""
+    values, ignored = data["label_values"], data["ignore_colours"]
+    colours = [c.lower() for c in [*data["classes"].values(), *(c for c in ignored if isinstance(c, str))]]
+    problems = []
+    if len(set(colours)) < len(colours):
+        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected "
+                         "different ones"))
+    if values is None and not all(isinstance(c, str) for c in ignored):
+        problems.append(("data.ignore_colours", f"{shown(ignored)}, expected colours, as data.label_values is null"))
+    if values is not None:
+        if not all(isinstance(v, int) for v in ignored):
+            problems.append(("data.ignore_colours", f"{shown(ignored)}, expected values, as data.label_values is set"))
+        if set(values) != set(data["classes"]):
+            problems.append(("data.label_values", f"values of {', '.join(values)}, expected one for each of "
+                             f"{', '.join(data['classes'])}"))
+        together = [*values.values(), *ignored]
+        if len(set(together)) < len(together):
+            problems.append(("data.label_values", "a value that stands twice in data.label_values and "
+                             "data.ignore_colours, expected different ones"))
+    return problems
 
 
 def check_together(settings):
@@ -191,10 +231,22 @@ def check_together(settings):
             problems.append(("evaluate.leave_out", f"{shown(name)}, expected names of data.classes"))
     if len(settings["evaluate"]["leave_out"]) >= len(data["classes"]):
         problems.append(("evaluate.leave_out", "every class, expected at least one to be left"))
-    colours = [c.lower() for c in [*data["classes"].values(), *data["ignore_colours"]]]
-    if len(set(colours)) < len(colours):
-        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected "
-                         "different ones"))
+    problems += check_labels(data)
+    bands = count_bands(data)
+    if data["scale"] and not LIMITS[1](data["scale"]) and len(data["scale"]) != bands:
+        problems.append(("data.scale", f"{len(data['scale'])} entries, expected one for each of the {bands} bands of "
+                         "data.bands and data.extra"))
+    if settings["input"]["stride"] != "random" and settings["input"]["stride"] > settings["input"]["patch_size"]:
+        problems.append(("input.stride", f"{settings['input']['stride']}, expected at most input.patch_size, or pixels "
+                         "between the patches are never seen"))
+    for name in settings["input"]["aim"]:
+        if name not in data["classes"]:
+            problems.append(("input.aim", f"{shown(name)}, expected names of data.classes"))
+    if sum(settings["input"]["aim"].values()) > 1:
+        problems.append(("input.aim", f"shares of {sum(settings['input']['aim'].values()):g} together, expected 1 at "
+                         "most"))
+    if settings["augment"]["hue"] and len(data["bands"]) != 3:
+        problems.append(("augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"))
     if len(settings["train"]["momentum"]) != 2:
         problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
                          "ends, at the peak]"))
@@ -245,19 +297,42 @@ def run_folder(path):
     return Path("runs") / Path(path).stem
 
 
+def count_bands(data):
+    """How many bands the network sees: those of data.bands, and the extra raster's where there is one."""
+    return len(data["bands"]) + (data["extra"] is not None)
+
+
+def fill(pattern, tile):
+    """The path of a tile: {tile} is its name, {padded} its name with numbers of two digits (2_10: 02_10)."""
+    padded = re.sub(r"(?<!\d)\d(?!\d)", r"0\g<0>", tile)
+    return Path(pattern.replace("{padded}", padded).replace("{tile}", tile))
+
+
 def places_of(raw, pattern, tile):
     """Where a tile's raw file may lie: as the pattern says, in a doubled folder, or at the root of `raw`.
 
     The official image archives unzip into a folder within a folder of the same name, the label archives into none.
     """
-    path = Path(pattern.replace("{tile}", tile))
+    path = fill(pattern, tile)
     doubled = path.parent / path.parent.name / path.name
     return [Path(raw) / place for place in dict.fromkeys((path, doubled, Path(path.name)))]
 
 
+def zipped_places(raw, pattern, tile):
+    """Where it may lie in the .zip files of `raw`, as paths that lead through them: in any as the pattern says, or
+    doubled; at the root of the one that has the name of the pattern's folder."""
+    path = fill(pattern, tile)
+    for archive in sorted(Path(raw).glob("*.[zZ][iI][pP]")):
+        inside = [path, path.parent / path.parent.name / path.name]
+        if archive.stem == path.parent.name:
+            inside.append(Path(path.name))
+        yield from (archive / place for place in dict.fromkeys(inside) if place.as_posix() in members(archive))
+
+
 def find_raw(raw, pattern, tile):
-    """Every place where a tile's raw file lies."""
-    return [place for place in places_of(raw, pattern, tile) if place.is_file()]
+    """Every place where a tile's raw file lies; inside zip archives only where it lies in no folder."""
+    unpacked = [place for place in places_of(raw, pattern, tile) if place.is_file()]
+    return unpacked or list(zipped_places(raw, pattern, tile))
 
 
 def find_raster(tile, settings):
@@ -269,7 +344,7 @@ def find_raster(tile, settings):
         if places:
             return tile, places[0]
     path = Path(tile)
-    if path.is_file():
+    if is_file(path):
         own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
         if path.stem in names and path.resolve() not in own:
             raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so "
@@ -286,9 +361,10 @@ def write_stamps(settings, run):
     folder = run / ".make"
     data = settings["data"]
     tiles = [tile for role in settings["split"].values() for tile in role]
-    patterns = [data[key] for key in ("image", "label", "eroded_label") if data[key]]
+    patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
     raw = [path.with_suffix(suffix) for tile in tiles for pattern in patterns
-           for path in places_of(data["raw"], pattern, tile) for suffix in (path.suffix, ".tfw")]
+           for path in places_of(data["raw"], pattern, tile) for suffix in (path.suffix, *WORLD_FILES)]
+    raw += sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))
     raw = [name for name in map(str, raw) if re.match(r"^[\w./+-]+$", name, re.ASCII)]  # what make can hold
     makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}",
                 f"RAW_FILES := $(wildcard {' '.join(raw)})"]

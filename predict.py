@@ -2,7 +2,8 @@
 
     python predict.py --params demo.yaml                   every test tile
     python predict.py --params demo.yaml --tile 2_13       one tile by name
-    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"
+    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where the
+                                                                              network was trained with data.extra)
 
 Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif (class
 index, nodata 255, colours, names, the input's georeference), .qml for QGIS, and a .png to look at. A map that stands
@@ -12,6 +13,7 @@ not on its height.
 import json
 import math
 import time
+from contextlib import nullcontext
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -22,21 +24,10 @@ from skimage.io import imsave
 
 from command import command, progress
 from files import Problem, only_one, quiet_stderr, replacing, sha256
-from params import find_raster
-from pipeline import cut
-from tiles import (
-    IGNORE,
-    check_bands,
-    georeference,
-    open_raster,
-    palette,
-    read_rows,
-    reading,
-    starts,
-    unview,
-    view,
-    without_place_allowed,
-)
+from params import find_raster, find_raw
+from patches import cut
+from rasters import Layers, check_bands, georeference, open_raster, without_place_allowed
+from tiles import IGNORE, palette, starts, unview, view
 
 with quiet_stderr():
     import keras
@@ -136,10 +127,11 @@ def check_written(path, factors):
             source.checksum(1)
 
 
-def write_map(path, raster, rows, classes, place, tags):
+def write_map(path, layers, rows, classes, place, tags):
     """Writes a class map from `rows`, (first row, predicted) pairs from the top down; pixels that are nodata in the
-    open input `raster` become nodata. Problem (exit 4) where the disk does not take it."""
-    options = dict(driver="GTiff", height=raster.height, width=raster.width, count=1, dtype="uint8", nodata=IGNORE,
+    input `layers` become nodata. Problem (exit 4) where the disk does not take it."""
+    height, width = layers.shape
+    options = dict(driver="GTiff", height=height, width=width, count=1, dtype="uint8", nodata=IGNORE,
                    tiled=True, blockxsize=256, blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
                    transform=place["transform"] and rasterio.Affine(*place["transform"]))
     colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
@@ -150,11 +142,9 @@ def write_map(path, raster, rows, classes, place, tags):
                 target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
                 target.update_tags(**tags)
                 for row, predicted in rows:
-                    window = ((row, row + len(predicted)), (0, raster.width))
-                    with reading(raster.name):
-                        predicted[raster.dataset_mask(window=window) == 0] = IGNORE
-                    target.write(predicted, 1, window=window)
-            factors = [2**i for i in range(1, 12) if max(raster.shape) >> i >= 256]
+                    predicted[~layers.valid(row, row + len(predicted))] = IGNORE
+                    target.write(predicted, 1, window=((row, row + len(predicted)), (0, width)))
+            factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
             with rasterio.open(temporary, "r+", driver="GTiff") as target:
                 target.build_overviews(factors, Resampling.mode)
             check_written(temporary, factors)
@@ -195,17 +185,40 @@ def load_model(run):
                       "model.json as train.py writes them; run it again", code=3) from None
 
 
-def predict_raster(name, path, predict, facts, settings, run):
+def find_extra(name, given, facts, settings):
+    """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3) where it
+    needs one and there is none."""
+    if not facts["extra"]:
+        return None
+    places = [given] if given else find_raw(settings["data"]["raw"], settings["data"]["extra"], name)
+    if not places:
+        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
+                      "it by --extra (EXTRA= for make)", code=3)
+    return places[0]
+
+
+def check_raster(path, raster, extra, facts):
+    """Problem (exit 3) where an open raster, or the open extra raster beside it, is not what the network takes."""
+    wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
+    if wrong:
+        raise Problem(f"raster {path}: {wrong}", code=3)
+    if extra:
+        wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
+        if (extra.height, extra.width) != (raster.height, raster.width):
+            wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
+        if wrong:
+            raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
+
+
+def predict_raster(name, path, extra_path, predict, facts, settings, run):
     """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there."""
     options = settings["predict"]
     target = run / "predictions" / f"{name}.tif"
-    with open_raster(path) as raster:
-        wrong = check_bands(raster, facts["bands"], f"the network's bands: {facts['bands']}")
-        if wrong:
-            raise Problem(f"raster {path}: {wrong}", code=3)
+    with open_raster(path) as raster, open_raster(extra_path) if extra_path else nullcontext() as extra:
+        check_raster(path, raster, extra, facts)
         place = georeference(raster, settings["data"]["assume_crs"])
-        tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "SOURCE": sha256(path),
-                "PLACE": json.dumps(place)}
+        tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
+                "SOURCE": " ".join(sha256(source) for source in (path, extra_path) if source)}
         if stands(target, tags):
             print(f"{name:>12}  stands already  {target}", flush=True)
             return
@@ -216,33 +229,32 @@ def predict_raster(name, path, predict, facts, settings, run):
         if in_metres and trained and not 0.8 < pixel / trained < 1.25:
             print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good "
                   "results", flush=True)
-        started, shape = time.monotonic(), (raster.height, raster.width)
-
-        def read(start, stop):
-            return read_rows(raster, facts["bands"], start, stop)
+        started, layers = time.monotonic(), Layers(raster, extra, facts["bands"], facts["scale"])
 
         def rows():
-            for row, predicted in predict_rows(predict, read, shape, len(facts["classes"]),
-                                               multiple=2 ** facts["depth"], **options):
+            for row, predicted in predict_rows(predict, lambda *rows: layers.read(*rows)[0], layers.shape,
+                                               len(facts["classes"]), multiple=2 ** facts["depth"], **options):
                 yield row, predicted
-                progress(f"{name:>12}  {100 * (row + len(predicted)) // shape[0]:3d} %")
+                progress(f"{name:>12}  {100 * (row + len(predicted)) // layers.shape[0]:3d} %")
 
-        write_map(target, raster, rows(), facts["classes"], place, tags)
-    seconds = time.monotonic() - started
-    progress(f"{name:>12}  {shape[0]} x {shape[1]} px, {len(options['views'])} views: {seconds:.0f} s, "
-             f"{shape[0] * shape[1] * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
+        write_map(target, layers, rows(), facts["classes"], place, tags)
+    seconds, (height, width) = time.monotonic() - started, layers.shape
+    progress(f"{name:>12}  {height} x {width} px, {len(options['views'])} views: {seconds:.0f} s, "
+             f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
 
 
-def main(settings, run, tile):
+def main(settings, run, tile, extra):
     names = settings["split"]["test"] if tile is None else [tile]
     rasters = [find_raster(name, settings) for name in names]
     network, facts = load_model(run)
-    any_size = [tf.TensorSpec((None, None, None, len(facts["bands"])), tf.uint8)]
+    extras = [find_extra(name, extra, facts, settings) for name, _ in rasters]
+    any_size = [tf.TensorSpec((None, None, None, len(facts["scale"])), tf.uint8)]
     predict = tf.function(lambda patches: network(patches, training=False), input_signature=any_size)
     with only_one(run):
-        for name, path in rasters:
-            predict_raster(name, path, predict, facts, settings, run)
+        for (name, path), extra_path in zip(rasters, extras):
+            predict_raster(name, path, extra_path, predict, facts, settings, run)
 
 
 if __name__ == "__main__":
-    command(main, __doc__, tile="NAME or path of one raster; every test tile without it")
+    command(main, __doc__, tile="NAME or path of one raster; every test tile without it",
+            extra="NAME of the extra raster's file beside --tile, where the network needs one")

@@ -1,13 +1,21 @@
-"""Raw tiles to checked, class-indexed tiles and a manifest.
+"""Raw tiles to checked, class-indexed tiles and a manifest that audits them.
 
     python prepare_data.py --params demo.yaml
 
-Reads data.raw: images and colour-coded labels in the official folders, as they unzip. Writes to data.prepared, for
-each tile of the split, <tile>.image.npy, <tile>.labels.npy, <tile>.eroded.npy where official eroded labels exist,
-and manifest.json. Every tile is checked, pixels included, before the first is written; all that is wrong is listed
-at once (exit 3). A tile already prepared from the same bytes with the same settings is left alone.
-A 6000 x 6000 tile takes about 3 s.
+Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files themselves.
+Writes to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, depth]: the bands, then the class
+index, then zeros), <tile>.eroded.npy where official eroded labels exist, and manifest.json: per tile size, type,
+hashes, georeference, pixels of each class, in all and in each square of 128 px, and what was repaired, ignored,
+unknown or without data.
+
+Every tile is checked, pixels included, before the first is written; all that is wrong is listed at once (exit 3).
+Tiles of different roles that show the same ground are refused, and so are two tiles with the same pixels. A tile
+already prepared from the same bytes with the same settings is left alone. Rasters are read by bands of rows: memory
+does not depend on their height. A 6000 x 6000 tile takes about 5 s.
 """
+import contextlib
+import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -16,157 +24,145 @@ from pathlib import Path
 
 import numpy as np
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
 
 from command import command
 from files import Problem, only_one, replacing, sha256
-from params import find_raw, shown
-from tiles import (
-    BAND_ROWS,
-    ColourDecoder,
-    check_bands,
-    georeference,
-    made_with,
-    open_raster,
-    read_manifest,
-    read_rows,
-)
+from params import count_bands, fill, find_raw, shown
+from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, scales
+from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, pack, read_manifest
+
+PIXELS_AT_ONCE = 2**22  # of a band of rows
 
 
-def find_files(tile, raw, image, label, eroded_label, **_):
-    """({"image", "labels", "eroded": path}, problems) of a tile's raw files."""
+# -- what there is ----------------------------------------------------------------------------------------------------
+
+def find_files(tile, data):
+    """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
     files, problems = {}, []
-    for kind, pattern in (("image", image), ("labels", label), ("eroded", eroded_label)):
-        places = find_raw(raw, pattern, tile) if pattern else []
+    for kind, key in (("image", "image"), ("extra", "extra"), ("labels", "label"), ("eroded", "eroded_label")):
+        places = find_raw(data["raw"], data[key], tile) if data[key] else []
         if len(places) > 1:
             problems.append(f"tile {tile}, {kind}: found as {places[0]} and {places[1]}, expected one; remove one")
         elif places:
             files[kind] = places[0]
-        elif kind != "eroded":
-            expected = Path(raw) / pattern.replace("{tile}", tile)
+        elif data[key] and kind != "eroded":
+            expected = Path(data["raw"]) / fill(data[key], tile)
             problems.append(f"tile {tile}, {kind}: no file, expected {expected}; add it or take {tile} out of split")
     return files, problems
 
 
-def check_headers(tile, files, bands):
-    """(shape [H, W, B], problems) of a tile's files, without reading pixels."""
-    shape, problems = None, []
+def check_label(raster, label_values):
+    """What keeps an open raster from being labels, as one line; None where nothing does."""
+    kinds = set(raster.dtypes)
+    if label_values is None:
+        if raster.count < 3 or ColorInterp.palette in raster.colorinterp:
+            return (f"{'a palette image' if ColorInterp.palette in raster.colorinterp else f'{raster.count} bands'}, "
+                    "expected the classes' colours in red, green and blue; for labels of one band set "
+                    "data.label_values to the value of each class")
+        return None if set(raster.dtypes[:3]) == {"uint8"} else f"{raster.dtypes[0]} colours, expected uint8"
+    if raster.count != 1:
+        return f"{raster.count} bands, expected one (data.label_values); for painted labels set data.label_values: null"
+    return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
+
+
+def check_headers(tile, files, data):
+    """(facts, problems) of a tile's files, without reading pixels: facts are shape [H, W, B], dtype, georeference."""
+    facts, problems = None, []
     for kind, path in files.items():
         try:
             with open_raster(path) as raster:
-                wrong = (check_bands(raster, bands, f"data.bands: {bands}") if kind == "image"
-                         else check_bands(raster, [1, 2, 3], "labels are painted in red, green and blue"))
+                if kind == "image":
+                    wrong = check_bands(raster, data["bands"], scales(data), f"data.bands: {data['bands']}")
+                    facts = {"shape": [raster.height, raster.width, count_bands(data)], "dtype": raster.dtypes[0],
+                             "georeference": georeference(raster, data["assume_crs"])}
+                elif kind == "extra":
+                    wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
+                else:
+                    wrong = check_label(raster, data["label_values"])
                 if wrong:
                     problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
-                if kind == "image":
-                    shape = [raster.height, raster.width, len(bands)]
-                elif shape and [raster.height, raster.width] != shape[:2]:
+                if facts and [raster.height, raster.width] != facts["shape"][:2]:
                     problems.append(f"tile {tile}, {kind} in {path}: {raster.height} x {raster.width} pixels, expected "
-                                    f"{shape[0]} x {shape[1]} as its image")
+                                    f"{facts['shape'][0]} x {facts['shape'][1]} as its image")
         except Problem as problem:
             problems += problem.lines
-    return shape, problems
+    return facts, problems
 
 
-def check_pixels(tile, files, bands, decoder, max_unknown):
-    """Problems met when every pixel is read: unreadable parts, and unknown colours above the limit."""
-    problems = []
-    for kind, path in files.items():
-        try:
-            with open_raster(path) as raster:
-                if kind == "image":
-                    for row in range(0, raster.height, BAND_ROWS):
-                        read_rows(raster, bands, row, min(row + BAND_ROWS, raster.height))
-                    continue
-                counts, unknown = decode_raster(raster, decoder)
-                share = counts[3] / (raster.height * raster.width)
-                if share > max_unknown:
-                    colours = ", ".join(f"{colour} ({n})" for colour, n in unknown.most_common(3))
-                    problems.append(
-                        f"tile {tile}, {kind} in {path}: {100 * share:.2f} % of pixels have no known colour (most "
-                        f"often {colours}), expected at most {100 * max_unknown:g} %; see data.classes, data.tolerance "
-                        "and data.max_unknown")
-        except Problem as problem:
-            problems += problem.lines
-    return problems
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+def read_tile(files, data, decoder, shape, write=lambda **arrays: None):
+    """Reads a whole tile, band of rows by band of rows, and returns what the manifest says of its pixels.
+
+    `write` is called with every band: pixels (uint8 [rows, W, depth]) and, where the tile has them, eroded (uint8
+    [rows, W]). Pixels that are nodata in the image become IGNORE in the labels.
+    """
+    rows = max(1, PIXELS_AT_ONCE // shape[1] // CELL) * CELL
+    kinds = [kind for kind in ("labels", "eroded") if kind in files]
+    counts, unknown = {kind: np.zeros(len(KINDS), np.int64) for kind in kinds}, {kind: Counter() for kind in kinds}
+    cells, digest, nodata, outside = [], hashlib.sha256(), 0, 0
+    with contextlib.ExitStack() as stack:
+        rasters = {kind: stack.enter_context(open_raster(path)) for kind, path in files.items()}
+        layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
+        for start in range(0, shape[0], rows):
+            stop = min(start + rows, shape[0])
+            image, beyond = layers.read(start, stop)
+            valid = layers.valid(start, stop)
+            digest.update(image)
+            outside += beyond
+            nodata += valid.size - np.count_nonzero(valid)
+            labels = {}
+            for kind in kinds:
+                with reading(rasters[kind].name):
+                    raw = rasters[kind].read(decoder.bands, window=((start, stop), (0, shape[1])))
+                labels[kind], band_counts, band_unknown = decoder.decode(np.moveaxis(raw, 0, -1))
+                labels[kind][~valid] = IGNORE
+                counts[kind] += band_counts
+                unknown[kind].update(band_unknown)
+            cells.append(count_cells(labels["labels"], len(data["classes"])))
+            write(pixels=pack(image, labels["labels"]), **{k: v for k, v in labels.items() if k == "eroded"})
+    cells = np.concatenate(cells)
+    return {"nodata": int(nodata), "outside_scale": int(outside), "pixels_sha256": digest.hexdigest(),
+            "pixels": {kind: {**dict(zip(KINDS, map(int, counts[kind]))),
+                              "unknown_colours": dict(unknown[kind].most_common(5))} for kind in kinds},
+            "classes": dict(zip(data["classes"], cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
 
 
-def decode_raster(raster, decoder, target=None):
-    """(pixels of each kind int64 [4], unknown colours) of a whole label raster; labels go to `target` [H, W]."""
-    counts, unknown = np.zeros(4, np.int64), Counter()
-    for row in range(0, raster.height, BAND_ROWS):
-        colours = read_rows(raster, [1, 2, 3], row, min(row + BAND_ROWS, raster.height))
-        labels, band_counts, band_unknown = decoder.decode(colours)
-        counts += band_counts
-        unknown.update(band_unknown)
-        if target is not None:
-            target[row: row + len(labels)] = labels
-    return counts, unknown
+def check_unknown(tile, files, audit, shape, max_unknown):
+    """A line for each label file with more pixels of no known class than data.max_unknown allows."""
+    for kind, pixels in audit["pixels"].items():
+        share = pixels["unknown"] / (shape[0] * shape[1])
+        if share > max_unknown:
+            often = ", ".join(f"{colour} ({n})" for colour, n in list(pixels["unknown_colours"].items())[:3])
+            yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known colour (most "
+                   f"often {often}), expected at most {100 * max_unknown:g} %; see data.classes, data.label_values, "
+                   "data.tolerance and data.max_unknown")
 
 
-def prepare_tile(tile, files, hashes, shape, data, decoder):
-    """Writes a tile's arrays and returns its row of the manifest."""
-    folder = Path(data["prepared"])
-    row = {"shape": shape, "made_with": made_with(data), "raw": {}, "files": {}, "pixels": {}}
-    for kind, path in files.items():
-        name = f"{tile}.{kind}.npy"
-        with replacing(folder / name) as temporary, open_raster(path) as raster:
-            array = np.lib.format.open_memmap(temporary, "w+", np.uint8, tuple(shape if kind == "image" else shape[:2]))
-            if kind == "image":
-                row["georeference"] = georeference(raster, data["assume_crs"])
-                for start in range(0, shape[0], BAND_ROWS):
-                    stop = min(start + BAND_ROWS, shape[0])
-                    array[start:stop] = read_rows(raster, data["bands"], start, stop)
-            else:
-                counts, unknown = decode_raster(raster, decoder, array)
-                row["pixels"][kind] = dict(zip(decoder.KINDS, map(int, counts)))
-                row["pixels"][kind]["unknown_colours"] = dict(unknown.most_common(5))
-                if kind == "labels":
-                    per_class = np.bincount(np.ravel(array), minlength=256)
-                    row["classes"] = {name: int(per_class[i]) for i, name in enumerate(data["classes"])}
-            array.flush()
-            del array
-        row["raw"][kind] = {"path": str(path), "sha256": hashes[kind]}
-        row["files"][kind] = {"name": name, "sha256": sha256(folder / name)}
-    return row
+# -- what may not be together -----------------------------------------------------------------------------------------
 
-
-def is_prepared(row, hashes, image, data):
-    """True where a manifest row stands for these raw bytes, this georeference and settings and its files are whole."""
-    folder = Path(data["prepared"])
-    if row is None or row["made_with"] != made_with(data):
-        return False
-    with open_raster(image) as raster:
-        place = georeference(raster, data["assume_crs"])
-    same = (place == row["georeference"] and row["files"].keys() == hashes.keys()
-            and row["classes"].keys() == data["classes"].keys()
-            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes)
-    return same and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
-                        for file in row["files"].values())
-
-
-def check_tiles(tiles, data, manifest, decoder):
-    """{tile: (files, hashes, shape)} of the tiles to prepare. Problem lists all that is wrong in names and headers
-    of any tile or, where nothing is, in its pixels."""
-    found, problems = {}, []
-    for tile in tiles:
-        files, wrong = find_files(tile, **data)
-        shape, in_headers = check_headers(tile, files, data["bands"])
-        found[tile] = files, shape
-        problems += wrong + in_headers
-    if problems:
-        raise Problem(*problems, code=3)
-    todo = {}
-    for tile, (files, shape) in found.items():
-        hashes = {kind: sha256(path) for kind, path in files.items()}
-        if is_prepared(manifest["tiles"].get(tile), hashes, files["image"], data):
+def check_leaks(split, found, allowed):
+    """A line for each two tiles of different roles whose georeferenced footprints overlap, unless both are allowed."""
+    roles = {tile: role for role, tiles in split.items() for tile in tiles}
+    for one, other in itertools.combinations(found, 2):
+        if roles[one] == roles[other] or {one, other} <= set(allowed):
             continue
-        todo[tile] = files, hashes, shape
-        print(f"{tile:>12}  checking {shape[0]} x {shape[1]} px", flush=True)
-        problems += check_pixels(tile, files, data["bands"], decoder, data["max_unknown"])
-    if problems:
-        raise Problem(*problems, code=3)
-    return todo
+        share = overlap(*((found[tile]["georeference"], found[tile]["shape"][:2]) for tile in (one, other)))
+        if share:
+            yield (f"tiles {one} (split.{roles[one]}) and {other} (split.{roles[other]}): {100 * share:.1f} % of the "
+                   "smaller one's ground is the other's too, expected different ground, or scores are no test; give "
+                   "both one role, or name both in data.allow_overlap")
+
+
+def check_twins(pixels):
+    """A line for each tile whose image has the same pixels as an earlier one's; `pixels` is {tile: sha256}."""
+    first = {}
+    for tile, digest in pixels.items():
+        if first.setdefault(digest, tile) != tile:
+            yield (f"tiles {first[digest]} and {tile}: the same pixels, expected different images; take one out of "
+                   "split or fetch the right file")
 
 
 def check_crs(name):
@@ -186,35 +182,117 @@ def check_roles(split, manifest):
         raise Problem(*empty, code=3)
 
 
+def check_disk(folder, shapes):
+    """Problem (exit 4) where the prepared tiles would not fit the disk."""
+    needed = sum(rows * cols * (depth(bands) + 1) for rows, cols, bands in shapes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Problem(f"disk at {folder}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for {len(shapes)} "
+                      "tiles; free some space, or see whether the tiles are as large as they say", code=4)
+
+
+# -- the step ---------------------------------------------------------------------------------------------------------
+
+def is_prepared(row, hashes, facts, data):
+    """True where a manifest row stands for these raw bytes, this georeference and settings and its files are whole."""
+    folder = Path(data["prepared"])
+    return (row is not None and row["made_with"] == made_with(data) and row["georeference"] == facts["georeference"]
+            and row["classes"].keys() == data["classes"].keys()
+            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes
+            and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
+                    for file in row["files"].values()))
+
+
+def check_tiles(split, data, manifest, decoder):
+    """{tile: (files, hashes, facts)} of the tiles to prepare. Problem lists all that is wrong in names and headers of
+    any tile or, where nothing is, in its pixels."""
+    tiles = [tile for role in split.values() for tile in role]
+    files, found, problems = {}, {}, []
+    for tile in tiles:
+        files[tile], wrong = find_files(tile, data)
+        facts, in_headers = check_headers(tile, files[tile], data)
+        problems += wrong + in_headers
+        if facts:
+            found[tile] = facts
+    problems += check_leaks(split, found, data["allow_overlap"])
+    if problems:
+        raise Problem(*problems, code=3)
+    todo = {}
+    for tile, facts in found.items():
+        hashes = {kind: sha256(path) for kind, path in files[tile].items()}
+        if not is_prepared(manifest["tiles"].get(tile), hashes, facts, data):
+            todo[tile] = files[tile], hashes, facts
+    check_disk(data["prepared"], [facts["shape"] for _, _, facts in todo.values()])
+    pixels = {}
+    for tile, facts in found.items():
+        if tile not in todo:
+            pixels[tile] = manifest["tiles"][tile]["pixels_sha256"]
+            problems += check_unknown(tile, files[tile], manifest["tiles"][tile], facts["shape"], data["max_unknown"])
+            continue
+        print(f"{tile:>12}  checking {facts['shape'][0]} x {facts['shape'][1]} px", flush=True)
+        try:
+            audit = read_tile(files[tile], data, decoder, facts["shape"])
+        except Problem as problem:
+            problems += problem.lines
+            continue
+        pixels[tile] = audit["pixels_sha256"]
+        problems += check_unknown(tile, files[tile], audit, facts["shape"], data["max_unknown"])
+    problems += check_twins(pixels)
+    if problems:
+        raise Problem(*problems, code=3)
+    return todo
+
+
+def prepare_tile(tile, files, hashes, facts, data, decoder):
+    """Writes a tile's arrays and returns its row of the manifest."""
+    folder, shape = Path(data["prepared"]), facts["shape"]
+    shapes = {"pixels": (*shape[:2], depth(shape[2])), "eroded": tuple(shape[:2])}
+    names = {kind: f"{tile}.{kind}.npy" for kind in shapes if kind == "pixels" or kind in files}
+    with contextlib.ExitStack() as stack:
+        targets = {}
+        for kind, name in names.items():
+            targets[kind] = stack.enter_context(open(stack.enter_context(replacing(folder / name)), "wb"))
+            np.lib.format.write_array_header_1_0(
+                targets[kind], {"descr": "|u1", "fortran_order": False, "shape": shapes[kind]})
+
+        def write(**arrays):
+            for kind, array in arrays.items():
+                targets[kind].write(np.ascontiguousarray(array))
+
+        audit = read_tile(files, data, decoder, shape, write)
+    return {**facts, "made_with": made_with(data),
+            "raw": {kind: {"path": str(path), "sha256": hashes[kind]} for kind, path in files.items()},
+            "files": {kind: {"name": name, "sha256": sha256(folder / name)} for kind, name in names.items()}, **audit}
+
+
+def write_manifest(folder, manifest):
+    """manifest.json, a line for each tile."""
+    lines = ",\n".join(f"{json.dumps(tile)}: {json.dumps(row)}" for tile, row in manifest["tiles"].items())
+    with replacing(folder / "manifest.json") as temporary:
+        temporary.write_text(f'{{"tiles": {{\n{lines}\n}}}}\n', encoding="utf-8")
+
+
 def main(settings, run):
-    data = settings["data"]
+    data, split = settings["data"], settings["split"]
     if data["assume_crs"] is not None:
         check_crs(data["assume_crs"])
-    folder = Path(data["prepared"])
-    tiles = [tile for role in settings["split"].values() for tile in role]
-    decoder = ColourDecoder(data["classes"], data["ignore_colours"], data["tolerance"])
+    folder, decoder = Path(data["prepared"]), build_decoder(data)
     if not Path(data["raw"]).is_dir():
         raise Problem(f"data folder {data['raw']} (data.raw): not found, expected the folder with the unzipped tiles; "
                       "the README says how to get them", code=3)
     with only_one(folder):
         manifest = read_manifest(folder)
-        todo = check_tiles(tiles, data, manifest, decoder)
-        needed = sum(shape[0] * shape[1] * (shape[2] + 2) for _, _, shape in todo.values())
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise Problem(f"disk at {folder}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for "
-                          f"{len(todo)} tiles; free some space", code=4)
-        for tile, (files, hashes, shape) in todo.items():
-            row = prepare_tile(tile, files, hashes, shape, data, decoder)
-            manifest["tiles"][tile] = row
-            with replacing(folder / "manifest.json") as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            pixels, total = row["pixels"]["labels"], shape[0] * shape[1]
-            print(f"{tile:>12}  prepared; labels repaired {100 * pixels['repaired'] / total:.2f} %, "
-                  f"ignored {100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %",
-                  flush=True)
-        check_roles(settings["split"], manifest)
-    print(f"{len(tiles) - len(todo)} tiles were prepared already, {len(todo)} are new: {folder}{os.sep}manifest.json")
+        todo = check_tiles(split, data, manifest, decoder)
+        for tile, (files, hashes, facts) in todo.items():
+            row = manifest["tiles"][tile] = prepare_tile(tile, files, hashes, facts, data, decoder)
+            write_manifest(folder, manifest)
+            pixels, total = row["pixels"]["labels"], facts["shape"][0] * facts["shape"][1]
+            print(f"{tile:>12}  prepared; labels repaired {100 * pixels['repaired'] / total:.2f} %, ignored "
+                  f"{100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %, image "
+                  f"without data {100 * row['nodata'] / total:.2f} %", flush=True)
+        check_roles(split, manifest)
+    print(f"{sum(map(len, split.values())) - len(todo)} tiles were prepared already, {len(todo)} are new: "
+          f"{folder}{os.sep}manifest.json")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from skimage.transform import downscale_local_mean
 
 from command import command
 from files import Problem, only_one, replacing
-from tiles import IGNORE, open_prepared, open_raster, palette, read_manifest
+from rasters import open_raster
+from tiles import IGNORE, open_prepared, palette, read_manifest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -139,7 +140,8 @@ def tile_pictures(tile, settings, run):
     """{"image", "labels", "prediction", "errors"}: uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels
     long. Errors are magenta on the greyed image; what is not scored is black."""
     data, limit = settings["data"], settings["report"]["max_pixels"]
-    image, labels = open_prepared(data, tile, "image", "labels")
+    prepared = open_prepared(data, tile)
+    image, labels = prepared.image, prepared.labels
     step = max(1, -(-max(labels.shape) // limit))
     with open_raster(run / "predictions" / f"{tile}.tif") as source:
         predicted = source.read(1)[::step, ::step]

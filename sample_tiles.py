@@ -22,7 +22,7 @@ from skimage.filters import gaussian
 from skimage.transform import resize
 
 from files import replacing
-from tiles import without_place_allowed
+from rasters import without_place_allowed
 
 IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)

@@ -1,22 +1,18 @@
-"""Tiles on disk: rasters and their windows, colours and class indices, the eight views, prepared tiles.
+"""Tiles: windows and the eight views, colours and class indices, prepared tiles on disk.
 
 A tile is one raster with its labels. Arrays are [row, col, band]; labels are uint8 class indices, IGNORE where
 nothing is scored.
 """
-import contextlib
 import json
-import os
-import warnings
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from files import Problem
+from files import Problem, sha256
+from params import count_bands
 
 IGNORE = 255
-BAND_ROWS = 1024  # rows read at a time where a whole raster has to be read: memory depends on width, not on height
+CELL = 128  # pixels: side of the squares in which a prepared tile's classes are counted
 
 
 # -- places in a raster -----------------------------------------------------------------------------------------------
@@ -46,73 +42,6 @@ def unview(array, number):
     return np.rot90(turned, -(number % 4))
 
 
-# -- rasters ----------------------------------------------------------------------------------------------------------
-
-@contextlib.contextmanager
-def without_place_allowed():
-    """Silences rasterio's warning about rasters without georeference: here they are a case, not a surprise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
-
-
-@contextlib.contextmanager
-def reading(path):
-    """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
-    try:
-        yield
-    except RasterioError as error:
-        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable GeoTIFF; fetch it "
-                      "again", code=3) from None
-
-
-@contextlib.contextmanager
-def open_raster(path):
-    """Opens a GeoTIFF for reading (rasterio dataset). Problem (exit 3) where it is missing or not a plain GeoTIFF.
-
-    Only the GeoTIFF driver on a file that exists: a VRT or a network address under a .tif name is refused.
-    """
-    path = os.path.abspath(path)
-    if not os.path.isfile(path):
-        raise Problem(f"raster {path}: no such file, expected a GeoTIFF", code=3)
-    with without_place_allowed(), reading(path):
-        raster = rasterio.open(path, driver="GTiff")
-    with raster:
-        yield raster
-
-
-def check_bands(raster, bands, named):
-    """What keeps these bands of an open raster from being used, as one line; None where nothing does. `named` says
-    where the bands come from."""
-    if max(bands) > raster.count:
-        return f"{raster.count} bands, expected at least {max(bands)} ({named})"
-    if any(raster.dtypes[band - 1] != "uint8" for band in bands):
-        return f"{raster.dtypes[0]} pixels, expected uint8; convert it to 8 bit first"
-    if rasterio.enums.ColorInterp.palette in raster.colorinterp:
-        return "a palette image, expected bands of brightness; convert it to RGB first (gdal_translate -expand rgb)"
-    if any(raster.colorinterp[band - 1] == rasterio.enums.ColorInterp.alpha for band in bands):
-        return f"an alpha band among {bands} ({named}), expected bands of brightness; leave that number out"
-    return None
-
-
-def read_rows(raster, bands, start, stop):
-    """Pixels of rows start..stop as uint8 [rows, W, B]."""
-    with reading(raster.name):
-        pixels = raster.read(bands, window=((start, stop), (0, raster.width)))
-    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
-
-
-def georeference(raster, assume_crs):
-    """{"crs": text or None, "transform": six numbers or None} of an open raster.
-
-    A .tfw gives a transform without a coordinate system; `assume_crs` then names it. No transform, no georeference.
-    """
-    if raster.transform.is_identity:
-        return {"crs": None, "transform": None}
-    crs = raster.crs.to_string() if raster.crs else assume_crs
-    return {"crs": crs, "transform": list(raster.transform)[:6]}
-
-
 # -- colours and class indices ----------------------------------------------------------------------------------------
 
 def parse_colour(text):
@@ -127,6 +56,16 @@ def palette(classes):
     return colours
 
 
+KINDS = ("exact", "repaired", "ignored", "unknown")  # of label pixels
+
+
+def build_decoder(data):
+    """What turns the raw labels of these data settings into class indices."""
+    if data["label_values"] is None:
+        return ColourDecoder(data["classes"], data["ignore_colours"], data["tolerance"])
+    return ValueDecoder(data["classes"], data["label_values"], data["ignore_colours"])
+
+
 class ColourDecoder:
     """Colours to class indices by the nearest palette colour, within a tolerance, over all 2**24 colours.
 
@@ -136,7 +75,7 @@ class ColourDecoder:
     colours within the tolerance the nearest by Euclidean distance is taken.
     """
 
-    KINDS = ("exact", "repaired", "ignored", "unknown")
+    bands = [1, 2, 3]
 
     def __init__(self, classes, ignore_colours, tolerance):
         self.colours = np.array([parse_colour(c) for c in [*classes.values(), *ignore_colours]], np.int32)
@@ -172,59 +111,118 @@ class ColourDecoder:
                 {f"#{code:06x}": int(count) for code, count in zip(unknown, counts)})
 
 
+class ValueDecoder:
+    """Values of single-band labels to class indices, by a table: `label_values` maps each class to its value, values
+    in `ignore` become IGNORE, any other is unknown. Nothing is repaired: values have no nearest one."""
+
+    bands = [1]
+
+    def __init__(self, classes, label_values, ignore):
+        self.labels, self.kinds = np.full(2**16, IGNORE, np.uint8), np.full(2**16, 3, np.uint8)
+        for index, name in enumerate(classes):
+            self.labels[label_values[name]], self.kinds[label_values[name]] = index, 0
+        self.kinds[ignore] = 2
+
+    def decode(self, values):
+        """As ColourDecoder.decode, of uint8 or uint16 [H, W, 1]; unknown values are named as text."""
+        values = values[..., 0]
+        kinds = self.kinds[values]
+        unknown, counts = np.unique(values[kinds == 3], return_counts=True)
+        return (self.labels[values], np.bincount(kinds.ravel(), minlength=4),
+                {str(value): int(count) for value, count in zip(unknown, counts)})
+
+
 # -- prepared tiles ---------------------------------------------------------------------------------------------------
+
+def depth(bands):
+    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so that a
+    pixel is copied as one machine word or a few."""
+    return 4 if bands < 4 else -(-(bands + 1) // 8) * 8
+
+
+class Tile:
+    """A prepared tile, memory-mapped: views of its pixels.
+
+    pixels  uint8 [H, W, depth]: the bands, then the label, then zeros
+    image   uint8 [H, W, B]
+    labels  uint8 [H, W]
+    words   the pixels as words: uint32 [H, W, 1] or uint64 [H, W, depth / 8]
+    cells   int64 [rows, cols, C]: pixels of each class in each CELL x CELL square
+    eroded  uint8 [H, W]: the official labels without class boundaries; None where there are none
+    """
+
+    def __init__(self, pixels, bands, cells=None, eroded=None):
+        self.pixels, self.bands, self.cells, self.eroded = pixels, bands, cells, eroded
+        self.image, self.labels = pixels[..., :bands], pixels[..., bands]
+        self.words = pixels.view(np.uint32 if pixels.shape[2] == 4 else np.uint64)
+        self.shape = self.labels.shape
+
+
+def pack(image, labels):
+    """Pixels (uint8 [H, W, depth]) of a Tile from its image (uint8 [H, W, B]) and labels (uint8 [H, W])."""
+    bands = image.shape[2]
+    pixels = np.zeros((*labels.shape, depth(bands)), np.uint8)
+    pixels[..., :bands], pixels[..., bands] = image, labels
+    return pixels
+
+
+def count_cells(labels, classes):
+    """Pixels of each class in each CELL x CELL square of labels (uint8 [H, W]) from the top left: int64 [.., .., C]."""
+    rows, cols = (np.arange(0, size, CELL) for size in labels.shape)
+    return np.stack([np.add.reduceat(np.add.reduceat(labels == index, rows, 0, np.int64), cols, 1)
+                     for index in range(classes)], -1)
+
 
 def read_manifest(prepared):
     """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet."""
     path = Path(prepared) / "manifest.json"
-    needed = {"shape", "made_with", "raw", "files", "pixels", "georeference", "classes"}
+    needed = {"shape": list, "made_with": dict, "raw": dict, "files": dict, "pixels": dict, "georeference": dict,
+              "classes": dict, "cells": list, "pixels_sha256": str}
     try:
         manifest = json.loads(path.read_bytes())
         for row in manifest["tiles"].values():
-            if not (needed <= row.keys() and all(isinstance(row[key], dict) for key in needed - {"shape"})):
-                raise KeyError
+            if not all(isinstance(row[key], kind) for key, kind in needed.items()) or "pixels" not in row["files"]:
+                raise TypeError
         return manifest
     except FileNotFoundError:
         return {"tiles": {}}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise Problem(f"manifest {path}: damaged, expected JSON with tiles; remove it and run prepare_data.py again",
-                      code=3) from None
+        raise Problem(f"manifest {path}: damaged or of an earlier version, expected JSON as prepare_data.py writes it; "
+                      "remove it and run prepare_data.py again", code=3) from None
 
 
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
-    return {"bands": data["bands"], "classes": [list(pair) for pair in data["classes"].items()],  # their order counts
-            "ignore_colours": data["ignore_colours"], "tolerance": data["tolerance"], "assume_crs": data["assume_crs"]}
+    keys = ("bands", "extra", "scale", "label_values", "ignore_colours", "tolerance", "assume_crs")
+    return {**{key: data[key] for key in keys},
+            "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts
 
 
-def open_prepared(data, tile, *kinds):
-    """Memory maps of a prepared tile: `kinds` are "image" (uint8 [H, W, B]), "labels" and "eroded" (uint8 [H, W]).
-
-    None stands for eroded labels that the data set does not have. Problem (exit 3) where the tile is not prepared,
-    prepared with other settings, or its file is not as the manifest says.
-    """
+def open_prepared(data, tile, manifest=None):
+    """A prepared Tile. Problem (exit 3) where it is not prepared, was prepared with other settings, or its files are
+    not, to the bit, what the manifest says. `manifest`: as read already."""
     folder = Path(data["prepared"])
-    row = read_manifest(folder)["tiles"].get(tile)
+    row = (manifest or read_manifest(folder))["tiles"].get(tile)
     again = "run prepare_data.py again"
     if row is None:
         raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; {again}", code=3)
     if row["made_with"] != made_with(data):
         raise Problem(f"tile {tile} in {folder}: prepared with other data settings, expected this run's; {again}, or "
                       "give this run a data.prepared folder of its own", code=3)
-    arrays = []
-    for kind in kinds:
-        file = row["files"].get(kind)
-        if file is None:
-            arrays.append(None)
-            continue
+    bands, arrays = count_bands(data), {}
+    for kind, file in row["files"].items():
+        path = folder / file["name"]
         try:
-            array = np.load(folder / file["name"], mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            raise Problem(f"prepared tile {folder / file['name']}: missing or damaged, expected a NumPy array; {again}",
+            array, digest = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)), sha256(path)
+        except (OSError, ValueError, EOFError):
+            raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
                           code=3) from None
-        expected = row["shape"] if kind == "image" else row["shape"][:2]
-        if array.dtype != np.uint8 or list(array.shape) != expected:
-            raise Problem(f"prepared tile {folder / file['name']}: {array.dtype} {array.shape}, expected uint8 "
-                          f"{tuple(expected)}; {again}", code=3)
-        arrays.append(array)
-    return arrays
+        expected = (*row["shape"][:2], depth(bands)) if kind == "pixels" else tuple(row["shape"][:2])
+        if array.dtype != np.uint8 or array.shape != expected:
+            raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {expected}; {again}",
+                          code=3)
+        if digest != file["sha256"]:
+            raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; {again}",
+                          code=3)
+        arrays[kind] = array
+    return Tile(arrays["pixels"], bands, np.array(row["cells"], np.int64), arrays.get("eroded"))

@@ -26,13 +26,16 @@ import yaml
 from command import command, progress
 from files import Problem, only_one, replacing, sha256
 from model import OneCycle, count_operations
-from pipeline import batches, open_tiles, patches_per_epoch, training_plan, validation_plan
+from params import count_bands
+from patches import changes_of, plan_epoch, validation_plan
+from pipeline import batches, open_tiles
+from rasters import scales
 from scores import accuracy, mean_iou
 from tiles import read_manifest
 from training import Trainer, fingerprint, identity, load_checkpoint, restore, save_checkpoint
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
-           "val_mean_iou", "seconds", "patches_per_second"]
+           "val_mean_iou", "seconds", "patches_per_second", "waiting"]
 
 
 def write_text(path, text):
@@ -151,20 +154,34 @@ def check_finite(loss, what, epoch, step, rate):
                          if epoch > 1 else ""), code=5)
 
 
+class Timed:
+    """Goes through an iterable and adds up the seconds spent waiting for its next item."""
+
+    def __init__(self, items):
+        self.items, self.waited = items, 0.0
+
+    def __iter__(self):
+        asked = time.monotonic()
+        for item in self.items:
+            self.waited += time.monotonic() - asked
+            yield item
+            asked = time.monotonic()
+
+
 def train_epoch(trainer, dataset, epoch, steps, rate, head):
     """(loss, confusion int64 [C, C]) of one epoch; shows loss, accuracy and mean IoU while it runs."""
-    confusion, losses, waiting = np.zeros((trainer.classes,) * 2, np.int64), [], []
+    confusion, losses, pending = np.zeros((trainer.classes,) * 2, np.int64), [], []
 
     def collect():
-        for loss, counts in waiting:
+        for loss, counts in pending:
             check_finite(float(loss), "loss", epoch, (epoch - 1) * steps + len(losses), rate)
             losses.append(float(loss))
             np.add(confusion, counts.numpy(), out=confusion)
-        waiting.clear()
+        pending.clear()
 
     seen = time.monotonic()
-    for step, (images, labels) in enumerate(trainer.spread(dataset), 1):
-        waiting.append(trainer.train_step(images, labels))
+    for step, pixels in enumerate(dataset, 1):
+        pending.append(trainer.train_step(pixels))
         if time.monotonic() - seen > 0.5 or step == steps:  # between looks the device runs ahead
             collect()
             seen = time.monotonic()
@@ -176,15 +193,17 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
 
 def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum):
     """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
-    train, patch, epochs = settings["train"], settings["input"], settings["train"]["epochs"]
-    shapes, val_shapes = ([labels.shape for _, labels in tiles] for tiles in (train_tiles, val_tiles))
-    val_plan = validation_plan(val_shapes, **patch)
+    train, epochs, changes = settings["train"], settings["train"]["epochs"], changes_of(settings)
+    patch = {key: settings["input"][key] for key in ("patch_size", "batch_size")}
+    val_plan = validation_plan(val_tiles, **patch)
     while state["epoch"] < epochs and not stops_early(state, train):
         epoch = state["epoch"] + 1
-        plan = training_plan(shapes, patch["patch_size"], settings["augment"]["views"], settings["seed"], epoch)
         started, head, last = time.monotonic(), f"epoch {epoch:3d}/{epochs}", epoch * steps - 1
+        plan = plan_epoch(train_tiles, settings, epoch)
+        planned = time.monotonic() - started
+        feed = Timed(trainer.spread(batches(train_tiles, plan, **patch, **changes)))
         try:
-            loss, confusion = train_epoch(trainer, batches(train_tiles, plan, **patch), epoch, steps, rate, head)
+            loss, confusion = train_epoch(trainer, feed, epoch, steps, rate, head)
             seconds = time.monotonic() - started
             val_loss, val_confusion = trainer.validate(batches(val_tiles, val_plan, **patch))
         except KeyboardInterrupt:
@@ -192,10 +211,11 @@ def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, 
             raise
         check_finite(val_loss, "validation loss", epoch, last, rate)
         score, speed = mean_iou(val_confusion), steps * patch["batch_size"] / seconds
+        waiting = (planned + feed.waited) / seconds
         state["epoch"] = epoch
         state["history"].append(dict(zip(COLUMNS, [
             epoch, float(rate(last)), float(momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
-            val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3)])))
+            val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3), round(waiting, 4)])))
         if score > state["best"]:
             state.update(best=score, best_epoch=epoch)
         save_checkpoint(run / "checkpoints", trainer, state)
@@ -203,7 +223,7 @@ def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, 
         progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
                  f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
                  f"{score:.4f}{' *' if epoch == state['best_epoch'] else '  '} |  {seconds:.0f} s, "
-                 f"{speed:.1f} patches/s", last=True)
+                 f"{speed:.1f} patches/s, {100 * waiting:.1f} % waiting for data", last=True)
 
 
 def save_results(run, trainer, state):
@@ -226,7 +246,7 @@ def main(settings, run):
     train, patch, split = settings["train"], settings["input"], settings["split"]
     with only_one(run):
         train_tiles, val_tiles = (open_tiles(settings["data"], split[role]) for role in ("train", "val"))
-        patches = patches_per_epoch([labels.shape for _, labels in train_tiles], patch["patch_size"])
+        patches = len(plan_epoch(train_tiles, settings, epoch=1))  # the same in every epoch
         steps = patches // patch["batch_size"]
         if steps == 0:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
@@ -240,7 +260,7 @@ def main(settings, run):
             return
         rate, momentum = schedules(train, max_lr, train["epochs"] * steps)
         trainer = Trainer(settings, rate, momentum)
-        parameters, operations = count_operations(patch["patch_size"], bands=len(settings["data"]["bands"]),
+        parameters, operations = count_operations(patch["patch_size"], bands=count_bands(settings["data"]),
                                                   classes=trainer.classes, **settings["model"])
         found = begin(run, made_from)
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
@@ -279,7 +299,7 @@ def finish(settings, run, state, facts):
                  model_sha256=model)
     write_text(run / "run.json", json.dumps(about, indent=1) + "\n")
     write_text(run / "model.json", json.dumps({
-        "classes": data["classes"], "bands": data["bands"],
+        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
         "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
         "patch_size": settings["input"]["patch_size"], "depth": settings["model"]["depth"],
         "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",

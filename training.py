@@ -9,6 +9,7 @@ import numpy as np
 
 from files import Problem, quiet_stderr, replacing, sha256
 from model import build_loss, build_network, build_optimizer, logits_of
+from params import count_bands
 from tiles import made_with, read_manifest
 
 with quiet_stderr():
@@ -31,7 +32,7 @@ class Trainer:
 
     def __init__(self, settings, learning_rate, momentum):
         train, data = settings["train"], settings["data"]
-        self.settings, self.classes = settings, len(data["classes"])
+        self.settings, self.classes, self.bands = settings, len(data["classes"]), count_bands(data)
         self.strategy = choose_strategy()
         if settings["input"]["batch_size"] % self.strategy.num_replicas_in_sync:
             raise Problem(f"settings, key input.batch_size: {settings['input']['batch_size']}, expected a multiple of "
@@ -39,7 +40,7 @@ class Trainer:
         keras.utils.set_random_seed(settings["seed"])
         keras.mixed_precision.set_global_policy("mixed_float16" if train["mixed_precision"] else "float32")
         with self.strategy.scope():
-            self.network = build_network(len(data["bands"]), self.classes, **settings["model"],
+            self.network = build_network(self.bands, self.classes, **settings["model"],
                                          synchronized=self.strategy.num_replicas_in_sync > 1)
             self.logits = logits_of(self.network)
             self.optimizer = build_optimizer(train["optimizer"], learning_rate, momentum, train["weight_decay"])
@@ -50,6 +51,10 @@ class Trainer:
         self._train = tf.function(self._train_replicas, jit_compile=train["jit"], reduce_retracing=True)
         self._validate = tf.function(self._validate_replicas, jit_compile=train["jit"], reduce_retracing=True)
 
+    def _part(self, pixels):
+        """Images (uint8 [N, P, P, B]) and labels (uint8 [N, P, P]) of a batch."""
+        return pixels[..., : self.bands], pixels[..., self.bands]
+
     def _count(self, logits, labels):
         """Confusion matrix (int32 [C, C]) of a batch; IGNORE is counted in a row of its own, which is cut off."""
         truth = tf.minimum(tf.cast(labels, tf.int32), self.classes)
@@ -57,7 +62,8 @@ class Trainer:
         counts = tf.math.confusion_matrix(tf.reshape(truth, [-1]), tf.reshape(predicted, [-1]), self.classes + 1)
         return counts[: self.classes, : self.classes]
 
-    def _train_replica(self, images, labels):
+    def _train_replica(self, pixels):
+        images, labels = self._part(pixels)
         with tf.GradientTape() as tape:
             logits = self.logits(images, training=True)
             loss = self.loss(logits, labels)
@@ -66,15 +72,16 @@ class Trainer:
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         return loss, self._count(logits, labels)
 
-    def _validate_replica(self, images, labels):
+    def _validate_replica(self, pixels):
+        images, labels = self._part(pixels)
         logits = self.logits(images, training=False)
         return self.loss(logits, labels), self._count(logits, labels)
 
-    def _train_replicas(self, images, labels):
-        return self._together(self.strategy.run(self._train_replica, (images, labels)))
+    def _train_replicas(self, pixels):
+        return self._together(self.strategy.run(self._train_replica, (pixels,)))
 
-    def _validate_replicas(self, images, labels):
-        return self._together(self.strategy.run(self._validate_replica, (images, labels)))
+    def _validate_replicas(self, pixels):
+        return self._together(self.strategy.run(self._validate_replica, (pixels,)))
 
     def _together(self, result):
         loss, confusion = result
@@ -86,15 +93,16 @@ class Trainer:
         one = self.strategy.num_replicas_in_sync == 1
         return dataset if one else self.strategy.experimental_distribute_dataset(dataset)
 
-    def train_step(self, images, labels):
-        """One update; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
-        return self._train(images, labels)
+    def train_step(self, pixels):
+        """One update by a batch of `pipeline.batches`; (loss float32, confusion int32 [C, C]) as tensors, not yet
+        waited for."""
+        return self._train(pixels)
 
     def validate(self, dataset):
         """(loss, confusion int64 [C, C]) over a whole dataset; the loss is a mean weighted by labelled pixels."""
         total, confusion = 0.0, np.zeros((self.classes, self.classes), np.int64)
-        for images, labels in self.spread(dataset):
-            loss, counts = self._validate(images, labels)
+        for pixels in self.spread(dataset):
+            loss, counts = self._validate(pixels)
             counts = counts.numpy()
             total += float(loss) * counts.sum()
             confusion += counts
@@ -115,7 +123,7 @@ def identity(settings):
 
 def fingerprint(made_from, *scripts):
     """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share."""
-    shared = ("training.py", "model.py", "pipeline.py", "tiles.py")
+    shared = ("training.py", "model.py", "pipeline.py", "patches.py", "tiles.py")
     code = [sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
     return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
 

@@ -21,7 +21,7 @@ COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (2
 SETTINGS = yaml.safe_load((ROOT / "demo.yaml").read_text())
 SETTINGS.update(
     split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
-    input={"patch_size": 32, "batch_size": 4},
+    input={"patch_size": 32, "batch_size": 4, "stride": "random", "aim": {}},
     model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial"},
     lr_find={"start": 1e-4, "end": 10, "steps": 30},
 )

@@ -14,7 +14,7 @@ EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, a
     "seed: 1": ("seed: 2", STEPS[1:]),
     "  tolerance: 48": ("  tolerance: 40", STEPS),
     "  val: [2_10]": ("  val: [3_11]", STEPS),
-    "  batch_size: 8\n\naugment": ("  batch_size: 4\n\naugment", STEPS[1:]),
+    "  batch_size: 8\n  stride": ("  batch_size: 4\n  stride", STEPS[1:]),
     "  views: true": ("  views: false", STEPS[1:]),
     "  width: 8": ("  width: 16", STEPS[1:]),
     "  steps: 100": ("  steps: 50", STEPS[1:]),  # max_lr: auto, so the finder is upstream of the training

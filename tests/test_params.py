@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from files import Problem
-from params import KEYS, SECTIONS, read_settings, write_stamps
+from params import KEYS, SECTIONS, fill, read_settings, write_stamps
 
 
 def problems_of(tmp_path, text):
@@ -55,7 +55,7 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
         ("epochs: 15", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
         ("epochs: 15", "epochs: .nan", "key train.epochs: NaN"),
         ("max_lr: auto", "max_lr: .inf", "key train.max_lr: Infinity"),
-        ("batch_size: 8\n\naug", "batch_size: 0\n\naug", "key input.batch_size: 0"),
+        ("batch_size: 8\n  stride", "batch_size: 0\n  stride", "key input.batch_size: 0"),
         ("patch_size: 128", "patch_size: 1000000000", "key input.patch_size: 1000000000"),
         ("patch_size: 128", "patch_size: 100", "a multiple of 16"),
         ("test: [2_13]", "test: [2_10]", "tile 2_10, expected in one role only; it is in split.val too"),
@@ -65,9 +65,21 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
         ("loss: {ce: 1}", "loss: {dise: 1}", "key train.loss"),
         ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
         ("seed: 1", "", "key seed: missing"),
-        ("augment:\n  views: true", "augment: true", "key augment: true, expected its keys indented below it"),
+        ("evaluate:\n  erode: 3\n  leave_out: [clutter]", "evaluate: true", "key evaluate: true, expected its keys"),
         ("seed: 1", "seed: &a 1\nother: *a", "an alias"),
         ("seed: 1", "\tseed: 1", "expected YAML"),
+        ("stride: random", "stride: 129", "key input.stride: 129, expected at most input.patch_size"),
+        ("stride: random", "stride: often", "key input.stride"),
+        ("aim: {}", "aim: {bus: 0.1}", 'key input.aim: "bus", expected names of data.classes'),
+        ("aim: {}", "aim: {car: 0.7, tree: 0.5}", "key input.aim: shares of 1.2 together"),
+        ("scale: [1, 1]", "scale: [2, 1]", "key augment.scale"),
+        ("hue: 0", "hue: 0.6", "key augment.hue"),
+        ("  scale: null", "  scale: [255, 0]", "key data.scale"),
+        ("  scale: null", "  scale: [[0, 1], null]", "key data.scale: 2 entries, expected one for each of the 3 bands"),
+        ("label_values: null", "label_values: {car: 1}", "key data.label_values: values of car, expected one for each"),
+        ('["#000000"]', "[255]", "key data.ignore_colours: [255], expected colours"),
+        ("extra: null", "extra: height.tif", "key data.extra"),
+        ("allow_overlap: []", "allow_overlap: [a/b]", "key data.allow_overlap"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, after, expected):
@@ -76,6 +88,27 @@ def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, a
     assert before in text
     assert expected in problems_of(tmp_path, text.replace(before, after, 1))
     assert not (tmp_path / "canary").exists()
+
+
+def test_values_of_classes_and_of_what_is_ignored_differ(tmp_path):
+    text = (ROOT / "demo.yaml").read_text().replace('["#000000"]', "[3]")
+    names = ["impervious", "building", "low vegetation", "tree", "car", "clutter"]
+    values = ", ".join(f"{name}: {value}" for value, name in enumerate(names))
+    told = problems_of(tmp_path, text.replace("label_values: null", f"label_values: {{{values}}}"))
+    assert "key data.label_values: a value that stands twice" in told
+    path = tmp_path / "settings.yaml"
+    path.write_text(path.read_text().replace("[3]", "[255]"))
+    assert read_settings(path)["data"]["label_values"]["car"] == 4
+
+
+def test_hue_needs_three_bands(tmp_path):
+    text = (ROOT / "demo.yaml").read_text().replace("[1, 2, 3]", "[1, 2, 3, 4]").replace("hue: 0", "hue: 0.1")
+    assert "key augment.hue: 0.1, expected 0 unless data.bands are three" in problems_of(tmp_path, text)
+
+
+def test_paths_of_a_tile():
+    assert str(fill("a/{tile}_{padded}.tif", "2_10")) == "a/2_10_02_10.tif"
+    assert str(fill("{padded}", "area7_123")) == "area07_123"
 
 
 def test_the_line_named_is_the_line(tmp_path):

@@ -7,18 +7,8 @@ from hypothesis import strategies as st
 
 from files import Problem
 from params import find_raw
-from tiles import (
-    IGNORE,
-    ColourDecoder,
-    check_bands,
-    georeference,
-    open_raster,
-    palette,
-    read_rows,
-    starts,
-    unview,
-    view,
-)
+from rasters import Layers, check_bands, georeference, open_raster
+from tiles import IGNORE, KINDS, ColourDecoder, palette, starts, unview, view
 
 CLASSES = {
     "impervious": "#ffffff",
@@ -63,7 +53,7 @@ def test_known_colours_repaired_ignored_and_unknown():
     )
     decoded, counts, unknown = ColourDecoder(CLASSES, ["#000000"], 48).decode(colours)
     assert decoded.tolist() == [[4, 4, 4, IGNORE, IGNORE, IGNORE, IGNORE]]
-    assert dict(zip(ColourDecoder.KINDS, counts)) == {"exact": 1, "repaired": 2, "ignored": 2, "unknown": 2}
+    assert dict(zip(KINDS, counts)) == {"exact": 1, "repaired": 2, "ignored": 2, "unknown": 2}
     assert unknown == {"#ceff00": 1, "#808080": 1}
 
 
@@ -105,7 +95,7 @@ def test_a_truncated_geotiff_is_refused(tmp_path):
     write_raster(path, np.full((200, 300, 3), 7, np.uint8))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(Problem), open_raster(path) as raster:
-        read_rows(raster, [1, 2, 3], 0, 200)
+        Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 200)
 
 
 def test_network_addresses_and_archives_are_not_opened(tmp_path):
@@ -123,10 +113,10 @@ def test_rasters_that_are_no_plain_image_are_told_apart(tmp_path):
     for name, (pixels, profile, expected) in cases.items():
         write_raster(tmp_path / f"{name}.tif", pixels, **profile)
         with open_raster(tmp_path / f"{name}.tif") as raster:
-            wrong = check_bands(raster, [1, 2, 3], "data.bands")
+            wrong = check_bands(raster, [1, 2, 3], [None] * 3, "data.bands")
             assert wrong is None if expected is None else expected in wrong
     with open_raster(tmp_path / "alpha.tif") as raster:
-        assert "alpha band" in check_bands(raster, [1, 2, 4], "data.bands")
+        assert "alpha band" in check_bands(raster, [1, 2, 4], [None] * 3, "data.bands")
 
 
 def test_georeference_from_a_world_file_takes_the_assumed_system(tmp_path):

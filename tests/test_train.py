@@ -13,6 +13,7 @@ import lr_find
 import prepare_data
 import train
 from files import Problem
+from tiles import pack
 from training import Trainer, load_checkpoint, save_checkpoint
 
 
@@ -38,8 +39,9 @@ def test_the_network_learns_one_batch_by_heart(settings):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
+    pixels = pack(images.reshape(32, 16, 3), labels.reshape(32, 16)).reshape(2, 16, 16, 4)
     for _ in range(150):
-        loss, confusion = trainer.train_step(images, labels)
+        loss, confusion = trainer.train_step(pixels)
     assert np.trace(confusion.numpy()) / confusion.numpy().sum() > 0.98
 
 
@@ -167,7 +169,7 @@ def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
     (run / "model.json").unlink()
     write_tile(prepared / "raw", "3_10", (64, 101), seed=3)
     prepare_data.main(settings, run)
-    with pytest.raises(Problem, match="tiles.3_10.image"):
+    with pytest.raises(Problem, match="tiles.3_10.pixels"):
         train.main(settings, run)
 
 
@@ -212,7 +214,7 @@ def test_a_refused_setting_leaves_a_finished_run_whole(prepared, settings):
     train.main(settings, run)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     for changes in (
-        {"input": {"patch_size": 32, "batch_size": 400}},
+        {"input": {"patch_size": 32, "batch_size": 400, "stride": "random", "aim": {}}},
         {"train": {**settings["train"], "max_lr": "auto"}},
     ):
         with pytest.raises(Problem):

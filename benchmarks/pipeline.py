@@ -1,0 +1,195 @@
+"""Patches per second: this pipeline, the notebook's, and a PyTorch loader, on the same four 6000 x 6000 tiles.
+
+    python benchmarks/pipeline.py            about 6 minutes on 2 cores, 2 GB of disk under data/benchmark
+
+All hand on 256 px patches as uint8, turned at random into one of their eight views: ours as one array of bands and
+label, which the training step parts on its device, the others as image and labels.
+
+notebook_uncached, notebook_cached: the algorithm of the notebook, written anew: read whole tiles, cut them on a grid,
+    unbatch, decode the labels' colours, turn, shuffle 600, batch 50; the second with the cut patches cached in memory
+    and its first epoch, which fills the cache, not timed. It stays uint8 throughout, which the notebook does not:
+    with its float32 images it is slower still.
+albumentations: torch's DataLoader with two workers, tiles and class indices in memory, RandomCrop and D4, batch 16.
+ours: prepared tiles as train.py reads them, batch 16; ours_augmented with scale and all four colour changes too;
+    ours_many with the four tiles opened ten times over, as a set of forty.
+
+The floor is memory traffic: the 256 KB of a patch are read from the tile and written to the batch.
+`copy_gb_per_second` is what np.copyto moves (read + written) on one thread of this machine.
+"""
+import time
+
+import bench
+import numpy as np
+
+PATCH, SIZE, TILES = 256, 6000, ["1_1", "1_2", "1_3", "1_4"]
+COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
+
+
+def settings(folder):
+    from params import read_settings
+    values = read_settings(bench.ROOT / "demo.yaml")
+    values["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
+    values["split"] = {"train": TILES, "val": [], "test": []}
+    values["input"].update(patch_size=PATCH, batch_size=16)
+    return values
+
+
+def make(folder):
+    """Four tiles in the Potsdam layout, each a made-up scene repeated in its eight views, and their prepared form."""
+    import rasterio
+
+    import prepare_data
+    from sample_tiles import draw_scene
+    from tiles import view
+    for number, tile in enumerate(TILES):
+        image_path = folder / f"raw/2_Ortho_RGB/top_potsdam_{tile}_RGB.tif"
+        if image_path.exists():
+            continue
+        image, labels = draw_scene((1500, 1500), [7, number])
+        rng, numbers = np.random.default_rng(number), range(16)
+        views = rng.integers(8, size=16)
+        for path, pixels in ((folder / f"raw/5_Labels_all/top_potsdam_{tile}_label.tif", COLOURS[labels]),
+                             (image_path, image)):
+            parts = [view(pixels, views[i]) for i in numbers]
+            whole = np.concatenate([np.concatenate(parts[i: i + 4], 1) for i in range(0, 16, 4)], 0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with rasterio.open(path, "w", driver="GTiff", height=SIZE, width=SIZE, count=3, dtype="uint8",
+                               photometric="RGB") as target:
+                target.write(np.moveaxis(whole, -1, 0))
+    values = settings(folder)
+    values["split"] = {"train": TILES}
+    prepare_data.main(values, folder)
+
+
+def rate(batches, seconds):
+    """Patches per second of an iterator of batches, over at least `seconds` after the first batch."""
+    batches = iter(batches)
+    next(batches)
+    started, count = time.perf_counter(), 0
+    for batch in batches:
+        count += len(batch[0] if isinstance(batch, (list, tuple)) else batch)
+        if time.perf_counter() - started > seconds:
+            break
+    return count / (time.perf_counter() - started)
+
+
+# -- the contenders ---------------------------------------------------------------------------------------------------
+
+def notebook(folder, cached):
+    import rasterio
+    import tensorflow as tf
+
+    def read(tile):
+        tile = tile.decode()
+        paths = (folder / f"raw/2_Ortho_RGB/top_potsdam_{tile}_RGB.tif",
+                 folder / f"raw/5_Labels_all/top_potsdam_{tile}_label.tif")
+        both = []
+        for path in paths:
+            with rasterio.open(path) as source:
+                both.append(np.moveaxis(source.read(), 0, -1))
+        return np.concatenate(both, -1)
+
+    def patches(tile):
+        whole = tf.numpy_function(read, [tile], tf.uint8)
+        whole.set_shape((None, None, 6))
+        cut = tf.image.extract_patches(whole[None], [1, PATCH, PATCH, 1], [1, PATCH, PATCH, 1], [1] * 4, "VALID")
+        return tf.reshape(cut, (-1, PATCH, PATCH, 6))
+
+    def decode(both):
+        hits = [tf.reduce_all(both[..., 3:] == colour, -1) for colour in COLOURS]
+        return both[..., :3], tf.cast(tf.argmax(tf.stack(hits, -1), -1), tf.uint8)
+
+    def augment(image, labels):
+        turns, both = tf.random.uniform((), 0, 4, tf.int32), tf.concat([image, labels[..., None]], -1)
+        both = tf.image.random_flip_left_right(tf.image.rot90(both, turns))
+        return both[..., :3], both[..., 3]
+
+    dataset = tf.data.Dataset.from_tensor_slices(TILES).map(patches, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    dataset = dataset.cache() if cached else dataset
+    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.shuffle(600).batch(50).prefetch(tf.data.AUTOTUNE)
+    if cached:
+        for _ in dataset:
+            pass
+    started, count = time.perf_counter(), 0
+    for images, _ in dataset:
+        count += len(images)
+    return {"patches_per_second": count / (time.perf_counter() - started), "peak_mb": bench.resident()[1]}
+
+
+def albumentations(folder):
+    import albumentations as A
+    import torch
+
+    from pipeline import open_tiles
+    tiles = [(np.ascontiguousarray(t.image), np.ascontiguousarray(t.labels))
+             for t in open_tiles(settings(folder)["data"], TILES)]
+    change = A.Compose([A.RandomCrop(PATCH, PATCH), A.D4(p=1)])
+
+    class Patches(torch.utils.data.Dataset):
+        def __len__(self):
+            return 100_000
+
+        def __getitem__(self, index):
+            image, labels = tiles[index % len(tiles)]
+            done = change(image=image, mask=labels)
+            return torch.from_numpy(np.ascontiguousarray(done["image"])), torch.from_numpy(
+                np.ascontiguousarray(done["mask"]))
+
+    loader = torch.utils.data.DataLoader(Patches(), batch_size=16, shuffle=True, num_workers=2, drop_last=True)
+    return {"patches_per_second": rate(loader, 8)}
+
+
+def ours(folder, copies=1, **augment):
+    import tensorflow as tf
+
+    from patches import changes_of, plan_epoch
+    from pipeline import batches, open_tiles
+    values = settings(folder)
+    values["augment"].update(augment)
+    for _ in tf.data.Dataset.range(4).map(lambda i: tf.zeros((16, PATCH, PATCH, 4), tf.uint8)).prefetch(4):
+        pass
+    before = bench.resident()[0]
+    tiles = open_tiles(values["data"], TILES * copies)
+    plan = np.concatenate([plan_epoch(tiles, values, epoch) for epoch in range(max(1, 20 // copies))])
+    speed = rate(batches(tiles, plan, PATCH, 16, **changes_of(values)), 8)
+    return {"patches_per_second": speed, "resident_mb": bench.resident()[1] - before}
+
+
+def copy(folder):
+    source = np.ones(2**28, np.uint8)
+    target, best = np.empty_like(source), []
+    for _ in range(9):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        best.append(2 * source.nbytes / (time.perf_counter() - started) / 1e9)
+    return {"gb_per_second": float(np.median(best))}
+
+
+CONTENDERS = {
+    "notebook_uncached": lambda folder: notebook(folder, cached=False),
+    "notebook_cached": lambda folder: notebook(folder, cached=True),
+    "albumentations": albumentations,
+    "ours": ours,
+    "ours_augmented": lambda folder: ours(folder, scale=[0.75, 1.5], brightness=0.2, contrast=0.2, saturation=0.2,
+                                          hue=0.05),
+    "ours_many": lambda folder: ours(folder, copies=10),
+    "copy": copy}
+
+
+def summarise(medians):
+    speed = {name: figures.get("patches_per_second") for name, figures in medians.items()}
+    figures = {"patches_per_second": speed["ours"], "vs_notebook_uncached": speed["ours"] / speed["notebook_uncached"],
+               "vs_notebook_cached": speed["ours"] / speed["notebook_cached"]}
+    if "albumentations" in speed:
+        figures["vs_albumentations"] = speed["ours"] / speed["albumentations"]
+    copied = medians["copy"]["gb_per_second"]
+    return {**figures, "resident_mb": max(medians["ours"]["resident_mb"], medians["ours_many"]["resident_mb"]),
+            "augmented_vs_notebook_uncached": speed["ours_augmented"] / speed["notebook_uncached"],
+            **{f"{name}_patches_per_second": value for name, value in speed.items() if value and name != "ours"},
+            "notebook_cached_peak_mb": medians["notebook_cached"]["peak_mb"], "copy_gb_per_second": copied,
+            "share_of_copy": speed["ours"] * 2 * PATCH**2 * 4 / 1e9 / copied}
+
+
+if __name__ == "__main__":
+    bench.main(__file__, __doc__, CONTENDERS, make, summarise)

@@ -1,0 +1,316 @@
+"""Patches of prepared tiles: which ones an epoch draws, how they are cut, turned, scaled and recoloured (NumPy alone).
+
+An epoch is a plan, an int32 array with one row of eight numbers for each patch, made from (seed, epoch) alone:
+
+    tile, row, col   where the patch is cut
+    side             pixels of the square that is cut there, and resized to the patch size
+    view             0..7, one of the eight flips and quarter turns
+    seed             of the patch's own random numbers: colours, blur, noise
+    rows, cols       at the top and left, where labels are not counted (windows of validation that overlap)
+
+The shuffle is exact, over every window of every tile, and costs 32 bytes a window. Pixels are cut from memory maps,
+each with its bands and its label as one machine word, so that any view of a patch is one strided copy.
+"""
+import functools
+import math
+import threading
+
+import numpy as np
+
+from files import Problem
+from tiles import CELL, IGNORE, starts, view
+
+SEED = 5  # the column of a plan that holds it
+# -- which patches ----------------------------------------------------------------------------------------------------
+
+def places_along(rng, size, patch_size, stride, count):
+    """Places of windows along an axis, as shares 0..1 of the possible starts: float64 [N, count].
+
+    `stride` "random": one row for each patch-sized cell begun, drawn from that cell's own stretch of the starts, all
+    equally long, so that every epoch covers the axis about evenly and no two epochs cut alike. Else: the evenly
+    spread windows of `starts`.
+    """
+    if stride == "random":
+        cells = -(-size // patch_size)
+        return (np.arange(cells)[:, None] + rng.random((cells, count))) / cells
+    last = max(size - patch_size, 0)
+    return np.repeat((starts(size, patch_size, stride)[:, None] + 0.5) / (last + 1), count, 1)
+
+
+def place(shares, sizes, sides):
+    """First pixels (int64 [N]) of windows of these sides on axes of these sizes, from shares of the possible starts."""
+    return (shares * (np.maximum(sizes - sides, 0) + 1)).astype(np.int64)
+
+
+def hold_labels(tile, windows):
+    """True for every window (int [N, 3]: row, col, side) that holds a labelled pixel.
+
+    The counts of the cells that a window touches settle most; at the labels themselves it looks only for the rest.
+    """
+    shape, labelled = np.array(tile.shape), tile.cells.sum(-1)
+    high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in shape)
+    top, down = windows[:, :2] // CELL, (np.minimum(windows[:, :2] + windows[:, 2:], shape) - 1) // CELL + 1
+
+    def any_cell(chosen):
+        table = np.pad(chosen.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        return (table[down[:, 0], down[:, 1]] - table[top[:, 0], down[:, 1]]
+                - table[down[:, 0], top[:, 1]] + table[top[:, 0], top[:, 1]]) > 0
+
+    held = any_cell(labelled == np.outer(high, wide))
+    for i in np.flatnonzero(any_cell(labelled > 0) & ~held):
+        row, col, side = windows[i]
+        held[i] = (tile.labels[row: row + side, col: col + side] != IGNORE).any()
+    return held
+
+
+def aim(rng, tiles, sides, wanted):
+    """Windows (int64 [N, 3]: tile, row, col) of these sides, each around a random pixel of the wanted class (an
+    index), or of any class (None): first a cell by its count of them, then a pixel in it, then a window that holds it.
+    """
+    counts = [tile.cells[..., wanted].ravel() if wanted is not None else tile.cells.sum(-1).ravel() for tile in tiles]
+    ends, counts = np.cumsum([len(part) for part in counts]), np.concatenate(counts)
+    windows = np.empty((len(sides), 3), np.int64)
+    for i, cell in enumerate(rng.choice(len(counts), len(sides), p=counts / counts.sum())):
+        number = int(np.searchsorted(ends, cell, side="right"))
+        labels = tiles[number].labels
+        row, col = np.array(divmod(cell - (ends[number] - tiles[number].cells[..., 0].size),
+                                   tiles[number].cells.shape[1])) * CELL
+        part = labels[row: row + CELL, col: col + CELL]
+        found = np.flatnonzero(part == wanted if wanted is not None else part != IGNORE)
+        pixel = np.array([row, col]) + divmod(found[rng.integers(len(found))], part.shape[1])
+        low = np.maximum(pixel - sides[i] + 1, 0)
+        high = np.maximum(np.minimum(pixel, np.array(labels.shape) - sides[i]), low)
+        windows[i] = number, *rng.integers(low, high + 1)
+    return windows
+
+
+def training_plan(tiles, patch_size, stride, targets, views, scale, seed, epoch):
+    """The patches of one training epoch, exactly shuffled over all tiles: int32 [N, 8] (see above).
+
+    `stride`: as in `places_along`. `targets` maps class indices to shares of the patches, which are drawn around a
+    pixel of that class instead. `views` False keeps view 0. `scale` (low, high): every patch is magnified by a factor
+    drawn between them, evenly on a logarithmic scale. No window without a labelled pixel is drawn: on a grid it is
+    left out, a random one is drawn anew around a labelled pixel.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    parts = []
+    for number, tile in enumerate(tiles):
+        height, width = tile.shape
+        across = len(places_along(rng, width, patch_size, stride, 1))
+        rows = places_along(rng, height, patch_size, stride, across)
+        cols = places_along(rng, width, patch_size, stride, len(rows)).T
+        part = np.stack([np.full(rows.shape, number), rows, cols], -1).reshape(-1, 3)
+        if stride != "random":
+            windows = np.column_stack([place(part[:, i + 1], tile.shape[i], patch_size) for i in (0, 1)])
+            part = part[hold_labels(tile, np.column_stack([windows, np.full(len(windows), patch_size)]))]
+        parts.append(part)
+    shares = rng.permutation(np.concatenate(parts))
+    count = len(shares)
+    sides = np.rint(patch_size / np.exp(rng.uniform(*np.log(scale), count))).astype(np.int64)
+    shapes = np.array([tile.shape for tile in tiles])
+    number = shares[:, 0].astype(np.int64)
+    windows = np.column_stack([number, *(place(shares[:, i + 1], shapes[number, i], sides) for i in (0, 1))])
+    done = 0
+    for wanted, share in targets.items():
+        chosen = slice(done, done + round(share * count))
+        windows[chosen] = aim(rng, tiles, sides[chosen], wanted)
+        done = chosen.stop
+    for i, tile in enumerate(tiles):
+        own = np.flatnonzero(windows[:, 0] == i)
+        empty = own[~hold_labels(tile, np.column_stack([windows[own, 1:], sides[own]]))]
+        if stride == "random":
+            windows[empty] = aim(rng, tiles, sides[empty], None)
+        else:  # the part of a kept window that is magnified has no label: the whole window then
+            sides[empty] = patch_size
+            for axis in (0, 1):
+                windows[empty, axis + 1] = place(shares[empty, axis + 1], shapes[i, axis], patch_size)
+    numbers = rng.integers(8, size=count) if views else np.zeros(count, np.int64)
+    seeds = rng.integers(2**31, size=count)
+    zero = np.zeros(count, np.int64)
+    return rng.permutation(np.column_stack([windows, sides, numbers, seeds, zero, zero])).astype(np.int32)
+
+
+def plan_epoch(tiles, settings, epoch):
+    """`training_plan` of an epoch (0, 1, ...) by the settings of a run. Problem (exit 3) where a class that input.aim
+    names has no pixel in the training tiles."""
+    patch, augment, classes = settings["input"], settings["augment"], list(settings["data"]["classes"])
+    targets = {classes.index(name): share for name, share in patch["aim"].items()}
+    missing = [classes[i] for i in targets if not any(tile.cells[..., i].any() for tile in tiles)]
+    if missing:
+        raise Problem(f"settings, key input.aim: {', '.join(missing)}, expected classes with labelled pixels in "
+                      "split.train; leave it out", code=3)
+    return training_plan(tiles, patch["patch_size"], patch["stride"], targets, augment["views"], augment["scale"],
+                         settings["seed"], epoch)
+
+
+def validation_plan(tiles, patch_size, batch_size):
+    """Windows in order that cover every tile, each pixel counted once: a plan (int32 [N, 8]) as `training_plan`'s.
+
+    Where windows overlap at a tile's far edges, only the first counts. N is filled up to whole batches with patches
+    that count nothing.
+    """
+    plan = []
+    for number, tile in enumerate(tiles):
+        first = [starts(size, patch_size, patch_size) for size in tile.shape]
+        covered = [np.maximum(patch_size - np.diff(s, prepend=-patch_size), 0) for s in first]
+        plan += [(number, row, col, patch_size, 0, 0, rows, cols) for row, rows in zip(first[0], covered[0])
+                 for col, cols in zip(first[1], covered[1])]
+    plan += [(0, 0, 0, patch_size, 0, 0, patch_size, patch_size)] * (-len(plan) % batch_size)
+    return np.array(plan, np.int32)
+
+
+def shard(plan, batch_size, worker, workers):
+    """The part of a plan that one of several workers cuts: an equal part of every whole batch, so that together they
+    see each window once, and the same batches as one worker alone. `batch_size` must be a multiple of `workers`."""
+    whole = plan[: len(plan) // batch_size * batch_size]
+    return whole.reshape(-1, workers, batch_size // workers, plan.shape[1])[:, worker].reshape(-1, plan.shape[1])
+
+
+# -- how they are cut -------------------------------------------------------------------------------------------------
+
+def cut(array, row, col, side):
+    """A square of an array [H, W, ...]; a view where it lies inside, else mirrored at the far edges."""
+    part = array[row: row + side, col: col + side]
+    missing = [(0, side - part.shape[0]), (0, side - part.shape[1])] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(part, missing, mode="symmetric") if missing[0][1] or missing[1][1] else part
+
+
+def cut_batch(tiles, plan, patch_size, texture=None):
+    """The patches of a plan (int32 [N, 8]) as pixels: uint8 [N, P, P, depth], bands, then the label, then zeros.
+
+    Where a patch reaches past its tile the image is mirrored and labels are IGNORE. `texture` are the keyword
+    arguments of `roughen`, None leaves the pixels as they are.
+    """
+    words, bands = tiles[0].words, tiles[0].bands
+    batch = np.empty((len(plan), patch_size, patch_size, words.shape[2]), words.dtype)
+    pixels = batch.view(np.uint8)
+    for i, (number, row, col, side, turn, seed, rows, cols) in enumerate(plan.tolist()):
+        tile = tiles[number]
+        words = tile.words[row: row + side, col: col + side]
+        if words.shape[:2] != (side, side):
+            high, wide = words.shape[:2]
+            words = cut(tile.words, row, col, side)
+            labels = words.view(np.uint8)[..., bands]
+            labels[high:] = labels[:, wide:] = IGNORE
+        if side != patch_size:
+            words = resize(words.view(np.uint8), patch_size, bands).view(words.dtype)
+        batch[i] = view(words, turn)
+        if rows or cols:
+            pixels[i, :rows, :, bands] = pixels[i, :, :cols, bands] = IGNORE
+        if texture:
+            roughen(pixels[i], np.random.default_rng([seed, 1]), **texture)
+    return pixels
+
+
+_kept = threading.local()
+
+
+def scratch(name, shape):
+    """An int16 array of this thread's own, kept for the next call: fresh memory costs more than the arithmetic."""
+    size = math.prod(shape)
+    if getattr(_kept, name, np.empty(0)).size < size:
+        setattr(_kept, name, np.empty(size, np.int16))
+    return getattr(_kept, name)[:size].reshape(shape)
+
+
+def blend(low, high, weights):
+    """low + (high - low) * weights / 128, rounded, in place of `high`; all int16."""
+    high -= low
+    high *= weights
+    high += 64
+    high >>= 7
+    high += low
+    return high
+
+
+@functools.lru_cache(maxsize=4096)
+def neighbours(side, size):
+    """Of an axis of `side` pixels resized to `size`: for each new pixel the old one before its centre and the one
+    after it, the weight of the latter in 128ths (int16), and the nearest one."""
+    at = (np.arange(size) + 0.5) * side / size - 0.5
+    first = np.clip(np.floor(at), 0, side - 1).astype(np.int64)
+    weights = np.clip(np.rint((at - first) * 128), 0, 128).astype(np.int16)
+    return first, np.minimum(first + 1, side - 1), weights, (2 * np.arange(size) + 1) * side // (2 * size)
+
+
+def resize(pixels, size, bands):
+    """Pixels (uint8 [S, S, depth]) resized to [size, size, depth]: bands bilinearly, labels to the nearest pixel.
+
+    Pixel centres correspond, as in OpenCV's INTER_LINEAR; in whole numbers, weights in 128ths.
+    """
+    side, depth = pixels.shape[1:]
+    first, second, weights, nearest = neighbours(side, size)
+    source = scratch("source", pixels.shape)
+    source[:] = pixels
+
+    def between(array, axis, weights):
+        """Along one axis, what lies between its `first` and `second` elements."""
+        shape = (size, *array.shape[1:]) if axis == 0 else (size, size, depth)
+        low, high = (array.take(place, axis, scratch(f"{name}{axis}", shape), "clip")  # clip: no buffer in between
+                     for name, place in (("low", first), ("high", second)))
+        return blend(low.reshape(size, -1), high.reshape(size, -1), weights).reshape(shape)
+
+    rows = between(source, 0, weights[:, None])
+    result = between(rows, 1, np.repeat(weights, depth)).astype(np.uint8)
+    result[..., bands] = pixels[..., bands].take(nearest, 0).take(nearest, 1)
+    return result
+
+
+def roughen(pixels, rng, bands, blur, noise):
+    """Blurs and roughens the first `bands` bands of pixels (uint8 [P, P, depth]) in place.
+
+    `blur`: at most so many passes, drawn evenly, of a 3 x 3 binomial filter (n passes: standard deviation sqrt(n / 2)
+    pixels). `noise`: normal, its standard deviation drawn evenly up to so many grey levels. 2 to 3 ms a patch.
+    """
+    for _ in range(rng.integers(blur + 1) if blur else 0):
+        for axis in (0, 1):
+            wide = np.pad(pixels[..., :bands].astype(np.uint16), [(axis == 0,) * 2, (axis == 1,) * 2, (0, 0)], "edge")
+            before, here, after = (wide.take(range(i, i + len(pixels)), axis) for i in range(3))
+            pixels[..., :bands] = (before + 2 * here + after + 2) // 4
+    if noise:
+        grain = rng.standard_normal((*pixels.shape[:2], bands), np.float32) * np.float32(rng.uniform(0, noise))
+        pixels[..., :bands] = np.clip(np.rint(pixels[..., :bands] + grain), 0, 255)
+
+
+# -- their colours ----------------------------------------------------------------------------------------------------
+
+def changes_of(settings):
+    """The settings that change pixels: {"texture": arguments of `roughen`, "colour": arguments of `draw_colours`}, each
+    None where none of its own is on. The extra raster is no colour: its band stays as it is."""
+    changes = {}
+    for kind, keys in (("texture", ("blur", "noise")), ("colour", ("brightness", "contrast", "saturation", "hue"))):
+        chosen = {key: settings["augment"][key] for key in keys}
+        changes[kind] = {"bands": len(settings["data"]["bands"]), **chosen} if any(chosen.values()) else None
+    return changes
+
+
+def draw_colours(pixels, seeds, bands, brightness, contrast, saturation, hue):
+    """Random changes of colour for N patches (uint8 [N, P, P, depth]), one matrix and offset each: float32 [N, B, B]
+    and [N, B]; `recolour` applies them.
+
+    Each change is drawn evenly: factors of brightness, contrast and saturation from 1 - s to 1 + s, hue as a turn
+    around the grey axis by at most that share of a full circle. Contrast is about the mean of the patch, saturation
+    about the mean of a pixel's bands.
+    """
+    matrices, offsets = np.empty((len(seeds), bands, bands), np.float32), np.empty((len(seeds), bands), np.float32)
+    for i, seed in enumerate(seeds.tolist()):
+        rng = np.random.default_rng([seed, 0])
+        gain, sharp, colourful = (1 + rng.uniform(-reach, reach) for reach in (brightness, contrast, saturation))
+        matrix = colourful * np.eye(bands) + (1 - colourful) / bands
+        if hue:
+            angle, axis = 2 * np.pi * rng.uniform(-hue, hue), np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+            turn = np.cos(angle) * np.eye(3) + np.sin(angle) * axis + (1 - np.cos(angle)) / 3  # Rodrigues' formula
+            matrix = turn @ matrix
+        matrices[i] = gain * sharp * matrix
+        offsets[i] = gain * (1 - sharp) * pixels[i, ::8, ::8, :bands].mean()
+    return matrices, offsets
+
+
+def recolour(pixels, matrices, offsets):
+    """Patches (uint8 [N, P, P, depth]) with their first B bands as matrix @ bands + offset, rounded and clipped.
+
+    The pipeline does the same in one compiled pass."""
+    bands, changed = offsets.shape[1], pixels.copy()
+    colours = np.einsum("nhwi,nji->nhwj", pixels[..., :bands].astype(np.float32), matrices) + offsets[:, None, None]
+    changed[..., :bands] = np.clip(np.rint(colours), 0, 255)
+    return changed

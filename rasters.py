@@ -1,0 +1,157 @@
+"""Rasters on disk: opened without surprises, their bands as bytes, where they lie.
+
+A path may lead through a zip archive, raw/2_Ortho_RGB.zip/tile.tif: it is read in place.
+"""
+import contextlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import array_bounds
+from rasterio.warp import transform_bounds
+
+from files import Problem, is_file, split_zip
+from params import count_bands
+
+DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+CACHE = 128  # MB of decoded blocks that GDAL keeps
+
+
+@contextlib.contextmanager
+def without_place_allowed():
+    """Silences rasterio's warning about rasters without georeference: here they are a case, not a surprise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
+    try:
+        yield
+    except RasterioError as error:
+        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; fetch it "
+                      "again", code=3) from None
+
+
+@contextlib.contextmanager
+def open_raster(path):
+    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset). Problem (exit 3) where it is missing or another.
+
+    Only the driver of the suffix, on a file that exists: a VRT or a network address under a .tif name is refused.
+    """
+    path = os.path.abspath(path)
+    if not is_file(path):
+        raise Problem(f"raster {path}: no such file, expected a GeoTIFF, PNG or JPEG", code=3)
+    archive, member = split_zip(path)
+    driver = DRIVERS.get(Path(path).suffix.lower(), "GTiff")
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
+        with reading(path):
+            raster = rasterio.open(f"/vsizip/{{{archive}}}/{member}" if archive else path, driver=driver)
+        with raster:
+            yield raster
+
+
+def georeference(raster, assume_crs):
+    """{"crs": text or None, "transform": six numbers or None} of an open raster.
+
+    A .tfw gives a transform without a coordinate system; `assume_crs` then names it. No transform, no georeference.
+    """
+    if raster.transform.is_identity:
+        return {"crs": None, "transform": None}
+    crs = raster.crs.to_string() if raster.crs else assume_crs
+    return {"crs": crs, "transform": list(raster.transform)[:6]}
+
+
+def overlap(one, other):
+    """Share of the smaller of two footprints, each (georeference, (H, W)), that the other covers too: 0..1.
+
+    Footprints are bounding boxes, in the first's coordinate system; less than a pixel's width of common ground, as
+    neighbours have by rounding, is none, and so is ground whose place is not known.
+    """
+    boxes = []
+    for place, shape in (one, other):
+        if place["transform"] is None or (place["crs"] is None) != (one[0]["crs"] is None):
+            return 0.0
+        box = array_bounds(*shape, rasterio.Affine(*place["transform"]))
+        left, bottom, right, top = (box if place["crs"] == one[0]["crs"]
+                                    else transform_bounds(place["crs"], one[0]["crs"], *box))
+        boxes.append((min(left, right), min(bottom, top), max(left, right), max(bottom, top)))
+    (left, bottom, right, top), (left2, bottom2, right2, top2) = boxes
+    wide, high = min(right, right2) - max(left, left2), min(top, top2) - max(bottom, bottom2)
+    pixel = abs(one[0]["transform"][0]) + abs(one[0]["transform"][1])
+    if wide < pixel or high < pixel:
+        return 0.0
+    return wide * high / min((right - left) * (top - bottom), (right2 - left2) * (top2 - bottom2))
+
+
+# -- the bands that the network sees ----------------------------------------------------------------------------------
+
+def scales(data):
+    """[None or (low, high)] for every band that the network sees: which values become 0 and 255; None: as they are."""
+    scale = data["scale"]
+    return (scale if scale and (scale[0] is None or isinstance(scale[0], list)) else [scale] * count_bands(data))
+
+
+def check_bands(raster, bands, scale, named):
+    """What keeps these bands of an open raster from being used, as one line; None where nothing does. `scale` has an
+    entry of `scales` for each band; `named` says where the bands come from."""
+    if max(bands) > raster.count:
+        return f"{raster.count} bands, expected at least {max(bands)} ({named})"
+    if ColorInterp.palette in raster.colorinterp:
+        return "a palette image, expected bands of brightness; convert it to RGB first (gdal_translate -expand rgb)"
+    if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
+        return f"an alpha band among {bands} ({named}), expected bands of brightness; leave that number out"
+    for band, limits in zip(bands, scale):
+        kind = np.dtype(raster.dtypes[band - 1])
+        if kind.kind not in "uif":
+            return f"{kind} pixels in band {band}, expected whole or real numbers; convert it first"
+        if limits is None and kind != np.uint8:
+            return (f"{kind} pixels in band {band}, expected uint8; set data.scale to [the value that becomes 0, the "
+                    "value that becomes 255]")
+    return None
+
+
+def to_bytes(pixels, limits):
+    """(uint8 array, pixels outside the limits) of one band: limits (low, high) become 0 and 255, what lies outside
+    becomes the nearer of them; with limits None the band must be uint8 and stays."""
+    if limits is None:
+        return pixels, 0
+    low, high = limits
+    scaled = (pixels.astype(np.float32) - low) * np.float32(255 / (high - low))
+    outside = int(np.count_nonzero((scaled < 0) | (scaled > 255)))
+    return np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8), outside
+
+
+class Layers:
+    """The bands that the network sees, from the open image and the open extra raster beside it (or None)."""
+
+    def __init__(self, image, extra, bands, scale):
+        self.image, self.scale, self.shape = image, scale, (image.height, image.width)
+        self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
+
+    def read(self, start, stop):
+        """Pixels of rows start..stop: (uint8 [rows, W, B], values outside data.scale)."""
+        planes = []
+        for raster, bands in self.sources:
+            with reading(raster.name):
+                planes += list(raster.read(bands, window=((start, stop), (0, raster.width))))
+        planes, outside = zip(*map(to_bytes, planes, self.scale))
+        return np.stack(planes, -1), sum(outside)
+
+    def valid(self, start, stop):
+        """True where no raster says nodata, by value, mask, alpha or NaN (bool [rows, W])."""
+        window = ((start, stop), (0, self.shape[1]))
+        valid = np.ones((stop - start, self.shape[1]), bool)
+        for raster, bands in self.sources:
+            with reading(raster.name):
+                valid &= raster.dataset_mask(window=window) > 0
+                for band in bands:
+                    if np.dtype(raster.dtypes[band - 1]).kind == "f":
+                        valid &= ~np.isnan(raster.read(band, window=window))
+        return valid

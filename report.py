@@ -2,9 +2,10 @@
 
     python report.py --params demo.yaml
 
-Reads lr_find.png, schedule.csv, history.csv, model.json, metrics.json, the class maps, and the
-prepared tiles with their manifest. Writes figures/*.png (200 dpi) and report.html, which holds its pictures itself
-and opens from a file. No model, no GPU. A few seconds a tile.
+Reads lr_find.png, schedule.csv, history.csv, model.json, metrics.json, the class maps, and the prepared tiles with
+their manifest. Writes figures/*.png (200 dpi) and report.html, which holds its pictures itself and opens from a file:
+scores, test tiles, training, the audit of the tiles' labels, and patches as augmentation leaves them. No model, no
+GPU. A few seconds a tile.
 """
 import base64
 import csv
@@ -19,6 +20,7 @@ from skimage.transform import downscale_local_mean
 
 from command import command
 from files import Problem, only_one, replacing
+from patches import SEED, changes_of, cut_batch, draw_colours, plan_epoch, recolour
 from rasters import open_raster
 from tiles import IGNORE, open_prepared, palette, read_manifest
 
@@ -136,6 +138,98 @@ def draw_classes(path, metrics, classes):
     save(figure, path)
 
 
+FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"), "no data": ("#b98a00", "^")}
+
+
+def faults(row):
+    """{kind of FAULTS: share of a tile's pixels} of its row of the manifest."""
+    pixels, total = row["pixels"]["labels"], row["shape"][0] * row["shape"][1]
+    return {**{kind: pixels[kind] / total for kind in ("repaired", "ignored", "unknown")},
+            "no data": row["nodata"] / total}
+
+
+def draw_audit(path, split, manifest, classes):
+    """The classes of every tile, and the shares of its label pixels that were not simply one of them."""
+    tiles = [(role, tile) for role, names in split.items() for tile in names]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 1.3 + 0.19 * len(tiles)), sharey=True,
+                                         gridspec_kw={"width_ratios": [1.7, 1]})
+    place = np.arange(len(tiles)) + 0.6 * np.array([list(split).index(role) for role, _ in tiles])  # roles apart
+    counts = np.array([[manifest[tile]["classes"][name] for name in classes] for _, tile in tiles], float)
+    sizes = np.array([np.prod(manifest[tile]["shape"][:2]) for _, tile in tiles], float)
+    shares, start = 100 * counts.T / sizes, np.zeros(len(tiles))
+    for (name, colour), share in zip(classes.items(), shares):
+        left.barh(place, share, 0.82, start, color=colour, edgecolor="0.45", linewidth=0.3, label=name)
+        start += share
+    left.barh(place, 100 - start, 0.82, start, color="black", label="not scored")
+    left.set(xlim=(0, 100), xlabel="share of the tile's pixels, %", yticks=place,
+             yticklabels=[f"{tile}  {role}" for role, tile in tiles])
+    left.invert_yaxis()
+    for kind, (colour, marker) in FAULTS.items():
+        found = np.array([100 * faults(manifest[tile])[kind] for _, tile in tiles])
+        right.plot(np.where(found > 0, found, np.nan), place, marker, color=colour, markersize=4, label=kind,
+                   markerfacecolor="none" if kind == "no data" else colour)
+    right.set(xscale="log", xlim=(5e-5, 200), xlabel="share of the tile's pixels, %")
+    right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+    left.grid(axis="y", visible=False)
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    save(figure, path)
+
+
+def with_only(settings, keys):
+    """The settings with every augmentation off but those of `keys`."""
+    off = {key: False if key == "views" else [1, 1] if key == "scale" else 0 for key in settings["augment"]}
+    return {**settings, "augment": {**off, **{key: settings["augment"][key] for key in keys}}}
+
+
+def is_on(augment, key):
+    return augment[key] != [1, 1] if key == "scale" else bool(augment[key])
+
+
+def augmented(tiles, settings, plan, keys):
+    """The patches of a plan (int32 [N, 8]) with only these augmentations: uint8 [N, P, P, depth], as training cuts
+    them."""
+    plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
+    if "views" in keys:
+        plan[:, 4] = np.arange(len(plan)) % 8  # one of each, to be seen
+    if "scale" in keys:
+        plan[:, 3] = np.rint(size / np.geomspace(*settings["augment"]["scale"], len(plan)))
+    changes = changes_of(chosen)
+    pixels = cut_batch(tiles, plan, size, changes["texture"])
+    return recolour(pixels, *draw_colours(pixels, plan[:, SEED], **changes["colour"])) if changes["colour"] else pixels
+
+
+def draw_augmentation(path, settings):
+    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under all."""
+    data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
+    manifest = read_manifest(data["prepared"])
+    tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]
+    plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
+    on = [key for key in augment if is_on(augment, key)]
+    rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]
+    strips = []
+    for name, keys in rows:
+        pixels, bands = augmented(tiles, settings, plan, keys), tiles[0].bands
+        strips.append((name, pixels[..., [0, 1, 2] if bands > 2 else [0, 0, 0]]))
+        if not keys or "views" in keys or "scale" in keys:  # else the labels are those above
+            strips.append(("labels", palette(classes)[pixels[..., bands]]))
+    figure, panels = plt.subplots(len(strips), len(plan), figsize=(7.4, 0.9 * len(strips) + 0.4), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    for panel, (name, pictures) in zip(panels, strips):
+        for axes, picture in zip(panel, pictures):
+            axes.imshow(picture, interpolation="antialiased")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, linewidth=0.4, color="0.5")
+        panel[0].set_ylabel(name, fontsize=7)
+    handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name)
+               for name, colour in {**classes, "not scored": "#000000"}.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    save(figure, path)
+    return [key for key in augment if key not in on]
+
+
 def tile_pictures(tile, settings, run):
     """{"image", "labels", "prediction", "errors"}: uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels
     long. Errors are magenta on the greyed image; what is not scored is black."""
@@ -251,12 +345,17 @@ def build_page(settings, metrics, facts, provenance, manifest, pictures):
          f'{full["classes"][name]["pixels"]:,}'] for name, colour in classes.items()])
     rows = []
     for tile, role in ((tile, role) for role, names in settings["split"].items() for tile in names):
-        height, width, _ = manifest[tile]["shape"]
-        pixels, scores = manifest[tile]["pixels"]["labels"], metrics["tiles"].get(tile)
-        rows.append([html.escape(tile), role, f"{height} x {width}",
-                     *(percent(pixels[kind] / (height * width)) for kind in ("repaired", "ignored", "unknown")),
+        row, scores = manifest[tile], metrics["tiles"].get(tile)
+        height, width, bands = row["shape"]
+        unknown = row["pixels"]["labels"]["unknown_colours"]
+        often = ", ".join(f"{colour} ({count:,})" for colour, count in unknown.items())
+        rows.append([html.escape(tile), role, f"{height} x {width} x {bands}", row["dtype"],
+                     html.escape(row["georeference"]["crs"] or "none"),
+                     *(percent(share) for share in faults(row).values()), html.escape(often) or "-",
+                     f'<code title="{row["raw"]["image"]["sha256"]}">{row["raw"]["image"]["sha256"][:8]}</code>',
                      *(percent(scores[kind]["mean_iou"]) if scores else "" for kind in ("full", "eroded"))])
-    tiles = build_table(["tile", "role", "pixels", "repaired %", "ignored %", "unknown %", "mean IoU", "eroded"], rows)
+    tiles = build_table(["tile", "role", "pixels", "type", "place", *(f"{kind} %" for kind in FAULTS),
+                         "most frequent unknown colours", "sha256", "mean IoU", "eroded"], rows)
     described = {key: value for key, value in provenance.items() if key != "settings"}
     return PAGE.format(
         title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]),
@@ -267,7 +366,7 @@ def build_page(settings, metrics, facts, provenance, manifest, pictures):
         provenance=html.escape(json.dumps({**described, "model": facts}, indent=1, ensure_ascii=False)))
 
 
-def draw_figures(settings, run, metrics, facts):
+def draw_figures(settings, run, metrics, facts, manifest):
     """Draws every figure; {heading: [(path, caption)]} in the order of the page."""
     folder, classes = run / "figures", settings["data"]["classes"]
     history, chosen = read_columns(run / "history.csv"), facts["epoch"]
@@ -285,6 +384,14 @@ def draw_figures(settings, run, metrics, facts):
                      (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]}
     if (run / "lr_find.png").exists():
         figures["Training"].append((run / "lr_find.png", "The learning-rate range test."))
+    draw_audit(folder / "audit.png", settings["split"], manifest, classes)
+    off = draw_augmentation(folder / "augmentation.png", settings)
+    figures["Data"] = [
+        (folder / "audit.png", "What is in the tiles: the classes of their labels (left), and the pixels that were "
+         "repaired to the nearest class, are not to be scored, have no known colour, or no data in the image (right; a "
+         "tile without a mark has none)."),
+        (folder / "augmentation.png", "The first patches of an epoch and their labels, as cut and as augmented"
+         + (f"; off in these settings: {', '.join(off)}." if off else "."))]
     for tile in settings["split"]["test"]:
         path = folder / f"tile_{tile}.png"
         draw_tile(path, tile, tile_pictures(tile, settings, run), classes, metrics["tiles"][tile]["full"])
@@ -297,7 +404,7 @@ def main(settings, run):
     metrics, facts, provenance = (read_json(run / name) for name in ("metrics.json", "model.json", "run.json"))
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
     with only_one(run), plt.rc_context(STYLE):
-        pictures = draw_figures(settings, run, metrics, facts)
+        pictures = draw_figures(settings, run, metrics, facts, manifest)
         page = build_page(settings, metrics, facts, provenance, manifest, pictures)
         with replacing(run / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")

@@ -64,7 +64,15 @@ def test_the_page_holds_everything_itself_and_escapes_names(finished):
     assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in page
     assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
     names = {p.name for p in (finished / "runs/tiny/figures").iterdir()}
-    assert names == {"classes.png", "confusion.png", "training.png", "one_cycle.png", "tile_2_13.png"}
+    assert names == {
+        "classes.png",
+        "confusion.png",
+        "training.png",
+        "one_cycle.png",
+        "audit.png",
+        "augmentation.png",
+        "tile_2_13.png",
+    }
     assert page.count("<img ") == len(names) + 1  # and the finder's curve
     metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
     assert f"{100 * metrics['full']['mean_iou']:.2f}" in page and metrics["protocol"]["text"].split(";")[0] in page

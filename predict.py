@@ -173,6 +173,8 @@ def load_model(run):
     """(network, model.json) of a finished run; Problem (exit 3) where there is none."""
     try:
         facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        for key in ("classes", "bands", "extra", "scale", "depth", "ground_sample_distance"):
+            facts[key]  # KeyError: written by an earlier version
         if sha256(run / "model.keras") != facts["sha256"]:
             raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
                           "run; run train.py again", code=3)
@@ -243,7 +245,7 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
              f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
 
 
-def main(settings, run, tile, extra):
+def main(settings, run, tile, extra=None):
     names = settings["split"]["test"] if tile is None else [tile]
     rasters = [find_raster(name, settings) for name in names]
     network, facts = load_model(run)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 import xml.etree.ElementTree as ET
+import zipfile
 
 import numpy as np
 import pytest
@@ -99,26 +100,29 @@ def test_windows_count_most_in_their_middle_and_everywhere_a_little():
     assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, settings):
-    """A finished run with an untrained network, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs/tiny"
+def write_run(folder, settings, bands=3, extra=False, scale=(None, None, None)):
+    """A finished run with an untrained network."""
     folder.mkdir(parents=True)
     keras.utils.set_random_seed(0)
-    build_network(3, 6, **settings["model"]).save(folder / "model.keras")
-    (folder / "model.json").write_text(
-        json.dumps(
-            {
-                "classes": settings["data"]["classes"],
-                "bands": [1, 2, 3],
-                "ground_sample_distance": 0.05,
-                "depth": 2,
-                "sha256": sha256(folder / "model.keras"),
-            }
-        )
-    )
+    build_network(bands, 6, **settings["model"]).save(folder / "model.keras")
+    facts = {
+        "classes": settings["data"]["classes"],
+        "bands": [1, 2, 3],
+        "extra": extra,
+        "scale": list(scale),
+        "ground_sample_distance": 0.05,
+        "depth": 2,
+        "sha256": sha256(folder / "model.keras"),
+    }
+    (folder / "model.json").write_text(json.dumps(facts))
     return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, settings):
+    """The same in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path / "runs/tiny", settings)
 
 
 def ortho(path, shape=(70, 101), **profile):
@@ -248,6 +252,71 @@ def test_an_image_of_other_bands_is_refused(run, settings, tmp_path):
         predict.main(settings, run, "a.tif")
 
 
+def read_map(run, name):
+    with rasterio.open(run / f"predictions/{name}.tif") as source:
+        return source.read(1)
+
+
+def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    settings["data"].update(raw="raw", extra="dsm/{padded}.tif", image="rgb/{tile}.tif")
+    scale = [[100, 1120], [100, 1120], [100, 1120], [0, 20]]
+    run = write_run(tmp_path / "runs/tiny", settings, 4, True, scale)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 1200, (70, 50, 3)).astype(np.uint16)
+    height = rng.uniform(-2, 25, (70, 50)).astype(np.float32)
+    height[:4, :5] = np.nan
+    write_raster(tmp_path / "raw/rgb/2_13.tif", image)
+    write_raster(tmp_path / "raw/dsm/02_13.tif", height)
+    predict.main(settings, run, "2_13")
+    found = read_map(run, "2_13")
+    assert (found[:4, :5] == IGNORE).all() and (found != IGNORE).sum() == 70 * 50 - 20
+
+    # the same bytes by hand, for a network that needs no scaling
+    layers = np.concatenate([(image - 100.0) / 4, height[..., None] * (255 / 20)], -1)
+    layers = np.nan_to_num(np.clip(np.rint(layers), 0, 255)).astype(np.uint8)
+    plain = write_run(tmp_path / "runs/plain", settings, 4, True, [None] * 4)
+    write_raster(tmp_path / "raw/rgb/2_13.tif", layers[..., :3])
+    write_raster(tmp_path / "raw/dsm/02_13.tif", layers[..., 3])
+    predict.main(settings, plain, "2_13")
+    seen = found != IGNORE
+    assert (found[seen] == read_map(plain, "2_13")[seen]).mean() > 0.995  # halves may round the other way
+
+    write_raster(tmp_path / "my.tif", layers[..., :3])
+    with pytest.raises(Problem, match="raster my: no extra raster, expected one .* --extra"):
+        predict.main(settings, plain, "my.tif")
+    predict.main(settings, plain, "my.tif", extra="raw/dsm/02_13.tif")
+    np.testing.assert_array_equal(read_map(plain, "my"), read_map(plain, "2_13"))
+    write_raster(tmp_path / "small.tif", layers[:9, :, 3])
+    with pytest.raises(Problem, match="9 x 50 pixels, expected 70 x 50"):
+        predict.main(settings, plain, "my.tif", extra="small.tif")
+
+
+@pytest.mark.parametrize("suffix, driver", [("png", "PNG"), ("tif", "GTiff")])
+def test_png_and_members_of_archives_are_predicted_alike(run, settings, tmp_path, suffix, driver):
+    image = ortho(tmp_path / "a.tif")
+    predict.main(settings, run, "a.tif")
+    write_raster(tmp_path / f"b.{suffix}", image, driver=driver)
+    predict.main(settings, run, f"b.{suffix}")
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as target:
+        target.write(tmp_path / f"b.{suffix}", f"folder/c.{suffix}")
+    predict.main(settings, run, f"many.zip/folder/c.{suffix}")
+    for name in "bc":
+        np.testing.assert_array_equal(read_map(run, name), read_map(run, "a"))
+    with pytest.raises(Problem, match="no such tile or file"):
+        predict.main(settings, run, "many.zip/folder/d.tif")
+
+
+def test_a_model_of_an_earlier_version_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    facts = json.loads((run / "model.json").read_text())
+    del facts["scale"]
+    (run / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(Problem, match="not readable .*scale") as caught:
+        predict.main(settings, run, "a.tif")
+    assert caught.value.code == 3
+
+
 def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypatch):
     ortho(tmp_path / "a.tif", (200, 60))
     predict.main(settings, run, "a.tif")
@@ -261,8 +330,8 @@ def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypa
             raise RuntimeError
         return original(*arguments)
 
-    original = predict.read_rows
-    monkeypatch.setattr(predict, "read_rows", failing)
+    original = predict.Layers.read
+    monkeypatch.setattr(predict.Layers, "read", failing)
     with pytest.raises(RuntimeError):
         predict.main(settings, run, "a.tif")
     assert {p.name: p.read_bytes() for p in (run / "predictions").iterdir()} == before

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -570,48 +571,63 @@ def test_every_kind_of_wrong_image_is_named(project, settings):
 # -- killed, and how much memory ---------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_write_and_started_again_it_leaves_the_same_bytes(project, settings):
-    write_raster(
-        project / "raw/5_Labels_all_noBoundary/top_potsdam_2_13_label_noBoundary.tif",
-        pixels_of(raster_of(project, "label", "2_13")),
-    )
-    prepare_data.main(settings, project / "runs/tiny")
-    expected = {p.name: p.read_bytes() for p in (project / "prepared").iterdir()}
-    shutil.rmtree(project / "prepared")
+def die_after(steps, original, left):
+    """`original`, but the process dies instead of the step that follows `left` more of them."""
+
+    def step(*arguments, **named):
+        if left[0] == steps:
+            os._exit(9)
+        left[0] += 1
+        return original(*arguments, **named)
+
+    return step
+
+
+def kill_everywhere(settings, expected):
+    """Prepares the current folder's tiles again and again in a process that dies at its n-th step of writing, n = 0,
+    1, ... until it ends unharmed; returns how often it died. After each death it is started again."""
     import files
 
     points, code = 0, 9
-    while code == 9:  # a process that dies at its n-th step of writing: n = 0, 1, ... until it is never reached
-        left = [points]
-
-        def dying(original):
-            def step(*arguments, **named):
-                if left[0] == 0:
-                    os._exit(9)
-                left[0] -= 1
-                return original(*arguments, **named)
-
-            return step
-
+    while code == 9:
         child = os.fork()
         if child == 0:
             try:
-                files.os.replace, files.os.fsync = dying(os.replace), dying(os.fsync)
-                prepare_data.pack = dying(prepare_data.pack)
-                prepare_data.main(settings, project / "runs/tiny")
+                done = [0]
+                files.os.replace, files.os.fsync = (die_after(points, f, done) for f in (os.replace, os.fsync))
+                prepare_data.pack = die_after(points, prepare_data.pack, done)
+                prepare_data.main(settings, None)
                 os._exit(0)
             finally:
                 os._exit(1)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 9)
-        for path in (project / "prepared").iterdir():  # whatever has a final name is whole
+        for path in Path("prepared").iterdir():  # whatever has a final name is whole
             assert path.name.startswith(".") or path.name == "manifest.json" or path.read_bytes() == expected[path.name]
-        read_manifest(project / "prepared")
-        prepare_data.main(settings, project / "runs/tiny")
-        assert {p.name: p.read_bytes() for p in (project / "prepared").iterdir()} == expected
-        shutil.rmtree(project / "prepared")
+        read_manifest("prepared")
+        prepare_data.main(settings, None)
+        assert {p.name: p.read_bytes() for p in Path("prepared").iterdir()} == expected
+        shutil.rmtree("prepared")
         points += 1
-    assert points > 25  # four tiles: pixels are packed, flushed and renamed twice over, five arrays, four manifests
+    return points - 1
+
+
+def test_killed_at_any_write_and_started_again_it_leaves_the_same_bytes(project, settings):
+    write_raster(
+        project / "raw/5_Labels_all_noBoundary/top_potsdam_2_13_label_noBoundary.tif",
+        pixels_of(raster_of(project, "label", "2_13")),
+    )
+    code = (  # in a process without other threads, which a fork would leave behind
+        f"import sys, shutil; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "from test_prepare_data import *\n"
+        "settings = read_settings('tiny.yaml')\n"
+        "prepare_data.main(settings, None)\n"
+        "expected = {p.name: p.read_bytes() for p in Path('prepared').iterdir()}\n"
+        "shutil.rmtree('prepared')\n"
+        "print(kill_everywhere(settings, expected))"
+    )
+    points = int(run_code(code, project).splitlines()[-1])
+    assert points == 8 + 2 * (5 + 4)  # bands packed, checking and writing; 5 arrays and 4 manifests, flushed and renamed
 
 
 def test_memory_does_not_depend_on_the_height_of_a_tile(tmp_path):

@@ -12,8 +12,10 @@ import rasterio
 from conftest import ROOT, SHARED, run_script, save_settings
 
 import prepare_data
+from files import Problem
 from params import read_settings
-from tiles import ColourDecoder, open_prepared
+from patches import plan_epoch
+from tiles import IGNORE, ColourDecoder, open_prepared, read_manifest
 
 
 def gather(folder, **sources):
@@ -63,29 +65,68 @@ def test_the_chain_on_potsdam_crops(tmp_path, monkeypatch):
     assert metrics["full"]["accuracy"] > 0.5 and np.sum(metrics["full"]["confusion"]) == 512 * 512
 
 
-def test_faulty_label_files_decode_to_the_clean_labels(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "tile, faulty", [("4_12", lambda clean: clean.size), ("6_7", lambda clean: (clean == 4).sum())]
+)
+def test_a_faulty_label_file_decodes_to_the_clean_labels(tmp_path, monkeypatch, tile, faulty):
     settings = start("potsdam_oddities", tmp_path, monkeypatch)
+    settings["split"]["train"] = [tile]
+    save_settings(tmp_path, settings, "potsdam_oddities.yaml")
+    tiles = ("2_10", "7_7")
     gather(
         tmp_path / "data/raw/potsdam_oddities",
         image={
-            **{t: f"potsdam_oddities/2_Ortho_RGB/top_potsdam_{t}_RGB.tif" for t in ("4_12", "6_7")},
-            "7_7": official("image", "7_7"),
+            tile: f"potsdam_oddities/2_Ortho_RGB/top_potsdam_{tile}_RGB.tif",
+            **{t: official("image", t) for t in tiles},
         },
         label={
-            **{t: f"potsdam_oddities/5_Labels_all/top_potsdam_{t}_label.tif" for t in ("4_12", "6_7")},
-            "7_7": official("label", "7_7"),
+            tile: f"potsdam_oddities/5_Labels_all/top_potsdam_{tile}_label.tif",
+            **{t: official("label", t) for t in tiles},
         },
     )
     prepare_data.main(settings, tmp_path / "runs/potsdam_oddities")
     with rasterio.open(SHARED / official("label", "3_12")) as source:
         clean, _, _ = ColourDecoder(settings["data"]["classes"], [], 0).decode(np.moveaxis(source.read(), 0, -1))
-    for tile, repaired in (("4_12", 512 * 512), ("6_7", int((clean == 4).sum()))):
-        (labels,) = open_prepared(settings["data"], tile, "labels")
-        assert (labels != clean).mean() < 0.005
-        row = json.loads(open("data/prepared/potsdam_oddities/manifest.json").read())["tiles"][tile]
-        assert row["pixels"]["labels"]["repaired"] == pytest.approx(repaired, rel=0.02)
+    assert (open_prepared(settings["data"], tile).labels != clean).mean() < 0.005
+    row = read_manifest(settings["data"]["prepared"])["tiles"][tile]
+    assert row["pixels"]["labels"]["repaired"] == pytest.approx(int(faulty(clean)), rel=0.02)
     metrics = run_chain("potsdam_oddities")
     assert metrics["protocol"]["tiles"] == ["7_7"]
+
+
+def test_the_same_photograph_under_two_names_is_a_leak(tmp_path, monkeypatch):
+    settings = start("potsdam_oddities", tmp_path, monkeypatch)
+    names = {"4_12": "potsdam_oddities", "6_7": "potsdam_oddities", "7_7": "potsdam"}
+    settings["split"] = {"train": ["4_12"], "val": ["6_7"], "test": ["7_7"]}
+    gather(
+        tmp_path / "data/raw/potsdam_oddities",
+        image={t: f"{folder}/2_Ortho_RGB/top_potsdam_{t}_RGB.tif" for t, folder in names.items()},
+        label={t: f"{folder}/5_Labels_all/top_potsdam_{t}_label.tif" for t, folder in names.items()},
+    )
+    with pytest.raises(Problem, match="tiles 4_12 .split.train. and 6_7 .split.val.: 100.0 %"):
+        prepare_data.main(settings, tmp_path / "runs/potsdam_oddities")
+    settings["data"]["allow_overlap"] = ["4_12", "6_7"]
+    with pytest.raises(Problem, match="tiles 4_12 and 6_7: the same pixels"):
+        prepare_data.main(settings, tmp_path / "runs/potsdam_oddities")
+
+
+def test_empty_ground_is_never_drawn(tmp_path, monkeypatch):
+    """A DroneDeploy scene, 35 % of it empty canvas: no window of an epoch lies there alone, and the car is aimed at."""
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(ROOT / "tests/settings/dronedeploy.yaml")
+    settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))
+    prepare_data.main(settings, tmp_path / "runs/dronedeploy")
+    manifest = read_manifest(settings["data"]["prepared"])
+    assert sum(row["pixels"]["labels"]["ignored"] for row in manifest["tiles"].values()) > 8_000_000
+    tiles = [open_prepared(settings["data"], tile, manifest) for tile in settings["split"]["train"]]
+    plan, car = plan_epoch(tiles, settings, 1), list(settings["data"]["classes"]).index("car")
+    labels = [tiles[t].labels[row : row + side, col : col + side] for t, row, col, side, *_ in plan]
+    assert all((part != IGNORE).any() for part in labels)
+    with_car = np.mean([(part == car).any() for part in labels])
+    settings["input"]["aim"] = {"car": 0.3}
+    plan = plan_epoch(tiles, settings, 1)
+    aimed = np.mean([(tiles[t].labels[r : r + s, c : c + s] == car).any() for t, r, c, s, *_ in plan])
+    assert aimed >= 0.3 and aimed > with_car + 0.15
 
 
 def test_official_eroded_labels_are_scored_as_they_are(tmp_path, monkeypatch):

@@ -104,7 +104,8 @@ def check_bands(raster, bands, scale, named):
     if max(bands) > raster.count:
         return f"{raster.count} bands, expected at least {max(bands)} ({named})"
     if ColorInterp.palette in raster.colorinterp:
-        return "a palette image, expected bands of brightness; convert it to RGB first (gdal_translate -expand rgb)"
+        return ("a palette image (data.image), expected bands of brightness; convert it to RGB first (gdal_translate "
+                "-expand rgb)")
     if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
         return f"an alpha band among {bands} ({named}), expected bands of brightness; leave that number out"
     for band, limits in zip(bands, scale):

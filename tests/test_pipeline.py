@@ -41,6 +41,17 @@ def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_get_the_parts_of_the_batches_of_one(workers):
+    tiles = marker_tiles((100, 130))
+    plan = plan_of(tiles, 16, scale=(0.7, 1.4))
+    alone = [batch.numpy() for batch in batches(tiles, plan, 16, 8, **CHANGES)]
+    parts = [batches(tiles, plan, 16, 8, **CHANGES, worker=worker, workers=workers) for worker in range(workers)]
+    together = [np.concatenate([part.numpy() for part in step]) for step in zip(*parts)]
+    assert len(together) == len(alone) == len(plan) // 8
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_a_batch_is_uint8_and_of_known_shape():
     tiles = marker_tiles((100, 130))
     for changes in ({}, CHANGES):

@@ -568,6 +568,43 @@ def test_every_kind_of_wrong_image_is_named(project, settings):
         assert len([line for line in told if "2_13" in line and expected in line]) == 1, (expected, told)
 
 
+@pytest.mark.parametrize("name", ["a tile", 'it\'s "one"', "K\u00f6ln;$(touch canary)`x`", "x" * 200])
+def test_tiles_may_have_any_name_that_is_a_file_name(project, settings, name):
+    for kind in ("image", "label"):
+        path = raster_of(project, kind, "2_13")
+        path.rename(path.with_name(path.name.replace("2_13", name)))
+    settings["split"]["test"] = [name]
+    prepare_data.main(settings, project / "runs/tiny")
+    assert open_prepared(settings["data"], name).shape == SIZES["2_13"] and not list(project.rglob("canary*"))
+    save_settings(project, settings)
+    done = run_script("prepare_data.py", "--params", "tiny.yaml", cwd=project, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 0 and "4 tiles were prepared already" in done.stdout and done.stderr == ""
+
+
+def test_a_tile_of_one_pixel_and_one_without_any_place(project, settings):
+    write_raster(raster_of(project, "image", "3_10"), np.full((1, 1, 3), 7, np.uint8))
+    write_raster(raster_of(project, "label", "3_10"), COLOURS[np.full((1, 1), 2)])
+    prepare_data.main(settings, project / "runs/tiny")
+    tile = open_prepared(settings["data"], "3_10")
+    assert tile.pixels.tolist() == [[[7, 7, 7, 2]]]
+    assert read_manifest(project / "prepared")["tiles"]["3_10"]["georeference"] == {"crs": None, "transform": None}
+
+
+@pytest.mark.parametrize("blocks", [1, 8, 16, 24])
+def test_a_full_disk_is_exit_code_4_and_the_next_run_finishes(project, settings, blocks):
+    """Files of more than so many kB cannot be written; whatever stands then is whole."""
+    script = f"ulimit -f {blocks}; exec {sys.executable} {ROOT / 'prepare_data.py'} --params tiny.yaml"
+    done = subprocess.run(["bash", "-c", script], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 4 and done.stderr.startswith("error: disk at ") and done.stderr.count("\n") == 1
+    assert not list((project / "prepared").glob(".*tmp*"))
+    prepare_data.main(settings, project / "runs/tiny")
+    shutil.copytree(project / "prepared", project / "kept")
+    shutil.rmtree(project / "prepared")
+    prepare_data.main(settings, project / "runs/tiny")
+    for path in (project / "kept").iterdir():
+        assert path.read_bytes() == (project / "prepared" / path.name).read_bytes()
+
+
 # -- killed, and how much memory ---------------------------------------------------------------------------------------
 
 
@@ -627,7 +664,7 @@ def test_killed_at_any_write_and_started_again_it_leaves_the_same_bytes(project,
         "print(kill_everywhere(settings, expected))"
     )
     points = int(run_code(code, project).splitlines()[-1])
-    assert points == 8 + 2 * (5 + 4)  # bands packed, checking and writing; 5 arrays and 4 manifests, flushed and renamed
+    assert points == 8 + 2 * (5 + 4)  # bands packed, twice; 5 arrays and 4 manifests, each flushed and renamed
 
 
 def test_memory_does_not_depend_on_the_height_of_a_tile(tmp_path):

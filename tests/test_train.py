@@ -50,7 +50,7 @@ def test_a_run_writes_what_it_promises_and_ends_with_model_json(prepared, settin
     train.main(settings, run)
     rows = read_history(run)
     assert list(rows[0]) == train.COLUMNS and [row["epoch"] for row in rows] == [1, 2]
-    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert all(np.isfinite(list(row.values())).all() and 0 <= row["waiting"] <= 1 for row in rows)
     facts = json.loads((run / "model.json").read_text())
     assert facts["classes"] == settings["data"]["classes"] and facts["ground_sample_distance"] == pytest.approx(0.05)
     assert facts["val_mean_iou"] == max(row["val_mean_iou"] for row in rows)
@@ -302,3 +302,15 @@ def test_the_finder_is_repeatable_and_writes_curve_suggestion_and_picture(prepar
     assert rows[0] == "learning_rate,loss,smoothed" and len(rows) > 10
     assert 1e-5 < json.loads((first / "lr_find.json").read_text())["suggestion"] < 1
     assert (first / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_time_spent_waiting_for_data_is_counted():
+    def slow():
+        for item in range(3):
+            time.sleep(0.05)
+            yield item
+
+    feed = train.Timed(slow())
+    for _ in feed:
+        time.sleep(0.1)
+    assert 0.15 <= feed.waited < 0.3

@@ -4,6 +4,7 @@ tf.data cuts the planned patches out of memory-mapped tiles, several batches at 
 order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to the bit. Batches
 stay uint8: the network scales them.
 """
+import itertools
 import mmap
 import os
 
@@ -61,17 +62,17 @@ def batches(tiles, plan, patch_size, batch_size, texture=None, colour=None, work
     depth = tiles[0].pixels.shape[2]
     large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
     often = max(1, MAPPED // (batch_size * patch_size * AROUND))  # batches
+    done = itertools.count()
 
-    def cut_number(number):
-        rows = plan[number * batch_size: (number + 1) * batch_size]
+    def cut_rows(rows):  # TensorFlow keeps it for ever: it must not hold the plan
         pixels = cut_batch(tiles, rows, patch_size, texture)
-        if large and number % often == 0:
+        if large and next(done) % often == 0:
             let_go(tiles)
         return [pixels, *(draw_colours(pixels, rows[:, SEED], **colour) if colour else ())]
 
-    def load(number):
+    def load(rows):
         kinds = [tf.uint8, tf.float32, tf.float32] if colour else [tf.uint8]
-        pixels, *changes = tf.numpy_function(cut_number, [number], kinds, stateful=False)
+        pixels, *changes = tf.numpy_function(cut_rows, [rows], kinds, stateful=False)
         pixels.set_shape((batch_size, patch_size, patch_size, depth))
         if not colour:
             return pixels
@@ -81,6 +82,6 @@ def batches(tiles, plan, patch_size, batch_size, texture=None, colour=None, work
 
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch does not end before it wakes
-    numbers = tf.data.Dataset.range(len(plan) // batch_size)
-    loaded = numbers.map(load, num_parallel_calls=PARALLEL, deterministic=True).prefetch(2 * PARALLEL)
+    planned = tf.data.Dataset.from_tensor_slices(plan.reshape(-1, batch_size, plan.shape[1]))
+    loaded = planned.map(load, num_parallel_calls=PARALLEL, deterministic=True).prefetch(2 * PARALLEL)
     return loaded.with_options(options)

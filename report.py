@@ -349,13 +349,13 @@ def build_page(settings, metrics, facts, provenance, manifest, pictures):
         height, width, bands = row["shape"]
         unknown = row["pixels"]["labels"]["unknown_colours"]
         often = ", ".join(f"{colour} ({count:,})" for colour, count in unknown.items())
-        rows.append([html.escape(tile), role, f"{height} x {width} x {bands}", row["dtype"],
+        rows.append([html.escape(tile), role,
+                     *(percent(scores[kind]["mean_iou"]) if scores else "" for kind in ("full", "eroded")),
+                     *(percent(share) for share in faults(row).values()), f"{height} x {width} x {bands}", row["dtype"],
                      html.escape(row["georeference"]["crs"] or "none"),
-                     *(percent(share) for share in faults(row).values()), html.escape(often) or "-",
-                     f'<code title="{row["raw"]["image"]["sha256"]}">{row["raw"]["image"]["sha256"][:8]}</code>',
-                     *(percent(scores[kind]["mean_iou"]) if scores else "" for kind in ("full", "eroded"))])
-    tiles = build_table(["tile", "role", "pixels", "type", "place", *(f"{kind} %" for kind in FAULTS),
-                         "most frequent unknown colours", "sha256", "mean IoU", "eroded"], rows)
+                     f"<code>{html.escape(row['raw']['image']['sha256'][:8])}</code>", html.escape(often) or "-"])
+    tiles = build_table(["tile", "role", "mean IoU", "eroded", *(f"{kind} %" for kind in FAULTS), "pixels", "type",
+                         "place", "sha256", "most frequent unknown colours"], rows)
     described = {key: value for key, value in provenance.items() if key != "settings"}
     return PAGE.format(
         title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]),

@@ -1,4 +1,6 @@
+import gc
 import mmap
+import weakref
 
 import numpy as np
 import pytest
@@ -77,3 +79,23 @@ def test_tiles_let_go_leave_memory_and_come_back_the_same(tmp_path, monkeypatch)
     plan = plan_of([tile], 64)
     for batch, part in zip(batches([tile], plan, 64, 8), np.split(plan[: len(plan) // 8 * 8], len(plan) // 8)):
         np.testing.assert_array_equal(batch.numpy(), cut_batch([tile], part, 64))
+
+
+def test_an_epochs_plan_is_forgotten_with_its_batches(monkeypatch):
+    class Plan(np.ndarray):
+        pass
+
+    seen, original = [], pipeline.shard
+
+    def watched(*arguments):
+        plan = original(*arguments).copy().view(Plan)
+        seen.append(weakref.ref(plan))
+        return plan
+
+    monkeypatch.setattr(pipeline, "shard", watched)
+    tiles = marker_tiles((100, 130))
+    for _ in range(3):
+        for _ in batches(tiles, plan_of(tiles, 16), 16, 4):
+            pass
+    gc.collect()
+    assert [plan() for plan in seen] == [None] * 3

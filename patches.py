@@ -21,44 +21,50 @@ from files import Problem
 from tiles import CELL, IGNORE, starts, view
 
 SEED = 5  # the column of a plan that holds it
+
+
 # -- which patches ----------------------------------------------------------------------------------------------------
 
-def places_along(rng, size, patch_size, stride, count):
-    """Places of windows along an axis, as shares 0..1 of the possible starts: float64 [N, count].
+def draw_places(rng, shape, patch_size, stride):
+    """Places of windows in a tile of this shape, as shares 0..1 of the possible starts along both axes: float64 [N, 2].
 
-    `stride` "random": one row for each patch-sized cell begun, drawn from that cell's own stretch of the starts, all
-    equally long, so that every epoch covers the axis about evenly and no two epochs cut alike. Else: the evenly
-    spread windows of `starts`.
+    `stride` "random": one window for each patch-sized cell begun, its start drawn from that cell's own stretch of the
+    starts, all equally long, so that every epoch covers the tile about evenly and no two epochs cut alike. Else: the
+    grid of evenly spread windows of `starts`.
     """
     if stride == "random":
-        cells = -(-size // patch_size)
-        return (np.arange(cells)[:, None] + rng.random((cells, count))) / cells
-    last = max(size - patch_size, 0)
-    return np.repeat((starts(size, patch_size, stride)[:, None] + 0.5) / (last + 1), count, 1)
+        cells = [-(-size // patch_size) for size in shape]
+        axes = [(cell + rng.random(cells)) / count for cell, count in zip(np.indices(cells), cells)]
+    else:
+        axes = np.meshgrid(*((starts(size, patch_size, stride) + 0.5) / (max(size - patch_size, 0) + 1)
+                             for size in shape), indexing="ij")
+    return np.stack(axes, -1).reshape(-1, 2)
 
 
-def place(shares, sizes, sides):
-    """First pixels (int64 [N]) of windows of these sides on axes of these sizes, from shares of the possible starts."""
-    return (shares * (np.maximum(sizes - sides, 0) + 1)).astype(np.int64)
+def place(shares, shapes, sides):
+    """First rows and columns (int64 [N, 2]) of windows of these sides (int or int [N]) in tiles of these shapes ([2] or
+    [N, 2]), from their shares of the possible starts."""
+    return (shares * (np.maximum(np.asarray(shapes) - np.reshape(sides, (-1, 1)), 0) + 1)).astype(np.int64)
 
 
-def hold_labels(tile, windows):
-    """True for every window (int [N, 3]: row, col, side) that holds a labelled pixel.
+def hold_labels(tile, corners, sides):
+    """True for every window of a tile, given by first row and column (int [N, 2]) and side (int or int [N]), that holds
+    a labelled pixel.
 
     The counts of the cells that a window touches settle most; at the labels themselves it looks only for the rest.
     """
-    shape, labelled = np.array(tile.shape), tile.cells.sum(-1)
-    high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in shape)
-    top, down = windows[:, :2] // CELL, (np.minimum(windows[:, :2] + windows[:, 2:], shape) - 1) // CELL + 1
+    labelled, sides = tile.cells.sum(-1), np.broadcast_to(sides, len(corners))
+    high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in tile.shape)
+    top, left = (corners // CELL).T
+    down, right = ((np.minimum(corners + sides[:, None], tile.shape) - 1) // CELL + 1).T
 
     def any_cell(chosen):
         table = np.pad(chosen.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        return (table[down[:, 0], down[:, 1]] - table[top[:, 0], down[:, 1]]
-                - table[down[:, 0], top[:, 1]] + table[top[:, 0], top[:, 1]]) > 0
+        return table[down, right] - table[top, right] - table[down, left] + table[top, left] > 0
 
     held = any_cell(labelled == np.outer(high, wide))
     for i in np.flatnonzero(any_cell(labelled > 0) & ~held):
-        row, col, side = windows[i]
+        (row, col), side = corners[i], sides[i]
         held[i] = (tile.labels[row: row + side, col: col + side] != IGNORE).any()
     return held
 
@@ -87,47 +93,40 @@ def aim(rng, tiles, sides, wanted):
 def training_plan(tiles, patch_size, stride, targets, views, scale, seed, epoch):
     """The patches of one training epoch, exactly shuffled over all tiles: int32 [N, 8] (see above).
 
-    `stride`: as in `places_along`. `targets` maps class indices to shares of the patches, which are drawn around a
-    pixel of that class instead. `views` False keeps view 0. `scale` (low, high): every patch is magnified by a factor
-    drawn between them, evenly on a logarithmic scale. No window without a labelled pixel is drawn: on a grid it is
-    left out, a random one is drawn anew around a labelled pixel.
+    `stride`: as in `draw_places`. `targets` maps class indices to shares of the patches, which are drawn around a pixel
+    of that class instead. `views` False keeps view 0. `scale` (low, high): every patch is magnified by a factor drawn
+    between them, evenly on a logarithmic scale. No window without a labelled pixel is drawn: on a grid it is left out,
+    a random one is drawn anew around a labelled pixel. N is the same in every epoch.
     """
     rng = np.random.default_rng([seed, epoch])
-    parts = []
+    drawn = []
     for number, tile in enumerate(tiles):
-        height, width = tile.shape
-        across = len(places_along(rng, width, patch_size, stride, 1))
-        rows = places_along(rng, height, patch_size, stride, across)
-        cols = places_along(rng, width, patch_size, stride, len(rows)).T
-        part = np.stack([np.full(rows.shape, number), rows, cols], -1).reshape(-1, 3)
+        shares = draw_places(rng, tile.shape, patch_size, stride)
         if stride != "random":
-            windows = np.column_stack([place(part[:, i + 1], tile.shape[i], patch_size) for i in (0, 1)])
-            part = part[hold_labels(tile, np.column_stack([windows, np.full(len(windows), patch_size)]))]
-        parts.append(part)
-    shares = rng.permutation(np.concatenate(parts))
-    count = len(shares)
+            shares = shares[hold_labels(tile, place(shares, tile.shape, patch_size), patch_size)]
+        drawn.append(np.column_stack([np.full(len(shares), number), shares]))
+    drawn = rng.permutation(np.concatenate(drawn))
+    count, shares, shapes = len(drawn), drawn[:, 1:], np.array([tile.shape for tile in tiles])
     sides = np.rint(patch_size / np.exp(rng.uniform(*np.log(scale), count))).astype(np.int64)
-    shapes = np.array([tile.shape for tile in tiles])
-    number = shares[:, 0].astype(np.int64)
-    windows = np.column_stack([number, *(place(shares[:, i + 1], shapes[number, i], sides) for i in (0, 1))])
+    windows = drawn.astype(np.int64)
+    windows[:, 1:] = place(shares, shapes[windows[:, 0]], sides)
     done = 0
     for wanted, share in targets.items():
         chosen = slice(done, done + round(share * count))
         windows[chosen] = aim(rng, tiles, sides[chosen], wanted)
         done = chosen.stop
-    for i, tile in enumerate(tiles):
-        own = np.flatnonzero(windows[:, 0] == i)
-        empty = own[~hold_labels(tile, np.column_stack([windows[own, 1:], sides[own]]))]
+    for number, tile in enumerate(tiles):
+        own = np.flatnonzero(windows[:, 0] == number)
+        empty = own[~hold_labels(tile, windows[own, 1:], sides[own])]
         if stride == "random":
             windows[empty] = aim(rng, tiles, sides[empty], None)
-        else:  # the part of a kept window that is magnified has no label: the whole window then
+        else:  # the part of a window that is magnified has no label, the whole window has
             sides[empty] = patch_size
-            for axis in (0, 1):
-                windows[empty, axis + 1] = place(shares[empty, axis + 1], shapes[i, axis], patch_size)
+            windows[empty, 1:] = place(shares[empty], tile.shape, patch_size)
     numbers = rng.integers(8, size=count) if views else np.zeros(count, np.int64)
     seeds = rng.integers(2**31, size=count)
-    zero = np.zeros(count, np.int64)
-    return rng.permutation(np.column_stack([windows, sides, numbers, seeds, zero, zero])).astype(np.int32)
+    nothing = np.zeros((count, 2), np.int64)
+    return rng.permutation(np.column_stack([windows, sides, numbers, seeds, nothing])).astype(np.int32)
 
 
 def plan_epoch(tiles, settings, epoch):

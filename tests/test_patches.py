@@ -9,8 +9,8 @@ from patches import (
     changes_of,
     cut_batch,
     draw_colours,
+    draw_places,
     hold_labels,
-    places_along,
     plan_epoch,
     recolour,
     resize,
@@ -60,10 +60,10 @@ def test_windows_lie_in_their_tiles_as_many_in_every_epoch(shapes, patch, stride
 
 @given(st.integers(1, 500), st.sampled_from([16, 32, 64]), st.integers(0, 99))
 def test_each_random_start_is_drawn_from_its_own_stretch(size, patch, seed):
-    drawn = places_along(np.random.default_rng(seed), size, patch, "random", 5)
-    ends = np.arange(len(drawn) + 1)[:, None] / len(drawn)
-    assert len(drawn) == -(-size // patch)
-    assert (drawn >= ends[:-1]).all() and (drawn < ends[1:]).all()
+    cells = -(-size // patch)
+    drawn = draw_places(np.random.default_rng(seed), (size, 5 * patch), patch, "random").reshape(cells, 5, 2)
+    for axis, (number, count) in enumerate(zip(np.indices((cells, 5)), (cells, 5))):
+        assert (drawn[..., axis] >= number / count).all() and (drawn[..., axis] < (number + 1) / count).all()
 
 
 @given(SHAPES, st.sampled_from([16, 32]), st.integers(1, 16))
@@ -134,9 +134,9 @@ def test_hold_labels_agrees_with_a_look_at_the_pixels(seed, shape, side):
         row, col = rng.integers(0, shape)
         labels[row : row + rng.integers(1, 200), col : col + rng.integers(1, 200)] = rng.integers(6)
     tile = tile_of(np.zeros((*shape, 3), np.uint8), labels)
-    windows = np.column_stack([rng.integers(0, shape, (20, 2)), np.full(20, side)])
-    direct = [(labels[r : r + s, c : c + s] != IGNORE).any() for r, c, s in windows]
-    assert hold_labels(tile, windows).tolist() == direct
+    corners = rng.integers(0, shape, (20, 2))
+    direct = [(labels[r : r + side, c : c + side] != IGNORE).any() for r, c in corners]
+    assert hold_labels(tile, corners, side).tolist() == direct
 
 
 def test_aimed_windows_hold_their_class_and_their_share_is_kept():

@@ -68,9 +68,12 @@ $(RUN)/lr_find.json: lr_find.py training.py model.py pipeline.py patches.py tile
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: train.py training.py model.py pipeline.py patches.py scores.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+$(RUN)/model.json: train.py training.py model.py pipeline.py patches.py scores.py rasters.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
 	$(PY) train.py --params="$$PARAMS"
 
+ifneq ($(if $(TILE),,$(EXTRA)),)
+$(error error: EXTRA: expected TILE too, whose extra raster it is)
+endif
 ifdef TILE
 predict: tile $(RUN)/model.json
 	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
@@ -78,7 +81,7 @@ else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE"
+	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
 $(S)/predicted: predict.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
 	$(PY) predict.py --params="$$PARAMS"
 	@touch "$@"

@@ -16,7 +16,7 @@ from command import command
 from files import Problem, only_one, replacing
 from rasters import open_raster, reading
 from scores import accuracy, class_scores, confusion_matrix, divide, mean_of
-from tiles import IGNORE, open_prepared
+from tiles import IGNORE, open_prepared, read_manifest
 
 
 def erode(labels, radius):
@@ -125,13 +125,17 @@ def main(settings, run):
                       code=3) from None
     with only_one(run):
         total = {name: np.zeros((len(classes),) * 2, np.int64) for name in ("full", "eroded")}
-        tiles, officials = {}, []
+        tiles, officials, manifest = {}, [], read_manifest(settings["data"]["prepared"])
         for tile in settings["split"]["test"]:
             confusions, tags, official = evaluate_tile(tile, settings, run)
             officials.append(official)
             if (tags.get("MODEL"), tags.get("PREDICT")) != (facts["sha256"], json.dumps(settings["predict"])):
                 raise Problem(f"class map {run / 'predictions' / tile}.tif: made by another model or with other "
                               "predict settings, expected this run's; run predict.py again", code=3)
+            raw = manifest["tiles"][tile]["raw"]
+            if tags.get("SOURCE") != " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw):
+                raise Problem(f"class map {run / 'predictions' / tile}.tif: made from another image than the tile was "
+                              "prepared from, expected the same; run prepare_data.py and predict.py again", code=3)
             tiles[tile] = {name: describe(confusion, classes, leave_out) for name, confusion in confusions.items()}
             for name, confusion in confusions.items():
                 total[name] += confusion

@@ -88,7 +88,7 @@ def split_zip(path):
 
 
 def members(archive):
-    """The names of an archive's files; Problem (exit 3) where it is no zip."""
+    """{name: its entry} of an archive's files; Problem (exit 3) where it is no zip."""
     about = os.stat(archive)
     return _members(os.path.abspath(archive), about.st_mtime_ns, about.st_size)
 
@@ -97,10 +97,21 @@ def members(archive):
 def _members(archive, *_):
     try:
         with zipfile.ZipFile(archive) as whole:
-            return frozenset(name for name in whole.namelist() if not name.endswith("/"))
+            return {entry.filename: entry for entry in whole.infolist() if not entry.is_dir()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise Problem(f"zip archive {archive}: {' '.join(str(error).split())}, expected a whole zip file; fetch it "
                       "again", code=3) from None
+
+
+def check_member(path):
+    """Problem (exit 3) where a path leads into a zip and its member has a password or a rare compression."""
+    archive, member = split_zip(path)
+    entry = members(archive).get(member) if archive else None
+    if entry and entry.flag_bits & 1:
+        raise Problem(f"zip member {path}: has a password, expected none; unzip the archive", code=3)
+    if entry and entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise Problem(f"zip member {path}: compression {entry.compress_type}, expected DEFLATE or none; unzip the "
+                      "archive", code=3)
 
 
 def is_file(path):

@@ -323,10 +323,15 @@ def zipped_places(raw, pattern, tile):
     doubled; at the root of the one that has the name of the pattern's folder."""
     path = fill(pattern, tile)
     for archive in sorted(Path(raw).glob("*.[zZ][iI][pP]")):
-        inside = [path, path.parent / path.parent.name / path.name]
-        if archive.stem == path.parent.name:
-            inside.append(Path(path.name))
-        yield from (archive / place for place in dict.fromkeys(inside) if place.as_posix() in members(archive))
+        own, inside = archive.stem == path.parent.name, [path, path.parent / path.parent.name / path.name]
+        try:
+            names = members(archive) if archive.is_file() else {}
+        except Problem:  # of consequence only where the tile should be in it
+            if own:
+                raise
+            names = {}
+        yield from (archive / place for place in dict.fromkeys(inside + [Path(path.name)] * own)
+                    if place.as_posix() in names)
 
 
 def find_raw(raw, pattern, tile):
@@ -376,11 +381,13 @@ def write_stamps(settings, run):
                 temporary.write_text(content, encoding="utf-8")
 
 
-def main(settings, run, make, tile):
+def main(settings, run, make, tile, extra):
     if make:
         write_stamps(settings, run)
     elif tile is not None:
         find_raster(tile, settings)
+        if extra and not is_file(extra):
+            raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
     else:
         print(yaml.safe_dump(settings, sort_keys=False), end="")
 
@@ -388,4 +395,5 @@ def main(settings, run, make, tile):
 if __name__ == "__main__":
     from command import command  # which itself reads settings by this module
     command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes",
-            tile="NAME or path of a raster to look for: a refusal where there is none")
+            tile="NAME or path of a raster to look for: a refusal where there is none",
+            extra="NAME of the file of its extra raster, likewise")

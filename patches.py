@@ -8,8 +8,9 @@ An epoch is a plan, an int32 array with one row of eight numbers for each patch,
     seed             of the patch's own random numbers: colours, blur, noise
     rows, cols       at the top and left, where labels are not counted (windows of validation that overlap)
 
-The shuffle is exact, over every window of every tile, and costs 32 bytes a window. Pixels are cut from memory maps,
-each with its bands and its label as one machine word, so that any view of a patch is one strided copy.
+The shuffle is exact, over every window of every tile; it costs 32 bytes a window, and some 150 while it is drawn.
+Pixels are cut from memory maps, each with its bands and its label as one machine word, so that any view of a patch is
+one strided copy.
 """
 import functools
 import math
@@ -21,6 +22,7 @@ from files import Problem
 from tiles import CELL, IGNORE, starts, view
 
 SEED = 5  # the column of a plan that holds it
+MOST = 50_000_000  # windows of an epoch
 
 
 # -- which patches ----------------------------------------------------------------------------------------------------
@@ -29,8 +31,8 @@ def draw_places(rng, shape, patch_size, stride):
     """Places of windows in a tile of this shape, as shares 0..1 of the possible starts along both axes: float64 [N, 2].
 
     `stride` "random": one window for each patch-sized cell begun, its start drawn from that cell's own stretch of the
-    starts, all equally long, so that every epoch covers the tile about evenly and no two epochs cut alike. Else: the
-    grid of evenly spread windows of `starts`.
+    starts, all equally long: no two epochs cut alike, and each covers the tile about evenly (its outermost pixels,
+    which fewer windows can reach, less). Else: the grid of evenly spread windows of `starts`.
     """
     if stride == "random":
         cells = [-(-size // patch_size) for size in shape]
@@ -96,7 +98,8 @@ def training_plan(tiles, patch_size, stride, targets, views, scale, seed, epoch)
     `stride`: as in `draw_places`. `targets` maps class indices to shares of the patches, which are drawn around a pixel
     of that class instead. `views` False keeps view 0. `scale` (low, high): every patch is magnified by a factor drawn
     between them, evenly on a logarithmic scale. No window without a labelled pixel is drawn: on a grid it is left out,
-    a random one is drawn anew around a labelled pixel. N is the same in every epoch.
+    a random one is drawn anew around a labelled pixel (a patch that is shrunk may still lose a lone one). N is the same
+    in every epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     drawn = []
@@ -123,10 +126,11 @@ def training_plan(tiles, patch_size, stride, targets, views, scale, seed, epoch)
         else:  # the part of a window that is magnified has no label, the whole window has
             sides[empty] = patch_size
             windows[empty, 1:] = place(shares[empty], tile.shape, patch_size)
-    numbers = rng.integers(8, size=count) if views else np.zeros(count, np.int64)
-    seeds = rng.integers(2**31, size=count)
-    nothing = np.zeros((count, 2), np.int64)
-    return rng.permutation(np.column_stack([windows, sides, numbers, seeds, nothing])).astype(np.int32)
+    plan = np.zeros((count, 8), np.int32)
+    plan[:, :3], plan[:, 3] = windows, sides
+    plan[:, 4] = rng.integers(8, size=count) if views else 0
+    plan[:, SEED] = rng.integers(2**31, size=count)
+    return plan[rng.permutation(count)]
 
 
 def plan_epoch(tiles, settings, epoch):
@@ -138,6 +142,11 @@ def plan_epoch(tiles, settings, epoch):
     if missing:
         raise Problem(f"settings, key input.aim: {', '.join(missing)}, expected classes with labelled pixels in "
                       "split.train; leave it out", code=3)
+    if patch["stride"] != "random":
+        windows = sum(math.prod(-(-size // patch["stride"]) for size in tile.shape) for tile in tiles)
+        if windows > MOST:
+            raise Problem(f"settings, key input.stride: {patch['stride']}, about {windows:,} patches an epoch, "
+                          f"expected at most {MOST:,}; take a larger one", code=2)
     return training_plan(tiles, patch["patch_size"], patch["stride"], targets, augment["views"], augment["scale"],
                          settings["seed"], epoch)
 

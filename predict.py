@@ -192,7 +192,8 @@ def find_extra(name, given, facts, settings):
     needs one and there is none."""
     if not facts["extra"]:
         return None
-    places = [given] if given else find_raw(settings["data"]["raw"], settings["data"]["extra"], name)
+    pattern = settings["data"]["extra"]
+    places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
     if not places:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
                       "it by --extra (EXTRA= for make)", code=3)
@@ -232,23 +233,39 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
             print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good "
                   "results", flush=True)
         started, layers = time.monotonic(), Layers(raster, extra, facts["bands"], facts["scale"])
+        read, outside = 0, np.zeros(len(facts["scale"]), np.int64)
+
+        def read_rows(start, stop):
+            nonlocal read, outside
+            pixels, beyond = layers.read(start, stop)
+            read, outside = read + pixels[..., 0].size, outside + beyond
+            return pixels
 
         def rows():
-            for row, predicted in predict_rows(predict, lambda *rows: layers.read(*rows)[0], layers.shape,
-                                               len(facts["classes"]), multiple=2 ** facts["depth"], **options):
+            for row, predicted in predict_rows(predict, read_rows, layers.shape, len(facts["classes"]),
+                                               multiple=2 ** facts["depth"], **options):
                 yield row, predicted
                 progress(f"{name:>12}  {100 * (row + len(predicted)) // layers.shape[0]:3d} %")
 
         write_map(target, layers, rows(), facts["classes"], place, tags)
+    if outside.max() > 0.2 * read:
+        print(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
+              f"trained with ({facts['scale']}); see data.scale", flush=True)
     seconds, (height, width) = time.monotonic() - started, layers.shape
     progress(f"{name:>12}  {height} x {width} px, {len(options['views'])} views: {seconds:.0f} s, "
              f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
 
 
 def main(settings, run, tile, extra=None):
-    names = settings["split"]["test"] if tile is None else [tile]
-    rasters = [find_raster(name, settings) for name in names]
+    split = settings["split"]
+    rasters = [find_raster(name, settings) for name in (split["test"] if tile is None else [tile])]
     network, facts = load_model(run)
+    if extra and (tile is None or rasters[0][0] in sum(split.values(), []) or not facts["extra"]):
+        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for "
+                      + ("no --tile" if tile is None else f"{tile}, a tile of the split" if facts["extra"] else
+                         "a network without an extra band")
+                      + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
+                      "leave it out", code=2)
     extras = [find_extra(name, extra, facts, settings) for name, _ in rasters]
     any_size = [tf.TensorSpec((None, None, None, len(facts["scale"])), tf.uint8)]
     predict = tf.function(lambda patches: network(patches, training=False), input_signature=any_size)

@@ -16,13 +16,14 @@ does not depend on their height. A 6000 x 6000 tile takes about 5 s.
 import contextlib
 import hashlib
 import itertools
-import json
+import math
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
@@ -31,7 +32,7 @@ from command import command
 from files import Problem, only_one, replacing, sha256
 from params import count_bands, fill, find_raw, shown
 from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, scales
-from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, pack, read_manifest
+from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
 
@@ -48,8 +49,9 @@ def find_files(tile, data):
         elif places:
             files[kind] = places[0]
         elif data[key] and kind != "eroded":
-            expected = Path(data["raw"]) / fill(data[key], tile)
-            problems.append(f"tile {tile}, {kind}: no file, expected {expected}; add it or take {tile} out of split")
+            path = fill(data[key], tile)
+            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
+                            f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
     return files, problems
 
 
@@ -67,6 +69,16 @@ def check_label(raster, label_values):
     return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
 
 
+def same_place(raster, transform):
+    """True unless an open raster has a georeference that differs from `transform` by a pixel or more."""
+    if transform is None or raster.transform.is_identity:
+        return True
+    corners = [(0, 0), (raster.width, raster.height)]
+    pixel = max(map(abs, transform[:2]))
+    return all(abs(a - b) < pixel for corner in corners
+               for a, b in zip(raster.transform * corner, Affine(*transform) * corner))
+
+
 def check_headers(tile, files, data):
     """(facts, problems) of a tile's files, without reading pixels: facts are shape [H, W, B], dtype, georeference."""
     facts, problems = None, []
@@ -81,6 +93,8 @@ def check_headers(tile, files, data):
                     wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
                 else:
                     wrong = check_label(raster, data["label_values"])
+                if not wrong and facts and not same_place(raster, facts["georeference"]["transform"]):
+                    wrong = "its georeference lies elsewhere than its image's, expected the same ground"
                 if wrong:
                     problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
                 if facts and [raster.height, raster.width] != facts["shape"][:2]:
@@ -102,7 +116,7 @@ def read_tile(files, data, decoder, shape, write=lambda **arrays: None):
     rows = max(1, PIXELS_AT_ONCE // shape[1] // CELL) * CELL
     kinds = [kind for kind in ("labels", "eroded") if kind in files]
     counts, unknown = {kind: np.zeros(len(KINDS), np.int64) for kind in kinds}, {kind: Counter() for kind in kinds}
-    cells, digest, nodata, outside = [], hashlib.sha256(), 0, 0
+    cells, digest, nodata, outside = [], hashlib.sha256(str(shape).encode()), 0, np.zeros(shape[2], np.int64)
     with contextlib.ExitStack() as stack:
         rasters = {kind: stack.enter_context(open_raster(path)) for kind, path in files.items()}
         layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
@@ -121,10 +135,12 @@ def read_tile(files, data, decoder, shape, write=lambda **arrays: None):
                 labels[kind][~valid] = IGNORE
                 counts[kind] += band_counts
                 unknown[kind].update(band_unknown)
+                if len(unknown[kind]) > 2**17:  # a photograph in a label's place: keep what could be the most frequent
+                    unknown[kind] = Counter(dict(unknown[kind].most_common(2**12)))
             cells.append(count_cells(labels["labels"], len(data["classes"])))
             write(pixels=pack(image, labels["labels"]), **{k: v for k, v in labels.items() if k == "eroded"})
     cells = np.concatenate(cells)
-    return {"nodata": int(nodata), "outside_scale": int(outside), "pixels_sha256": digest.hexdigest(),
+    return {"nodata": int(nodata), "outside_scale": outside.tolist(), "pixels_sha256": digest.hexdigest(),
             "pixels": {kind: {**dict(zip(KINDS, map(int, counts[kind]))),
                               "unknown_colours": dict(unknown[kind].most_common(5))} for kind in kinds},
             "classes": dict(zip(data["classes"], cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
@@ -151,9 +167,11 @@ def check_leaks(split, found, allowed):
             continue
         share = overlap(*((found[tile]["georeference"], found[tile]["shape"][:2]) for tile in (one, other)))
         if share:
-            yield (f"tiles {one} (split.{roles[one]}) and {other} (split.{roles[other]}): {100 * share:.1f} % of the "
-                   "smaller one's ground is the other's too, expected different ground, or scores are no test; give "
-                   "both one role, or name both in data.allow_overlap")
+            yield (f"tiles {one} (split.{roles[one]}) and {other} (split.{roles[other]}): "
+                   + ("places that cannot be compared" if math.isnan(share) else
+                      f"{100 * share:.1f} % of the smaller one's bounding box lies in the other's")
+                   + ", expected different ground, or scores are no test; give both one role, or name both in "
+                   "data.allow_overlap")
 
 
 def check_twins(pixels):
@@ -265,13 +283,6 @@ def prepare_tile(tile, files, hashes, facts, data, decoder):
             "files": {kind: {"name": name, "sha256": sha256(folder / name)} for kind, name in names.items()}, **audit}
 
 
-def write_manifest(folder, manifest):
-    """manifest.json, a line for each tile."""
-    lines = ",\n".join(f"{json.dumps(tile)}: {json.dumps(row)}" for tile, row in manifest["tiles"].items())
-    with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(f'{{"tiles": {{\n{lines}\n}}}}\n', encoding="utf-8")
-
-
 def main(settings, run):
     data, split = settings["data"], settings["split"]
     if data["assume_crs"] is not None:
@@ -285,11 +296,14 @@ def main(settings, run):
         todo = check_tiles(split, data, manifest, decoder)
         for tile, (files, hashes, facts) in todo.items():
             row = manifest["tiles"][tile] = prepare_tile(tile, files, hashes, facts, data, decoder)
-            write_manifest(folder, manifest)
+            with replacing(folder / "manifest.json") as temporary:
+                temporary.write_text(manifest_text(manifest["tiles"]), encoding="utf-8")
             pixels, total = row["pixels"]["labels"], facts["shape"][0] * facts["shape"][1]
             print(f"{tile:>12}  prepared; labels repaired {100 * pixels['repaired'] / total:.2f} %, ignored "
-                  f"{100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %, image "
-                  f"without data {100 * row['nodata'] / total:.2f} %", flush=True)
+                  f"{100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %; image "
+                  f"without data {100 * row['nodata'] / total:.2f} %"
+                  + (f", outside data.scale {100 * max(row['outside_scale']) / total:.2f} % of a band"
+                     if data["scale"] else ""), flush=True)
         check_roles(split, manifest)
     print(f"{sum(map(len, split.values())) - len(todo)} tiles were prepared already, {len(todo)} are new: "
           f"{folder}{os.sep}manifest.json")

@@ -3,21 +3,24 @@
 A path may lead through a zip archive, raw/2_Ortho_RGB.zip/tile.tif: it is read in place.
 """
 import contextlib
+import math
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
-from files import Problem, is_file, split_zip
+from files import Problem, check_member, is_file, split_zip
 from params import count_bands
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+KINDS = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
 CACHE = 128  # MB of decoded blocks that GDAL keeps
 
 
@@ -48,6 +51,7 @@ def open_raster(path):
     path = os.path.abspath(path)
     if not is_file(path):
         raise Problem(f"raster {path}: no such file, expected a GeoTIFF, PNG or JPEG", code=3)
+    check_member(path)
     archive, member = split_zip(path)
     driver = DRIVERS.get(Path(path).suffix.lower(), "GTiff")
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
@@ -72,15 +76,23 @@ def overlap(one, other):
     """Share of the smaller of two footprints, each (georeference, (H, W)), that the other covers too: 0..1.
 
     Footprints are bounding boxes, in the first's coordinate system; less than a pixel's width of common ground, as
-    neighbours have by rounding, is none, and so is ground whose place is not known.
+    neighbours have by rounding, is none, and so is ground whose place is not known. NaN where one of the places makes
+    no sense in the other's coordinate system.
     """
     boxes = []
     for place, shape in (one, other):
         if place["transform"] is None or (place["crs"] is None) != (one[0]["crs"] is None):
             return 0.0
         box = array_bounds(*shape, rasterio.Affine(*place["transform"]))
-        left, bottom, right, top = (box if place["crs"] == one[0]["crs"]
-                                    else transform_bounds(place["crs"], one[0]["crs"], *box))
+        if place["crs"] != one[0]["crs"]:
+            try:
+                with rasterio.Env():
+                    box = transform_bounds(place["crs"], one[0]["crs"], *box)
+            except (RasterioError, CPLE_BaseError):
+                return math.nan
+        if not np.isfinite(box).all():
+            return math.nan
+        left, bottom, right, top = box
         boxes.append((min(left, right), min(bottom, top), max(left, right), max(bottom, top)))
     (left, bottom, right, top), (left2, bottom2, right2, top2) = boxes
     wide, high = min(right, right2) - max(left, left2), min(top, top2) - max(bottom, bottom2)
@@ -107,14 +119,18 @@ def check_bands(raster, bands, scale, named):
         return ("a palette image (data.image), expected bands of brightness; convert it to RGB first (gdal_translate "
                 "-expand rgb)")
     if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
-        return f"an alpha band among {bands} ({named}), expected bands of brightness; leave that number out"
+        alpha = raster.colorinterp.index(ColorInterp.alpha) + 1
+        return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} out or, if "
+                f"it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
     for band, limits in zip(bands, scale):
-        kind = np.dtype(raster.dtypes[band - 1])
-        if kind.kind not in "uif":
+        kind = raster.dtypes[band - 1]
+        if kind not in KINDS:
             return f"{kind} pixels in band {band}, expected whole or real numbers; convert it first"
-        if limits is None and kind != np.uint8:
-            return (f"{kind} pixels in band {band}, expected uint8; set data.scale to [the value that becomes 0, the "
-                    "value that becomes 255]")
+        if limits is None and kind != "uint8":
+            form = ("[low, high]" if named != "data.extra" and len(scale) == len(bands)
+                    else "a list of one entry for each band, such as [null, null, null, [low, high]]")
+            return (f"{kind} pixels in band {band} ({named}), expected uint8; set data.scale to {form}, the values "
+                    "that become 0 and 255")
     return None
 
 
@@ -124,9 +140,10 @@ def to_bytes(pixels, limits):
     if limits is None:
         return pixels, 0
     low, high = limits
-    scaled = (pixels.astype(np.float32) - low) * np.float32(255 / (high - low))
-    outside = int(np.count_nonzero((scaled < 0) | (scaled > 255)))
-    return np.nan_to_num(np.clip(np.rint(scaled), 0, 255)).astype(np.uint8), outside
+    outside = int(np.count_nonzero((pixels < low) | (pixels > high)))
+    exact = np.float32 if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32 else np.float64
+    scaled = (np.nan_to_num(pixels.astype(exact)).clip(low, high) - exact(low)) * exact(255 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), outside
 
 
 class Layers:
@@ -137,22 +154,25 @@ class Layers:
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
     def read(self, start, stop):
-        """Pixels of rows start..stop: (uint8 [rows, W, B], values outside data.scale)."""
+        """Pixels of rows start..stop: (uint8 [rows, W, B], values outside data.scale for each band, int [B])."""
         planes = []
         for raster, bands in self.sources:
             with reading(raster.name):
                 planes += list(raster.read(bands, window=((start, stop), (0, raster.width))))
         planes, outside = zip(*map(to_bytes, planes, self.scale))
-        return np.stack(planes, -1), sum(outside)
+        return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):
-        """True where no raster says nodata, by value, mask, alpha or NaN (bool [rows, W])."""
+        """True where every raster has data (bool [rows, W]): where no mask or alpha hides the pixel, no band is NaN,
+        and, where a value says nodata, not all bands have it (of real numbers: none)."""
         window = ((start, stop), (0, self.shape[1]))
         valid = np.ones((stop - start, self.shape[1]), bool)
         for raster, bands in self.sources:
             with reading(raster.name):
-                valid &= raster.dataset_mask(window=window) > 0
-                for band in bands:
-                    if np.dtype(raster.dtypes[band - 1]).kind == "f":
-                        valid &= ~np.isnan(raster.read(band, window=window))
+                seen = raster.read_masks(bands, window=window) > 0
+                real = [raster.dtypes[band - 1].startswith("float") for band in bands]
+                by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
+                valid &= seen.any(0) if by_value and not all(real) else seen.all(0)
+                for band in (band for band, is_real in zip(bands, real) if is_real):
+                    valid &= ~np.isnan(raster.read(band, window=window))
         return valid

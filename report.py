@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 BLUE, RED, GREY = "#1f4e8c", "#b5452c", "#8a8f98"
-STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
+STYLE = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
          "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.grid": True,
          "grid.color": "0.92", "axes.axisbelow": True, "figure.constrained_layout.use": True}
 
@@ -138,14 +138,15 @@ def draw_classes(path, metrics, classes):
     save(figure, path)
 
 
-FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"), "no data": ("#b98a00", "^")}
+FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"), "no data": ("#b98a00", "^"),
+          "outside scale": ("#2f7d4f", "v")}
 
 
 def faults(row):
-    """{kind of FAULTS: share of a tile's pixels} of its row of the manifest."""
+    """{kind of FAULTS: share of a tile's pixels} of its row of the manifest; outside scale: of its worst band."""
     pixels, total = row["pixels"]["labels"], row["shape"][0] * row["shape"][1]
     return {**{kind: pixels[kind] / total for kind in ("repaired", "ignored", "unknown")},
-            "no data": row["nodata"] / total}
+            "no data": row["nodata"] / total, "outside scale": max(row["outside_scale"]) / total}
 
 
 def draw_audit(path, split, manifest, classes):
@@ -174,8 +175,14 @@ def draw_audit(path, split, manifest, classes):
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    add_legend(figure, handles)
     save(figure, path)
+
+
+def add_legend(figure, handles):
+    """A legend below a figure of the page's width, in as many columns as its longest name lets fit."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 110 // (longest + 6))))
 
 
 def with_only(settings, keys):
@@ -196,6 +203,8 @@ def augmented(tiles, settings, plan, keys):
         plan[:, 4] = np.arange(len(plan)) % 8  # one of each, to be seen
     if "scale" in keys:
         plan[:, 3] = np.rint(size / np.geomspace(*settings["augment"]["scale"], len(plan)))
+        shapes = np.array([tile.shape for tile in tiles])[plan[:, 0]]
+        plan[:, 1:3] = np.clip(plan[:, 1:3] + (size - plan[:, 3:4]) // 2, 0, np.maximum(shapes - plan[:, 3:4], 0))
     changes = changes_of(chosen)
     pixels = cut_batch(tiles, plan, size, changes["texture"])
     return recolour(pixels, *draw_colours(pixels, plan[:, SEED], **changes["colour"])) if changes["colour"] else pixels
@@ -225,7 +234,7 @@ def draw_augmentation(path, settings):
         panel[0].set_ylabel(name, fontsize=7)
     handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name)
                for name, colour in {**classes, "not scored": "#000000"}.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    add_legend(figure, handles)
     save(figure, path)
     return [key for key in augment if key not in on]
 
@@ -266,7 +275,7 @@ def draw_tile(path, tile, pictures, classes, score):
         legend["not scored"] = "#000000"
     handles = [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=name)
                for name, colour in legend.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    add_legend(figure, handles)
     save(figure, path)
 
 
@@ -403,6 +412,10 @@ def draw_figures(settings, run, metrics, facts, manifest):
 def main(settings, run):
     metrics, facts, provenance = (read_json(run / name) for name in ("metrics.json", "model.json", "run.json"))
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
+    missing = [tile for role in settings["split"].values() for tile in role if tile not in manifest]
+    if missing:
+        raise Problem(f"tile {', '.join(missing)} in {settings['data']['prepared']}: not prepared, expected it in "
+                      "manifest.json; run prepare_data.py again", code=3)
     with only_one(run), plt.rc_context(STYLE):
         pictures = draw_figures(settings, run, metrics, facts, manifest)
         page = build_page(settings, metrics, facts, provenance, manifest, pictures)

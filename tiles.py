@@ -3,6 +3,7 @@
 A tile is one raster with its labels. Arrays are [row, col, band]; labels are uint8 class indices, IGNORE where
 nothing is scored.
 """
+import hashlib
 import json
 from pathlib import Path
 
@@ -173,27 +174,34 @@ def count_cells(labels, classes):
                      for index in range(classes)], -1)
 
 
+def manifest_text(tiles):
+    """A manifest of {tile: row} as text: a line for each tile, and the SHA-256 of all, so that an edit is noticed."""
+    lines = ",\n".join(f"{json.dumps(tile)}: {json.dumps(row)}" for tile, row in tiles.items())
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return f'{{"sha256": "{digest}", "tiles": {{\n{lines}\n}}}}\n'
+
+
 def read_manifest(prepared):
-    """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet."""
+    """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet. Problem (exit
+    3) where it is not, to the letter, what prepare_data.py wrote."""
     path = Path(prepared) / "manifest.json"
-    needed = {"shape": list, "made_with": dict, "raw": dict, "files": dict, "pixels": dict, "georeference": dict,
-              "classes": dict, "cells": list, "pixels_sha256": str}
     try:
-        manifest = json.loads(path.read_bytes())
-        for row in manifest["tiles"].values():
-            if not all(isinstance(row[key], kind) for key, kind in needed.items()) or "pixels" not in row["files"]:
-                raise TypeError
-        return manifest
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        if manifest_text(manifest["tiles"]) == text:
+            return manifest
     except FileNotFoundError:
         return {"tiles": {}}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Problem(f"manifest {path}: damaged or of an earlier version, expected JSON as prepare_data.py writes it; "
-                      "remove it and run prepare_data.py again", code=3) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise Problem(f"manifest {path}: damaged, edited or of an earlier version, expected it as prepare_data.py wrote "
+                  f"it; remove the folder {path.parent} and run prepare_data.py again", code=3)
 
 
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
-    keys = ("bands", "extra", "scale", "label_values", "ignore_colours", "tolerance", "assume_crs")
+    keys = ("image", "label", "eroded_label", "extra", "bands", "scale", "label_values", "ignore_colours", "tolerance",
+            "assume_crs")
     return {**{key: data[key] for key in keys},
             "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts
 

@@ -34,6 +34,7 @@ from scores import accuracy, mean_iou
 from tiles import read_manifest
 from training import Trainer, fingerprint, identity, load_checkpoint, restore, save_checkpoint
 
+AHEAD = 2  # updates that may be under way at a time
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]
 
@@ -155,7 +156,8 @@ def check_finite(loss, what, epoch, step, rate):
 
 
 class Timed:
-    """Goes through an iterable and adds up the seconds spent waiting for its next item."""
+    """Goes through an iterable and adds up the seconds spent waiting for its next item: with at most AHEAD updates
+    under way, about what a device waits too."""
 
     def __init__(self, items):
         self.items, self.waited = items, 0.0
@@ -182,6 +184,8 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
     seen = time.monotonic()
     for step, pixels in enumerate(dataset, 1):
         pending.append(trainer.train_step(pixels))
+        if len(pending) > AHEAD:  # else the time waited for data would not be the device's
+            pending[-AHEAD - 1][0].numpy()
         if time.monotonic() - seen > 0.5 or step == steps:  # between looks the device runs ahead
             collect()
             seen = time.monotonic()

@@ -9,6 +9,7 @@ import rasterio
 from conftest import COLOURS, SIZES, run_script, save_settings
 
 import report
+from tiles import manifest_text
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,44 @@ def test_a_map_of_another_model_is_not_scored(finished):
     done = run_script("evaluate.py", "--params", "tiny.yaml", cwd=finished)
     path.write_text(before)
     assert done.returncode == 3 and "made by another model" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_map_of_another_image_than_the_prepared_one_is_not_scored(finished):
+    path = finished / "prepared/manifest.json"
+    before = path.read_text()
+    tiles = json.loads(before)["tiles"]
+    tiles["2_13"]["raw"]["image"]["sha256"] = "0" * 64
+    path.write_text(manifest_text(tiles))
+    done = run_script("evaluate.py", "--params", "tiny.yaml", cwd=finished)
+    path.write_text(before)
+    assert done.returncode == 3 and "made from another image" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_report_on_tiles_that_are_not_prepared_is_one_line(finished):
+    path = finished / "prepared/manifest.json"
+    before = path.read_text()
+    tiles = json.loads(before)["tiles"]
+    del tiles["2_11"]
+    path.write_text(manifest_text(tiles))
+    done = run_script("report.py", "--params", "tiny.yaml", cwd=finished)
+    path.write_text(before)
+    assert done.returncode == 3 and "tile 2_11 in prepared: not prepared" in done.stderr
+
+
+def test_the_audit_counts_what_the_manifest_says_whatever_the_names(tmp_path):
+    row = {
+        "shape": [10, 20, 3],
+        "pixels": {"labels": {"repaired": 20, "ignored": 40, "unknown": 2}},
+        "nodata": 10,
+        "outside_scale": [0, 4, 1],
+        "classes": {"$x_$": 100, "b": 60},
+    }
+    expected = {"repaired": 0.1, "ignored": 0.2, "unknown": 0.01, "no data": 0.05, "outside scale": 0.02}
+    assert report.faults(row) == pytest.approx(expected)
+    split, classes = {"train": ["a$^$b"], "val": ["c"], "test": ["d"]}, {"$x_$": "#ff0000", "b": "#00ff00"}
+    with report.plt.rc_context(report.STYLE):
+        report.draw_audit(tmp_path / "audit.png", split, {tile: row for tile in ("a$^$b", "c", "d")}, classes)
+    assert (tmp_path / "audit.png").stat().st_size > 10_000
 
 
 def test_a_missing_map_is_one_line(finished):

@@ -159,6 +159,14 @@ def test_aimed_windows_hold_their_class_and_their_share_is_kept():
     assert len(np.unique(windows[:, 1])) > 20 and len(np.unique(windows[:, 2])) > 20  # it lies anywhere in them
 
 
+def test_more_windows_than_memory_holds_are_refused(settings, monkeypatch):
+    monkeypatch.setattr("patches.MOST", 1000)
+    settings["input"]["stride"] = 1
+    with pytest.raises(Problem, match="input.stride: 1, about 5,000 patches an epoch") as caught:
+        plan_epoch(marker_tiles((50, 100)), settings, 1)
+    assert caught.value.code == 2
+
+
 def test_an_aim_at_a_class_without_pixels_is_refused(settings):
     settings["input"]["aim"] = {"car": 0.5}
     tiles = [tile_of(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8))]

@@ -286,6 +286,13 @@ def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, mo
     with pytest.raises(Problem, match="raster my: no extra raster, expected one .* --extra"):
         predict.main(settings, plain, "my.tif")
     predict.main(settings, plain, "my.tif", extra="raw/dsm/02_13.tif")
+    for tile in (None, "2_13"):  # no tile of the split is scored with another's extra raster
+        with pytest.raises(Problem, match="--extra .*, expected with --tile") as caught:
+            predict.main(settings, plain, tile, extra="raw/dsm/02_13.tif")
+        assert caught.value.code == 2
+    settings["data"]["extra"] = None
+    with pytest.raises(Problem, match="raster 2_13: no extra raster"):
+        predict.main(settings, plain, "2_13")
     np.testing.assert_array_equal(read_map(plain, "my"), read_map(plain, "2_13"))
     write_raster(tmp_path / "small.tif", layers[:9, :, 3])
     with pytest.raises(Problem, match="9 x 50 pixels, expected 70 x 50"):
@@ -305,6 +312,20 @@ def test_png_and_members_of_archives_are_predicted_alike(run, settings, tmp_path
         np.testing.assert_array_equal(read_map(run, name), read_map(run, "a"))
     with pytest.raises(Problem, match="no such tile or file"):
         predict.main(settings, run, "many.zip/folder/d.tif")
+
+
+def test_an_extra_raster_for_a_network_without_one_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    with pytest.raises(Problem, match="a network without an extra band"):
+        predict.main(settings, run, "a.tif", extra="a.tif")
+
+
+def test_pixels_beyond_the_scale_of_the_training_are_warned_of(tmp_path, monkeypatch, settings, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "runs/tiny", settings, scale=[[1000, 4000]] * 3)
+    ortho(tmp_path / "a.tif")  # 8 bit
+    predict.main(settings, run, "a.tif")
+    assert "warning: a.tif: 100 % of a band outside the scale" in capsys.readouterr().out
 
 
 def test_a_model_of_an_earlier_version_is_refused(run, settings, tmp_path):

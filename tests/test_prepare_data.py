@@ -243,6 +243,26 @@ def test_overlap_within_a_role_and_touching_neighbours_are_no_leak(project, sett
     prepare_data.main(settings, project / "runs/tiny")
 
 
+@pytest.mark.parametrize("crs", ['LOCAL_CS["arbitrary",UNIT["metre",1]]', "EPSG:4326"])
+def test_places_that_cannot_be_compared_are_no_proof_of_different_ground(project, settings, crs):
+    path = raster_of(project, "image", "2_13")
+    write_raster(path, pixels_of(path), crs=crs, transform=from_origin(369000, 5809400, 0.05, 0.05))
+    done = run_script("prepare_data.py", "--params", "tiny.yaml", cwd=project)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 3 and len(lines) == 3 and all("places that cannot be compared" in line for line in lines)
+
+
+def test_labels_that_lie_elsewhere_are_refused(project, settings):
+    path = raster_of(project, "label", "2_13")
+    place = {"crs": "EPSG:32633", "transform": from_origin(369600, 5809400, 0.05, 0.05)}
+    write_raster(path, pixels_of(path), **place)
+    write_raster(raster_of(project, "image", "2_13"), pixels_of(raster_of(project, "image", "2_13")), **place)
+    prepare_data.main(settings, project / "runs/tiny")
+    write_raster(path, pixels_of(path), crs="EPSG:32633", transform=from_origin(369601, 5809400, 0.05, 0.05))
+    with pytest.raises(Problem, match="tile 2_13, labels .*its georeference lies elsewhere"):
+        prepare_data.main(settings, project / "runs/tiny")
+
+
 def test_the_same_ground_is_seen_in_another_coordinate_system(project, settings):
     from rasterio.warp import transform
 
@@ -354,18 +374,26 @@ def test_labels_of_one_band_by_value_with_a_palette_or_none(project, settings):
     assert "a palette image" in told and "data.label_values" in told
 
 
+def test_an_extra_raster_of_metres_asks_for_a_scale_of_its_own(project, settings):
+    settings["data"]["extra"] = "dsm/{tile}.tif"
+    for tile, shape in SIZES.items():
+        write_raster(project / f"raw/dsm/{tile}.tif", np.zeros(shape, np.float32))
+    told = refused(settings, project)
+    assert len(told) == 4 and "(data.extra)" in told[0] and "[null, null, null, [low, high]]" in told[0]
+
+
 def test_deep_and_real_pixels_need_a_scale_and_take_it(project, settings):
     for tile, shape in SIZES.items():
         image = pixels_of(raster_of(project, "image", tile)).astype(np.uint16) * 10 + 100
         write_raster(raster_of(project, "image", tile), image, **place_of(tile))
     told = refused(settings, project)
-    assert len(told) == 4 and "uint16 pixels in band 1, expected uint8; set data.scale" in told[0]
+    assert len(told) == 4 and "uint16 pixels in band 1" in told[0] and "data.scale to [low, high]" in told[0]
     settings["data"]["scale"] = [100, 2140]  # 204 steps of 10
     prepare_data.main(settings, project / "runs/tiny")
     expected = np.clip(np.rint((image.astype(float) - 100) / 8), 0, 255)
     assert np.abs(open_prepared(settings["data"], "2_13").image - expected).max() <= 1
     row = read_manifest(project / "prepared")["tiles"]["2_13"]
-    assert row["dtype"] == "uint16" and row["outside_scale"] == (image > 2140).sum()
+    assert row["dtype"] == "uint16" and row["outside_scale"] == (image > 2140).sum((0, 1)).tolist()
 
 
 def test_an_extra_raster_is_the_last_band(project, settings):
@@ -410,6 +438,24 @@ def test_pixels_without_data_are_not_scored_and_counted(project, settings):
     labels = open_prepared(settings["data"], "2_13").labels
     assert (labels[:7] == IGNORE).all() and (labels[7:] != IGNORE).all()
     assert (open_prepared(settings["data"], "2_10").labels[5:9, 10:20] == IGNORE).all()
+
+
+def test_only_the_chosen_bands_say_what_has_no_data(project, settings):
+    path = raster_of(project, "image", "2_13")
+    black = np.maximum(pixels_of(path), 1)
+    black[:5] = 0
+    black[10, :, 0] = 0  # black in one band alone is a colour
+    infrared = np.full((*black.shape[:2], 1), 90, np.uint8)
+    write_raster(path, np.concatenate([black, infrared], -1), **place_of("2_13"), nodata=0, photometric="minisblack")
+    prepare_data.main(settings, project / "runs/tiny")
+    assert read_manifest(project / "prepared")["tiles"]["2_13"]["nodata"] == 5 * 66
+    real = black.astype(np.float32)
+    real[20, :7, 1] = -9999  # of measured values one is enough
+    real[21, :3, 2] = np.nan
+    write_raster(path, real, **place_of("2_13"), nodata=-9999)
+    settings["data"]["scale"] = [0, 255]
+    prepare_data.main(settings, project / "runs/tiny")
+    assert read_manifest(project / "prepared")["tiles"]["2_13"]["nodata"] == 10
 
 
 def zip_raw(project, members):
@@ -470,6 +516,27 @@ def test_a_damaged_or_hostile_archive_is_refused(project, settings, damage):
     told = "\n".join(refused(settings, project))
     assert ("zip" in told) if damage != "hostile" else ("2_11, image: no file" in told)
     assert not list(project.rglob("canary*"))
+
+
+def test_archives_that_have_no_part_in_it_do_no_harm(project, settings):
+    (project / "raw/folder.zip").mkdir()
+    (project / "raw/1_DSM.zip").write_bytes(b"half a download")
+    (project / "raw/gone.zip").symlink_to("nowhere")
+    prepare_data.main(settings, project / "runs/tiny")
+
+
+def test_a_password_is_named(project, settings):
+    zip_raw(project, {"2_Ortho_RGB.zip": ("2_Ortho_RGB", "2_Ortho_RGB/")})
+    path = project / "raw/2_Ortho_RGB.zip"
+    whole = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        start = whole.find(signature)
+        while start >= 0:
+            whole[start + flags] |= 1
+            start = whole.find(signature, start + 4)
+    path.write_bytes(whole)
+    told = refused(settings, project)
+    assert all("has a password, expected none; unzip the archive" in line for line in told[:1])
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -540,6 +607,28 @@ def test_tiles_prepared_with_other_settings_are_not_used(project, settings, chan
         open_prepared(settings["data"], "2_11")
     prepare_data.main(settings, project / "runs/tiny")
     open_prepared(settings["data"], "2_11")
+
+
+@pytest.mark.parametrize("key, value", [("image", "3_Ortho_IRRG/{tile}.tif"), ("eroded_label", None)])
+def test_a_run_of_other_rasters_does_not_use_the_prepared_tiles_of_this_one(project, settings, key, value):
+    prepare_data.main(settings, project / "runs/tiny")
+    settings["data"][key] = value
+    with pytest.raises(Problem, match="prepared with other data settings"):
+        open_prepared(settings["data"], "2_11")
+
+
+@pytest.mark.parametrize(
+    "before, after", [('"car": ', '"car": 1'), ("[[[", "[[[1"), ('"nodata": 0', '"nodata": 1'), ('"pixels"', '"pixel"')]
+)
+def test_an_edited_manifest_is_refused(project, settings, before, after):
+    prepare_data.main(settings, project / "runs/tiny")
+    path = project / "prepared/manifest.json"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(Problem, match="manifest.json: damaged, edited") as caught:
+        open_prepared(settings["data"], "2_11")
+    assert caught.value.code == 3
 
 
 def test_every_kind_of_wrong_image_is_named(project, settings):

@@ -314,3 +314,31 @@ def test_only_the_time_spent_waiting_for_data_is_counted():
     for _ in feed:
         time.sleep(0.1)
     assert 0.15 <= feed.waited < 0.3
+
+
+def test_few_updates_are_under_way_at_a_time():
+    """Else the time that the loop waits for data would say nothing about the device."""
+    under_way, most = [], []
+
+    class Later:
+        def numpy(self):
+            del under_way[: under_way.index(self) + 1]
+            return 1.0
+
+        def __float__(self):
+            return 1.0
+
+    class Device:
+        classes = 2
+
+        def train_step(self, pixels):
+            under_way.append(Later())
+            most.append(len(under_way))
+            return under_way[-1], np.zeros((2, 2), np.int64).view(Counts)
+
+    class Counts(np.ndarray):
+        def numpy(self):
+            return np.asarray(self)
+
+    train.train_epoch(Device(), range(20), 1, 20, lambda step: 0.1, "")
+    assert max(most) <= train.AHEAD + 1

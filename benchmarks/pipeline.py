@@ -186,7 +186,7 @@ def summarise(medians):
     if "albumentations" in speed:
         figures["vs_albumentations"] = speed["ours"] / speed["albumentations"]
     copied = medians["copy"]["gb_per_second"]
-    return {**figures, "resident_mb": max(medians["ours"]["resident_mb"], medians["ours_many"]["resident_mb"]),
+    return {**figures, "resident_mb": max(each["resident_mb"] for each in medians.values() if "resident_mb" in each),
             "augmented_vs_notebook_uncached": speed["ours_augmented"] / speed["notebook_uncached"],
             **{f"{name}_patches_per_second": value for name, value in speed.items() if value and name != "ours"},
             "notebook_cached_peak_mb": medians["notebook_cached"]["peak_mb"], "copy_gb_per_second": copied,

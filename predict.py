@@ -237,7 +237,7 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
 
         def read_rows(start, stop):
             nonlocal read, outside
-            pixels, beyond = layers.read(start, stop)
+            pixels, beyond = layers.read(start, stop, layers.valid(start, stop) if any(facts["scale"]) else True)
             read, outside = read + pixels[..., 0].size, outside + beyond
             return pixels
 

@@ -23,7 +23,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError
@@ -73,10 +72,9 @@ def same_place(raster, transform):
     """True unless an open raster has a georeference that differs from `transform` by a pixel or more."""
     if transform is None or raster.transform.is_identity:
         return True
-    corners = [(0, 0), (raster.width, raster.height)]
-    pixel = max(map(abs, transform[:2]))
-    return all(abs(a - b) < pixel for corner in corners
-               for a, b in zip(raster.transform * corner, Affine(*transform) * corner))
+    opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
+    own, other = (np.reshape(list(numbers)[:6], (2, 3)) @ opposite for numbers in (raster.transform, transform))
+    return np.abs(own - other).max() < max(map(abs, transform[:2]))
 
 
 def check_headers(tile, files, data):
@@ -122,8 +120,8 @@ def read_tile(files, data, decoder, shape, write=lambda **arrays: None):
         layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
         for start in range(0, shape[0], rows):
             stop = min(start + rows, shape[0])
-            image, beyond = layers.read(start, stop)
             valid = layers.valid(start, stop)
+            image, beyond = layers.read(start, stop, valid)
             digest.update(image)
             outside += beyond
             nodata += valid.size - np.count_nonzero(valid)

@@ -134,13 +134,13 @@ def check_bands(raster, bands, scale, named):
     return None
 
 
-def to_bytes(pixels, limits):
-    """(uint8 array, pixels outside the limits) of one band: limits (low, high) become 0 and 255, what lies outside
-    becomes the nearer of them; with limits None the band must be uint8 and stays."""
+def to_bytes(pixels, limits, valid):
+    """(uint8 array, valid pixels outside the limits) of one band: limits (low, high) become 0 and 255, what lies
+    outside becomes the nearer of them; with limits None the band must be uint8 and stays."""
     if limits is None:
         return pixels, 0
     low, high = limits
-    outside = int(np.count_nonzero((pixels < low) | (pixels > high)))
+    outside = int(np.count_nonzero(((pixels < low) | (pixels > high)) & valid))
     exact = np.float32 if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32 else np.float64
     scaled = (np.nan_to_num(pixels.astype(exact)).clip(low, high) - exact(low)) * exact(255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), outside
@@ -153,13 +153,13 @@ class Layers:
         self.image, self.scale, self.shape = image, scale, (image.height, image.width)
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
-    def read(self, start, stop):
-        """Pixels of rows start..stop: (uint8 [rows, W, B], values outside data.scale for each band, int [B])."""
+    def read(self, start, stop, valid=True):
+        """Pixels of rows start..stop: (uint8 [rows, W, B], `valid` values outside data.scale in each band, int [B])."""
         planes = []
         for raster, bands in self.sources:
             with reading(raster.name):
                 planes += list(raster.read(bands, window=((start, stop), (0, raster.width))))
-        planes, outside = zip(*map(to_bytes, planes, self.scale))
+        planes, outside = zip(*(to_bytes(plane, limits, valid) for plane, limits in zip(planes, self.scale)))
         return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):

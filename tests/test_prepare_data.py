@@ -453,9 +453,12 @@ def test_only_the_chosen_bands_say_what_has_no_data(project, settings):
     real[20, :7, 1] = -9999  # of measured values one is enough
     real[21, :3, 2] = np.nan
     write_raster(path, real, **place_of("2_13"), nodata=-9999)
+    real[22, :4, 1] = 300
+    write_raster(path, real, **place_of("2_13"), nodata=-9999)
     settings["data"]["scale"] = [0, 255]
     prepare_data.main(settings, project / "runs/tiny")
-    assert read_manifest(project / "prepared")["tiles"]["2_13"]["nodata"] == 10
+    row = read_manifest(project / "prepared")["tiles"]["2_13"]
+    assert row["nodata"] == 10 and row["outside_scale"] == [0, 4, 0]  # what has no data is not outside
 
 
 def zip_raw(project, members):

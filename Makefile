@@ -71,7 +71,7 @@ train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stoppe
 $(RUN)/model.json: train.py training.py model.py pipeline.py patches.py scores.py rasters.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
 	$(PY) train.py --params="$$PARAMS"
 
-ifneq ($(if $(TILE),,$(EXTRA)),)
+ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
 $(error error: EXTRA: expected TILE too, whose extra raster it is)
 endif
 ifdef TILE

@@ -71,7 +71,7 @@ def sha256(path):
     try:
         with zipfile.ZipFile(archive) as whole, whole.open(member) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (KeyError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Problem(f"zip member {path}: {' '.join(str(error).split())}, expected a whole file without a password; "
                       "fetch the archive again", code=3) from None
 

@@ -385,7 +385,10 @@ def main(settings, run, make, tile, extra):
     if make:
         write_stamps(settings, run)
     elif tile is not None:
-        find_raster(tile, settings)
+        name, _ = find_raster(tile, settings)
+        if extra and (settings["data"]["extra"] is None or name in sum(settings["split"].values(), [])):
+            raise Problem(f"EXTRA {shown(extra)}: given for {shown(tile)}, expected only where data.extra is set and "
+                          "for a raster outside the split; leave it out", code=2)
         if extra and not is_file(extra):
             raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
     else:

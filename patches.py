@@ -57,15 +57,18 @@ def hold_labels(tile, corners, sides):
     """
     labelled, sides = tile.cells.sum(-1), np.broadcast_to(sides, len(corners))
     high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in tile.shape)
-    top, left = (corners // CELL).T
-    down, right = ((np.minimum(corners + sides[:, None], tile.shape) - 1) // CELL + 1).T
+    ends = np.minimum(corners + sides[:, None], tile.shape)
+    touched = corners // CELL, (ends - 1) // CELL + 1
+    inside = -(-corners // CELL), np.where(ends == tile.shape, labelled.shape, ends // CELL)
 
-    def any_cell(chosen):
+    def any_cell(chosen, between):
+        (top, left), (down, right) = (corner.T for corner in between)
         table = np.pad(chosen.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        return table[down, right] - table[top, right] - table[down, left] + table[top, left] > 0
+        count = table[down, right] - table[top, right] - table[down, left] + table[top, left]
+        return (count > 0) & (down > top) & (right > left)
 
-    held = any_cell(labelled == np.outer(high, wide))
-    for i in np.flatnonzero(any_cell(labelled > 0) & ~held):
+    held = any_cell(labelled == np.outer(high, wide), touched) | any_cell(labelled > 0, inside)
+    for i in np.flatnonzero(any_cell(labelled > 0, touched) & ~held):
         (row, col), side = corners[i], sides[i]
         held[i] = (tile.labels[row: row + side, col: col + side] != IGNORE).any()
     return held

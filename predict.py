@@ -26,7 +26,7 @@ from command import command, progress
 from files import Problem, only_one, quiet_stderr, replacing, sha256
 from params import find_raster, find_raw
 from patches import cut
-from rasters import Layers, check_bands, georeference, open_raster, without_place_allowed
+from rasters import Layers, check_bands, georeference, open_raster, same_place, without_place_allowed
 from tiles import IGNORE, palette, starts, unview, view
 
 with quiet_stderr():
@@ -207,6 +207,8 @@ def check_raster(path, raster, extra, facts):
         raise Problem(f"raster {path}: {wrong}", code=3)
     if extra:
         wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
+        if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
+            wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
         if (extra.height, extra.width) != (raster.height, raster.width):
             wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
         if wrong:
@@ -237,8 +239,9 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
 
         def read_rows(start, stop):
             nonlocal read, outside
-            pixels, beyond = layers.read(start, stop, layers.valid(start, stop) if any(facts["scale"]) else True)
-            read, outside = read + pixels[..., 0].size, outside + beyond
+            valid = layers.valid(start, stop)
+            pixels, beyond = layers.read(start, stop, valid)
+            read, outside = read + np.count_nonzero(valid), outside + beyond
             return pixels
 
         def rows():

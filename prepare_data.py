@@ -30,7 +30,7 @@ from rasterio.errors import CRSError
 from command import command
 from files import Problem, only_one, replacing, sha256
 from params import count_bands, fill, find_raw, shown
-from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, scales
+from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, same_place, scales
 from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
@@ -66,15 +66,6 @@ def check_label(raster, label_values):
     if raster.count != 1:
         return f"{raster.count} bands, expected one (data.label_values); for painted labels set data.label_values: null"
     return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
-
-
-def same_place(raster, transform):
-    """True unless an open raster has a georeference that differs from `transform` by a pixel or more."""
-    if transform is None or raster.transform.is_identity:
-        return True
-    opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
-    own, other = (np.reshape(list(numbers)[:6], (2, 3)) @ opposite for numbers in (raster.transform, transform))
-    return np.abs(own - other).max() < max(map(abs, transform[:2]))
 
 
 def check_headers(tile, files, data):
@@ -163,7 +154,8 @@ def check_leaks(split, found, allowed):
     for one, other in itertools.combinations(found, 2):
         if roles[one] == roles[other] or {one, other} <= set(allowed):
             continue
-        share = overlap(*((found[tile]["georeference"], found[tile]["shape"][:2]) for tile in (one, other)))
+        places = [(found[tile]["georeference"], found[tile]["shape"][:2]) for tile in (one, other)]
+        share = overlap(*places) or overlap(*reversed(places))  # what one coordinate system hides the other may show
         if share:
             yield (f"tiles {one} (split.{roles[one]}) and {other} (split.{roles[other]}): "
                    + ("places that cannot be compared" if math.isnan(share) else

@@ -12,7 +12,7 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
@@ -26,9 +26,11 @@ CACHE = 128  # MB of decoded blocks that GDAL keeps
 
 @contextlib.contextmanager
 def without_place_allowed():
-    """Silences rasterio's warning about rasters without georeference: here they are a case, not a surprise."""
+    """Silences rasterio's warnings about rasters without georeference, or with nodata beside alpha: here they are
+    cases, not surprises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NodataShadowWarning)
         yield
 
 
@@ -72,6 +74,16 @@ def georeference(raster, assume_crs):
     return {"crs": crs, "transform": list(raster.transform)[:6]}
 
 
+def same_place(raster, transform):
+    """True unless an open raster has a georeference of its own that lies most of a pixel or more off `transform`."""
+    own = list(raster.transform)[:6]
+    if transform is None or own in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):  # none, or counted in pixels
+        return True
+    opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
+    corners = [np.reshape(numbers, (2, 3)) @ opposite for numbers in (own, transform)]
+    return np.abs(corners[0] - corners[1]).max() < 0.75 * max(map(abs, transform[:2]))
+
+
 def overlap(one, other):
     """Share of the smaller of two footprints, each (georeference, (H, W)), that the other covers too: 0..1.
 
@@ -88,7 +100,7 @@ def overlap(one, other):
             try:
                 with rasterio.Env():
                     box = transform_bounds(place["crs"], one[0]["crs"], *box)
-            except (RasterioError, CPLE_BaseError):
+            except (RasterioError, CRSError, CPLE_BaseError):
                 return math.nan
         if not np.isfinite(box).all():
             return math.nan
@@ -153,7 +165,7 @@ class Layers:
         self.image, self.scale, self.shape = image, scale, (image.height, image.width)
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
-    def read(self, start, stop, valid=True):
+    def read(self, start, stop, valid):
         """Pixels of rows start..stop: (uint8 [rows, W, B], `valid` values outside data.scale in each band, int [B])."""
         planes = []
         for raster, bands in self.sources:
@@ -173,6 +185,8 @@ class Layers:
                 real = [raster.dtypes[band - 1].startswith("float") for band in bands]
                 by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
                 valid &= seen.any(0) if by_value and not all(real) else seen.all(0)
+                if ColorInterp.alpha in raster.colorinterp:  # which GDAL passes over where a value says nodata too
+                    valid &= raster.read(raster.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
                 for band in (band for band, is_real in zip(bands, real) if is_real):
                     valid &= ~np.isnan(raster.read(band, window=window))
         return valid

@@ -152,7 +152,8 @@ def faults(row):
 def draw_audit(path, split, manifest, classes):
     """The classes of every tile, and the shares of its label pixels that were not simply one of them."""
     tiles = [(role, tile) for role, names in split.items() for tile in names]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 1.3 + 0.19 * len(tiles)), sharey=True,
+    lines = -(-(len(classes) + 1 + len(FAULTS)) // legend_columns([*classes, "not scored", *FAULTS]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.19 * len(tiles) + 0.19 * lines), sharey=True,
                                          gridspec_kw={"width_ratios": [1.7, 1]})
     place = np.arange(len(tiles)) + 0.6 * np.array([list(split).index(role) for role, _ in tiles])  # roles apart
     counts = np.array([[manifest[tile]["classes"][name] for name in classes] for _, tile in tiles], float)
@@ -163,12 +164,12 @@ def draw_audit(path, split, manifest, classes):
         start += share
     left.barh(place, 100 - start, 0.82, start, color="black", label="not scored")
     left.set(xlim=(0, 100), xlabel="share of the tile's pixels, %", yticks=place,
-             yticklabels=[f"{tile}  {role}" for role, tile in tiles])
+             yticklabels=[f"{tile if len(tile) <= 40 else tile[:37] + '...'}  {role}" for role, tile in tiles])
     left.invert_yaxis()
     for kind, (colour, marker) in FAULTS.items():
         found = np.array([100 * faults(manifest[tile])[kind] for _, tile in tiles])
-        right.plot(np.where(found > 0, found, np.nan), place, marker, color=colour, markersize=4, label=kind,
-                   markerfacecolor="none" if kind == "no data" else colour)
+        right.plot(np.where(found > 0, np.maximum(found, 1e-4), np.nan), place, marker, color=colour, markersize=4,
+                   label=kind, markerfacecolor="none" if kind == "no data" else colour)
     right.set(xscale="log", xlim=(5e-5, 200), xlabel="share of the tile's pixels, %")
     right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     left.grid(axis="y", visible=False)
@@ -179,10 +180,14 @@ def draw_audit(path, split, manifest, classes):
     save(figure, path)
 
 
+def legend_columns(names):
+    """How many columns of a legend below a figure of the page's width the longest of these names lets fit."""
+    return max(1, min(len(names), 110 // (max(map(len, names)) + 6)))
+
+
 def add_legend(figure, handles):
-    """A legend below a figure of the page's width, in as many columns as its longest name lets fit."""
-    longest = max(len(handle.get_label()) for handle in handles)
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 110 // (longest + 6))))
+    names = [handle.get_label() for handle in handles]
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(names))
 
 
 def with_only(settings, keys):
@@ -360,7 +365,8 @@ def build_page(settings, metrics, facts, provenance, manifest, pictures):
         often = ", ".join(f"{colour} ({count:,})" for colour, count in unknown.items())
         rows.append([html.escape(tile), role,
                      *(percent(scores[kind]["mean_iou"]) if scores else "" for kind in ("full", "eroded")),
-                     *(percent(share) for share in faults(row).values()), f"{height} x {width} x {bands}", row["dtype"],
+                     *("&lt;0.01" if 0 < share < 5e-5 else percent(share) for share in faults(row).values()),
+                     f"{height} x {width} x {bands}", row["dtype"],
                      html.escape(row["georeference"]["crs"] or "none"),
                      f"<code>{html.escape(row['raw']['image']['sha256'][:8])}</code>", html.escape(often) or "-"])
     tiles = build_table(["tile", "role", "mean IoU", "eroded", *(f"{kind} %" for kind in FAULTS), "pixels", "type",
@@ -397,8 +403,9 @@ def draw_figures(settings, run, metrics, facts, manifest):
     off = draw_augmentation(folder / "augmentation.png", settings)
     figures["Data"] = [
         (folder / "audit.png", "What is in the tiles: the classes of their labels (left), and the pixels that were "
-         "repaired to the nearest class, are not to be scored, have no known colour, or no data in the image (right; a "
-         "tile without a mark has none)."),
+         "repaired to the nearest class, are not to be scored, have no known colour, no data in the image, or a value "
+         "outside data.scale (right; a "
+         "tile without a mark has none, one at the left end stands for that much or less)."),
         (folder / "augmentation.png", "The first patches of an epoch and their labels, as cut and as augmented"
          + (f"; off in these settings: {', '.join(off)}." if off else "."))]
     for tile in settings["split"]["test"]:

@@ -156,8 +156,8 @@ def check_finite(loss, what, epoch, step, rate):
 
 
 class Timed:
-    """Goes through an iterable and adds up the seconds spent waiting for its next item: with at most AHEAD updates
-    under way, about what a device waits too."""
+    """Goes through an iterable and adds up the seconds spent waiting for its next item. With few updates under way this
+    is an upper bound of what the device waits, and near it where the device is the slower one."""
 
     def __init__(self, items):
         self.items, self.waited = items, 0.0

@@ -116,7 +116,8 @@ def identity(settings):
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
     tiles = settings["split"]["train"] + settings["split"]["val"]
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model", "train")},
-            "data": made_with(settings["data"]), "split": {role: settings["split"][role] for role in ("train", "val")},
+            "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
+            "split": {role: settings["split"][role] for role in ("train", "val")},
             "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles
                       if tile in manifest}}
 

@@ -199,7 +199,12 @@ def test_a_tile_that_is_not_there_is_refused_before_the_training(tmp_path, proje
 def test_an_extra_raster_is_looked_for_before_the_training_and_asks_for_a_tile(project):
     (project / "runs/demo/model.json").unlink()
     (project / "a.tif").touch()
+    text = (project / "demo.yaml").read_text()
+    done = make(project, "predict", "PARAMS=demo.yaml", "TILE=a.tif", "EXTRA=a.tif", check=False)
+    assert "expected only where data.extra is set" in done.stderr and "train.py" not in done.stdout
+    (project / "demo.yaml").write_text(text.replace("extra: null", "extra: dsm/{tile}.tif"))
     done = make(project, "predict", "PARAMS=demo.yaml", "TILE=a.tif", "EXTRA=no such.tif", check=False)
     assert 'error: EXTRA "no such.tif": no such file' in done.stderr and "train.py" not in done.stdout
     done = make(project, "predict", "PARAMS=demo.yaml", "EXTRA=a.tif", check=False)
     assert "error: EXTRA: expected TILE too" in done.stderr
+    assert "make report" in make(project, "help", "EXTRA=a.tif").stdout  # of no concern to the others

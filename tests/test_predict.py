@@ -294,6 +294,14 @@ def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, mo
     with pytest.raises(Problem, match="raster 2_13: no extra raster"):
         predict.main(settings, plain, "2_13")
     np.testing.assert_array_equal(read_map(plain, "my"), read_map(plain, "2_13"))
+    places = {
+        name: {"crs": "EPSG:32633", "transform": from_origin(east, 0, 1, 1)} for name, east in (("my", 0), ("off", 9))
+    }
+    write_raster(tmp_path / "my.tif", layers[..., :3], **places["my"])
+    write_raster(tmp_path / "off.tif", layers[..., 3], **places["off"])
+    with pytest.raises(Problem, match="its georeference lies elsewhere"):
+        predict.main(settings, plain, "my.tif", extra="off.tif")
+    settings["data"]["extra"] = "dsm/{padded}.tif"
     write_raster(tmp_path / "small.tif", layers[:9, :, 3])
     with pytest.raises(Problem, match="9 x 50 pixels, expected 70 x 50"):
         predict.main(settings, plain, "my.tif", extra="small.tif")

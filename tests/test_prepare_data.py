@@ -250,6 +250,8 @@ def test_places_that_cannot_be_compared_are_no_proof_of_different_ground(project
     done = run_script("prepare_data.py", "--params", "tiny.yaml", cwd=project)
     lines = done.stderr.splitlines()
     assert done.returncode == 3 and len(lines) == 3 and all("places that cannot be compared" in line for line in lines)
+    settings["split"] = {"train": ["2_13"], "val": ["2_10"], "test": ["2_11"]}  # the other one comes first
+    assert any("2_13" in line and "cannot be compared" in line for line in refused(settings, project))
 
 
 def test_labels_that_lie_elsewhere_are_refused(project, settings):
@@ -461,6 +463,17 @@ def test_only_the_chosen_bands_say_what_has_no_data(project, settings):
     assert row["nodata"] == 10 and row["outside_scale"] == [0, 4, 0]  # what has no data is not outside
 
 
+def test_alpha_hides_pixels_even_where_a_value_says_nodata_too(project, settings):
+    path = raster_of(project, "image", "2_13")
+    image = np.maximum(pixels_of(path), 1)
+    opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+    opaque[:6] = 0
+    profile = {**place_of("2_13"), "photometric": "RGB", "alpha": "yes"}
+    write_raster(path, np.concatenate([image, opaque], -1), **profile, nodata=0)
+    prepare_data.main(settings, project / "runs/tiny")
+    assert read_manifest(project / "prepared")["tiles"]["2_13"]["nodata"] == 6 * 66
+
+
 def zip_raw(project, members):
     """Archives of the raw folders, {name of the archive: (folder on disk, folder in the archive)}; the folders go."""
     for archive, (folder, inside) in members.items():
@@ -612,7 +625,9 @@ def test_tiles_prepared_with_other_settings_are_not_used(project, settings, chan
     open_prepared(settings["data"], "2_11")
 
 
-@pytest.mark.parametrize("key, value", [("image", "3_Ortho_IRRG/{tile}.tif"), ("eroded_label", None)])
+@pytest.mark.parametrize(
+    "key, value", [("image", "3_Ortho_IRRG/{tile}.tif"), ("eroded_label", None), ("raw", "elsewhere")]
+)
 def test_a_run_of_other_rasters_does_not_use_the_prepared_tiles_of_this_one(project, settings, key, value):
     prepare_data.main(settings, project / "runs/tiny")
     settings["data"][key] = value

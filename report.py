@@ -171,6 +171,7 @@ def draw_audit(path, split, manifest, classes):
         right.plot(np.where(found > 0, np.maximum(found, 1e-4), np.nan), place, marker, color=colour, markersize=4,
                    label=kind, markerfacecolor="none" if kind == "no data" else colour)
     right.set(xscale="log", xlim=(5e-5, 200), xlabel="share of the tile's pixels, %")
+    figure.get_layout_engine().set(wspace=0.05)
     right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     left.grid(axis="y", visible=False)
     for axes in (left, right):
@@ -181,8 +182,11 @@ def draw_audit(path, split, manifest, classes):
 
 
 def legend_columns(names):
-    """How many columns of a legend below a figure of the page's width the longest of these names lets fit."""
-    return max(1, min(len(names), 110 // (max(map(len, names)) + 6)))
+    """In how many columns, filled one after the other, a legend of these names fits below a figure of the page's
+    width: about 115 letters, a sign and its gaps counted as seven."""
+    lengths = [len(name) + 7 for name in names]
+    return max(columns for columns in range(1, len(names) + 1)
+               if columns == 1 or sum(map(max, np.array_split(lengths, columns))) <= 115)
 
 
 def add_legend(figure, handles):

@@ -1,6 +1,6 @@
 """Time and memory of prepare_data.py on one tile of 6000 x 6000 and one of 30,000 x 30,000 px.
 
-    python benchmarks/prepare.py --rounds 1     about 8 minutes on 2 cores, 8 GB of disk under data/benchmark
+    python benchmarks/prepare.py --rounds 1     about 6 minutes on 2 cores, 8 GB of disk under data/benchmark
 
 Images and labels are LZW-compressed, tiled GeoTIFFs of a made-up scene, repeated. The floor of the time is decoding
 them twice, once to check and once to write; of the memory, one band of rows and GDAL's cache of 128 MB.

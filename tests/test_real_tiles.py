@@ -90,8 +90,8 @@ def test_a_faulty_label_file_decodes_to_the_clean_labels(tmp_path, monkeypatch, 
     assert (open_prepared(settings["data"], tile).labels != clean).mean() < 0.005
     row = read_manifest(settings["data"]["prepared"])["tiles"][tile]
     assert row["pixels"]["labels"]["repaired"] == pytest.approx(int(faulty(clean)), rel=0.02)
-    metrics = run_chain("potsdam_oddities")
-    assert metrics["protocol"]["tiles"] == ["7_7"]
+    if tile == "4_12":
+        assert run_chain("potsdam_oddities")["protocol"]["tiles"] == ["7_7"]
 
 
 def test_the_same_photograph_under_two_names_is_a_leak(tmp_path, monkeypatch):

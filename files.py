@@ -99,6 +99,7 @@ def _members(archive, *_):
         with zipfile.ZipFile(archive) as whole:
             return {entry.filename: entry for entry in whole.infolist() if not entry.is_dir()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        # NotImplementedError is what zipfile says of a format that it does not know
         raise Problem(f"zip archive {archive}: {' '.join(str(error).split())}, expected a whole zip file; fetch it "
                       "again", code=3) from None
 

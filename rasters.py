@@ -162,7 +162,7 @@ class Layers:
     """The bands that the network sees, from the open image and the open extra raster beside it (or None)."""
 
     def __init__(self, image, extra, bands, scale):
-        self.image, self.scale, self.shape = image, scale, (image.height, image.width)
+        self.scale, self.shape = scale, (image.height, image.width)
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
     def read(self, start, stop, valid):

@@ -53,6 +53,11 @@ def command(main, doc, **options):
         hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
         code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
                           f"and write{hint}",)
+    except Exception as error:
+        if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+            raise
+        code, lines = 4, ("device memory: used up, expected enough for a batch of input or predict; lower "
+                          "input.batch_size, input.patch_size or predict.batch_size",)
     else:
         return
     for line in lines:

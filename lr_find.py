@@ -16,11 +16,12 @@ import matplotlib
 import numpy as np
 
 from command import command, progress
-from files import Problem, only_one, replacing
-from model import Exponential
+from files import Problem, replacing
+from optimizers import Exponential
 from patches import changes_of, plan_epoch
-from pipeline import batches, open_tiles
+from pipeline import open_tiles
 from training import Trainer, fingerprint, identity
+from workers import choose_strategy, first_says, leads, working_in
 
 SMOOTHING = 0.95  # of the running mean, corrected for its start
 DIVERGED = 4  # times the lowest smoothed loss
@@ -46,17 +47,16 @@ def suggest(rates, smoothed):
     return float(rates[first + int(np.argmin(slope))]), float(rates[lowest] / 10)
 
 
-def range_test(settings):
+def range_test(settings, strategy):
     """(rates float64 [N], losses float64 [N]) of up to lr_find.steps updates, ended where the loss diverges."""
-    find, patch = settings["lr_find"], settings["input"]
+    find = settings["lr_find"]
     schedule = Exponential(**find)
-    trainer = Trainer(settings, schedule, settings["train"]["momentum"][0])
+    trainer = Trainer(settings, schedule, settings["train"]["momentum"][0], strategy)
     tiles = open_tiles(settings["data"], settings["split"]["train"])
-    feeds = (batches(tiles, plan_epoch(tiles, settings, epoch), patch["patch_size"], patch["batch_size"],
-                     **changes_of(settings)) for epoch in itertools.count())
-    stream = itertools.chain.from_iterable(map(trainer.spread, feeds))
+    feeds = (trainer.feed(tiles, plan_epoch(tiles, settings, epoch), **changes_of(settings))
+             for epoch in itertools.count())
     rates, losses = [], []
-    for step, pixels in enumerate(itertools.islice(stream, find["steps"])):
+    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(feeds), find["steps"])):
         loss = float(trainer.train_step(pixels)[0])
         if not math.isfinite(loss):
             break
@@ -103,28 +103,35 @@ def stands(run, made_from):
     return same
 
 
+def save(run, rates, losses, smoothed, steepest, tenth, made_from):
+    """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
+    draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
+    with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["learning_rate", "loss", "smoothed"])
+        writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
+    with replacing(run / "lr_find.json") as temporary:
+        temporary.write_text(json.dumps({
+            "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+            "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
+
+
 def main(settings, run):
-    with only_one(run):
+    strategy = choose_strategy()
+    with working_in(run, strategy):
         made_from = fingerprint({**identity(settings), "lr_find": settings["lr_find"]}, "lr_find.py")
-        if stands(run, made_from):
+        if first_says(strategy, lambda: stands(run, made_from)):
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
-        rates, losses = range_test(settings)
+        rates, losses = range_test(settings, strategy)
         if len(rates) < 10:
             raise Problem(f"lr_find: the loss was not finite after {len(rates)} updates, expected at least 10; "
                           "lower lr_find.start", code=5)
         smoothed = smooth(losses)
         steepest, tenth = suggest(rates, smoothed)
-        draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
-        with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["learning_rate", "loss", "smoothed"])
-            writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
-        with replacing(run / "lr_find.json") as temporary:  # last: it says that all is there
-            temporary.write_text(json.dumps({
-                "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
-                "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
-    print(f"suggested max_lr {tenth:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
+        if leads(strategy):
+            save(run, rates, losses, smoothed, steepest, tenth, made_from)
+        print(f"suggested max_lr {tenth:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
 
 
 if __name__ == "__main__":

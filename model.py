@@ -1,4 +1,4 @@
-"""The residual U-Net, its losses, the one-cycle schedules and the optimiser.
+"""The residual U-Net and its losses.
 
 Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loads anywhere as stock layers.
 
@@ -21,58 +21,79 @@ DILATIONS = (1, 2, 4, 8)
 
 # -- the network ------------------------------------------------------------------------------------------------------
 
-def convolve(x, filters, name, dilation=1, synchronized=False):
-    """3 x 3 convolution, ReLU, batch normalisation."""
-    x = layers.Conv2D(filters, 3, padding="same", dilation_rate=dilation, activation="relu",
-                      kernel_initializer="he_normal", name=f"{name}_conv")(x)
-    return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=synchronized, name=f"{name}_norm")(x)
+class Blocks:
+    """What the network is made of, by `residual`: how a convolution is finished, and how a block joins its input.
+
+    concat: convolution, ReLU, normalisation; the result is concatenated to the input, as in the published network.
+    add: convolution, normalisation, ReLU, so that the normalisation can be folded into the convolution; the result is
+    added to the input, which a 1 x 1 convolution first brings to its width (He et al. 2016).
+    """
+
+    def __init__(self, residual, synchronized):
+        self.residual, self.synchronized = residual, synchronized
+
+    def normalise(self, x, name):
+        return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=self.synchronized, name=f"{name}_norm")(x)
+
+    def convolve(self, x, filters, name, dilation=1, size=3, strides=1, linear=False):
+        """A convolution with normalisation and ReLU; without the ReLU where it is `linear`."""
+        early = self.residual == "concat"
+        x = layers.Conv2D(filters, size, strides, padding="same", dilation_rate=dilation, use_bias=early,
+                          activation="relu" if early else None, kernel_initializer="he_normal", name=f"{name}_conv")(x)
+        x = self.normalise(x, name)
+        return x if early or linear else layers.ReLU(name=f"{name}_relu")(x)
+
+    def residual_block(self, x, filters, name):
+        """Two convolutions whose result is joined to the block's input."""
+        inside = self.convolve(x, filters, f"{name}a")
+        inside = self.convolve(inside, filters, f"{name}b", linear=True)
+        if self.residual == "concat":
+            return layers.Concatenate(name=f"{name}_join")([x, inside])
+        if x.shape[-1] != filters:
+            x = layers.Conv2D(filters, 1, kernel_initializer="he_normal", name=f"{name}_project")(x)
+        return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_join")([x, inside]))
+
+    def centre_block(self, x, filters, centre):
+        """The lowest level: a plain residual block, or dilated convolutions one after the other (`serial`) or side by
+        side (`parallel`), whose outputs are all concatenated (multi-scale context: Yu & Koltun 2016, Chen et al. 2017).
+        """
+        if centre == "plain":
+            return self.residual_block(x, filters, "centre")
+        outputs = []
+        for dilation in DILATIONS:
+            source = outputs[-1] if outputs and centre == "serial" else x
+            outputs.append(self.convolve(source, filters, f"centre{dilation}", dilation))
+        return layers.Concatenate(name="centre_join")(outputs)
 
 
-def residual_block(x, filters, name, residual, synchronized):
-    """Two convolutions whose result is joined to the block's input: concatenated, or added (He et al. 2016), then
-    with a 1 x 1 projection where the widths differ."""
-    inside = convolve(x, filters, f"{name}a", synchronized=synchronized)
-    inside = convolve(inside, filters, f"{name}b", synchronized=synchronized)
-    if residual == "concat":
-        return layers.Concatenate(name=f"{name}_join")([x, inside])
-    if x.shape[-1] != filters:
-        x = layers.Conv2D(filters, 1, kernel_initializer="he_normal", name=f"{name}_project")(x)
-    return layers.Add(name=f"{name}_join")([x, inside])
-
-
-def centre_block(x, filters, centre, residual, synchronized):
-    """The lowest level: a plain residual block, or dilated convolutions one after the other (`serial`) or side by
-    side (`parallel`), whose outputs are all concatenated (multi-scale context: Yu & Koltun 2016, Chen et al. 2017)."""
-    if centre == "plain":
-        return residual_block(x, filters, "centre", residual, synchronized)
-    outputs = []
-    for dilation in DILATIONS:
-        source = outputs[-1] if outputs and centre == "serial" else x
-        outputs.append(convolve(source, filters, f"centre{dilation}", dilation, synchronized))
-    return layers.Concatenate(name="centre_join")(outputs)
-
-
-def build_network(bands, classes, width, depth, residual, centre, synchronized=False, size=None):
+def build_network(bands, classes, width, depth, residual, centre, stem, synchronized=False, size=None):
     """The residual U-Net as a stock functional model (Ronneberger et al. 2015, with residual blocks).
 
-    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of 2**depth. Returns
-    float32 probabilities [N, H, W, classes] that sum to 1. `size` fixes H = W. Width 32, depth 4, concat, serial,
-    three bands and six classes give the published network: 16,533,368 parameters.
+    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth. Returns
+    float32 probabilities [N, H, W, classes] that sum to 1. `stem` 2 or 4: the first convolution strides over so many
+    pixels, and the logits are interpolated back, which spares most of the work at full resolution. `size` fixes H = W.
+    Width 32, depth 4, concat, serial, stem 1, three bands and six classes give the published network: 16,533,368
+    parameters.
     """
+    blocks = Blocks(residual, synchronized)
     inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
+    if stem > 1:
+        x = blocks.convolve(x, width, "stem", size=2 * stem, strides=stem)
     skips = []
     for level in range(depth):
-        x = residual_block(x, width * 2**level, f"down{level}", residual, synchronized)
+        x = blocks.residual_block(x, width * 2**level, f"down{level}")
         skips.append(x)
         x = layers.MaxPooling2D(2, name=f"pool{level}")(x)
-    x = centre_block(x, width * 2**depth, centre, residual, synchronized)
+    x = blocks.centre_block(x, width * 2**depth, centre)
     for level in reversed(range(depth)):
         x = layers.Conv2DTranspose(width * 2**level, 2, strides=2, kernel_initializer="he_normal",
                                    name=f"grow{level}")(x)
         x = layers.Concatenate(name=f"skip{level}")([x, skips[level]])
-        x = residual_block(x, width * 2**level, f"up{level}", residual, synchronized)
-    x = layers.Conv2D(classes, 1, name="logits", dtype="float32")(x)
+        x = blocks.residual_block(x, width * 2**level, f"up{level}")
+    x = layers.Conv2D(classes, 1, name="scores" if stem > 1 else "logits", dtype="float32")(x)
+    if stem > 1:
+        x = layers.UpSampling2D(stem, interpolation="bilinear", name="logits", dtype="float32")(x)
     return keras.Model(inputs, layers.Softmax(name="probabilities", dtype="float32")(x), name="residual_unet")
 
 
@@ -94,7 +115,15 @@ def count_operations(patch_size, **network):
     return built.count_params(), operations
 
 
-# -- losses: logits (float32 [N, H, W, C]) and labels (uint8 [N, H, W]) to a scalar; IGNORE counts nothing ------------
+# -- losses -----------------------------------------------------------------------------------------------------------
+#
+# Logits (float32 [N, H, W, C]) and labels (uint8 [N, H, W]) to a scalar; a pixel whose label is IGNORE counts nothing,
+# and where all are ignored the loss is 0. `total` sums a tensor over the devices that share a batch, so that the loss
+# is the whole batch's on each of them; on one device it is the tensor itself.
+
+def alone(tensor):
+    return tensor
+
 
 def split_ignored(logits, labels):
     """(log-probabilities [N, H, W, C], one-hot labels [N, H, W, C], all zero where the label is IGNORE)."""
@@ -102,147 +131,96 @@ def split_ignored(logits, labels):
     return ops.log_softmax(logits, axis=-1), ops.one_hot(labels, logits.shape[-1], dtype="float32")
 
 
-def cross_entropy(logits, labels):
-    """Mean over the labelled pixels of -log p(label); 0 where no pixel is labelled."""
+def cross_entropy(logits, labels, weights=None, smoothing=0.0, total=alone):
+    """Mean over the labelled pixels of -log p(label), each weighted by its class's weight (`weights`: C numbers).
+
+    `smoothing` spreads that share of every label evenly over the classes (Szegedy et al. 2016). Weights and smoothing
+    together are PyTorch's: what a class adds is weighted by that class, and divided by the weights of the labels.
+    """
     logs, truth = split_ignored(logits, labels)
-    return -ops.sum(truth * logs) / ops.maximum(ops.sum(truth), 1.0)
+    target = (1 - smoothing) * truth + smoothing / logits.shape[-1] * ops.sum(truth, axis=-1, keepdims=True)
+    weights = ops.ones(logits.shape[-1]) if weights is None else ops.convert_to_tensor(weights, "float32")
+    return -total(ops.sum(weights * target * logs)) / ops.maximum(total(ops.sum(weights * truth)), 1e-7)
 
 
-def focal(logits, labels, gamma=2.0):
+def focal(logits, labels, weights=None, gamma=2.0, total=alone):
     """Cross entropy weighted by (1 - p(label))**gamma, so that easy pixels count little (Lin et al. 2017)."""
     logs, truth = split_ignored(logits, labels)
-    return -ops.sum(truth * (1 - ops.exp(logs)) ** gamma * logs) / ops.maximum(ops.sum(truth), 1.0)
+    weights = ops.ones(logits.shape[-1]) if weights is None else ops.convert_to_tensor(weights, "float32")
+    easy = (1 - ops.exp(logs)) ** gamma
+    return -total(ops.sum(weights * truth * easy * logs)) / ops.maximum(total(ops.sum(weights * truth)), 1e-7)
 
 
-def jaccard(logits, labels):
-    """1 - soft intersection over union, over the batch, mean of the classes present in its labels
-    (Rahman & Wang 2016); 0 where no pixel is labelled."""
+def overlaps(logits, labels, total):
+    """Per class, over the whole batch (float32 [C] each): probability on its own pixels, probability on all labelled
+    pixels, and its pixels."""
     logs, truth = split_ignored(logits, labels)
-    labelled = ops.sum(truth, axis=-1, keepdims=True)
-    probabilities = ops.exp(logs) * labelled
-    both = ops.sum(truth * probabilities, axis=(0, 1, 2))
-    pixels = ops.sum(truth, axis=(0, 1, 2))
-    union = pixels + ops.sum(probabilities, axis=(0, 1, 2)) - both
+    probabilities = ops.exp(logs) * ops.sum(truth, axis=-1, keepdims=True)
+    sums = [ops.sum(part, axis=(0, 1, 2)) for part in (truth * probabilities, probabilities, truth)]
+    return ops.unstack(total(ops.stack(sums)), num=3)
+
+
+def mean_present(losses, pixels):
+    """Mean of the losses (float32 [..., C]) of the classes that have pixels; 0 where none has."""
     present = ops.cast(pixels > 0, "float32")
-    return ops.sum(present * (1 - both / ops.maximum(union, 1e-7))) / ops.maximum(ops.sum(present), 1.0)
+    return ops.sum(present * losses, axis=-1) / ops.maximum(ops.sum(present, axis=-1), 1.0)
 
 
-LOSSES = {"ce": cross_entropy, "focal": focal, "jaccard": jaccard}
+def jaccard(logits, labels, total=alone):
+    """1 - soft intersection over union, over the batch, mean of the classes present in its labels
+    (Rahman & Wang 2016)."""
+    both, predicted, pixels = overlaps(logits, labels, total)
+    return mean_present(1 - both / ops.maximum(predicted + pixels - both, 1e-7), pixels)
 
 
-def build_loss(weights):
-    """The weighted sum of losses, from {name: weight}."""
-    return lambda logits, labels: sum(weight * LOSSES[name](logits, labels) for name, weight in weights.items())
+def dice(logits, labels, total=alone):
+    """1 - soft F1 score, over the batch, mean of the classes present in its labels (Milletari et al. 2016)."""
+    both, predicted, pixels = overlaps(logits, labels, total)
+    return mean_present(1 - 2 * both / ops.maximum(predicted + pixels, 1e-7), pixels)
 
 
-# -- schedules and optimiser ------------------------------------------------------------------------------------------
+def lovasz(logits, labels, total=alone):
+    """Lovasz-softmax (Berman et al. 2018): the convex extension of 1 - intersection over union of the errors, for every
+    patch by itself, mean of the classes present in it, mean of the patches that have labels.
 
-@keras.saving.register_keras_serializable("potsdam")
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018, as in
-    fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last step: `end`."""
-
-    def __init__(self, start, peak, end, steps, rise=0.3):
-        self.start, self.peak, self.end, self.steps, self.rise = start, peak, end, steps, rise
-
-    def __call__(self, step):
-        part = ops.clip(ops.cast(step, "float32") / max(self.steps - 1, 1), 0.0, 1.0)
-        up = self.start + (self.peak - self.start) * (1 - ops.cos(math.pi * part / self.rise)) / 2
-        down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * (part - self.rise) / (1 - self.rise))) / 2
-        return ops.where(part < self.rise, up, down)
-
-    def get_config(self):
-        return {"start": self.start, "peak": self.peak, "end": self.end, "steps": self.steps, "rise": self.rise}
-
-
-@keras.saving.register_keras_serializable("potsdam")
-class Exponential(keras.optimizers.schedules.LearningRateSchedule):
-    """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith 2017)."""
-
-    def __init__(self, start, end, steps):
-        self.start, self.end, self.steps = start, end, steps
-
-    def __call__(self, step):
-        part = ops.cast(step, "float32") / max(self.steps - 1, 1)
-        return self.start * ops.exp(part * math.log(self.end / self.start))
-
-    def get_config(self):
-        return {"start": self.start, "end": self.end, "steps": self.steps}
-
-
-def at(schedule, step):
-    """The value of a schedule, or of a constant, at a step: a tensor where it is a schedule."""
-    return schedule(step) if callable(schedule) else schedule
-
-
-@keras.saving.register_keras_serializable("potsdam")
-class ScheduledSGD(keras.optimizers.SGD):
-    """SGD with Nesterov momentum in which the momentum, too, follows a schedule.
-
-    Keras keeps `momentum` as a Python number that is fixed once the step is traced; here it is read in the graph,
-    from `momentum_schedule` at the optimiser's own step.
+    Sorts the errors of every class and patch: many times the price of the other losses on a CPU.
     """
-
-    def __init__(self, learning_rate, momentum_schedule, **options):
-        super().__init__(learning_rate=learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
-        self.momentum_schedule = from_config(momentum_schedule)
-
-    def update_step(self, gradient, variable, learning_rate):
-        rate = ops.cast(learning_rate, variable.dtype)
-        momentum = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        slot = self.momentums[self._get_variable_index(variable)]
-        velocity = momentum * ops.cast(slot, variable.dtype) - rate * gradient
-        self.assign(slot, velocity)
-        self.assign_add(variable, momentum * velocity - rate * gradient)
-
-    def get_config(self):
-        return with_schedule(super().get_config(), self.momentum_schedule, "momentum", "nesterov")
-
-
-@keras.saving.register_keras_serializable("potsdam")
-class ScheduledAdamW(keras.optimizers.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks.
-
-    The bias correction takes the present beta_1 to the power of the step, as in PyTorch.
-    """
-
-    def __init__(self, learning_rate, momentum_schedule, **options):
-        super().__init__(learning_rate=learning_rate, **options)
-        self.momentum_schedule = from_config(momentum_schedule)
-
-    def update_step(self, gradient, variable, learning_rate):
-        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
-        beta = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
-        step = ops.cast(self._iterations + 1, variable.dtype)
-        rate = rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(beta, step))
-        index = self._get_variable_index(variable)
-        mean, square = self._momentums[index], self._velocities[index]
-        self.assign_add(mean, (gradient - mean) * (1 - beta))
-        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        self.assign_sub(variable, mean * rate / (ops.sqrt(square) + self.epsilon))
-
-    def get_config(self):
-        return with_schedule(super().get_config(), self.momentum_schedule, "beta_1")
+    logs, truth = split_ignored(logits, labels)
+    patches, classes = ops.shape(logits)[0], logits.shape[-1]
+    flat = ops.transpose(ops.reshape(truth, (patches, -1, classes)), (0, 2, 1))
+    known = ops.sum(flat, axis=1, keepdims=True)
+    errors = ops.abs(flat - ops.transpose(ops.reshape(ops.exp(logs), (patches, -1, classes)), (0, 2, 1))) * known
+    order = ops.argsort(ops.stop_gradient(-errors), axis=-1)
+    errors, own = (ops.take_along_axis(x, order, axis=-1) for x in (errors, flat))
+    others = ops.take_along_axis(known - flat, order, axis=-1)
+    pixels = ops.sum(flat, axis=-1)
+    union = ops.maximum(pixels[..., None] + ops.cumsum(others, axis=-1), 1.0)
+    loss = 1 - (pixels[..., None] - ops.cumsum(own, axis=-1)) / union  # were all up to this error wrong
+    rise = ops.concatenate([loss[..., :1], loss[..., 1:] - loss[..., :-1]], axis=-1)
+    each = mean_present(ops.sum(errors * ops.stop_gradient(rise), axis=-1), pixels)
+    labelled = ops.cast(ops.sum(pixels, axis=-1) > 0, "float32")
+    return total(ops.sum(each * labelled)) / ops.maximum(total(ops.sum(labelled)), 1.0)
 
 
-def from_config(schedule):
-    """A schedule from its configuration; a schedule or a constant as it is."""
-    return keras.saving.deserialize_keras_object(schedule) if isinstance(schedule, dict) else schedule
+LOSSES = {"ce": cross_entropy, "focal": focal, "jaccard": jaccard, "dice": dice, "lovasz": lovasz}
 
 
-def with_schedule(config, schedule, *replaced):
-    """An optimiser's configuration with its momentum schedule in place of the fixed values."""
-    config = {key: value for key, value in config.items() if key not in replaced}
-    config["momentum_schedule"] = keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
-    return config
+def balance(pixels, power):
+    """Class weights (list of C floats) from counts of labelled pixels: pixels ** -power, so that the mean over the
+    labelled pixels is 1. `power` 0 weighs all alike, 1 gives every class the same share of the loss. A class without
+    pixels weighs 0."""
+    shares = [count / sum(pixels) for count in pixels]
+    raw = [share ** -power if share else 0.0 for share in shares]
+    mean = sum(share * weight for share, weight in zip(shares, raw))
+    return [weight / mean for weight in raw]
 
 
-def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
-    """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1)."""
-    if optimizer == "adamw":
-        return ScheduledAdamW(learning_rate, momentum, weight_decay=float(weight_decay))
-    return ScheduledSGD(learning_rate, momentum, weight_decay=weight_decay or None)
+def build_loss(loss, label_smoothing=0.0, weights=None, total=alone):
+    """The weighted sum of losses, from {name: weight}. Smoothing is the cross entropy's; class weights are the cross
+    entropy's and the focal loss's: the others count all classes alike as they are."""
+    options = {"ce": {"weights": weights, "smoothing": label_smoothing}, "focal": {"weights": weights}}
+    return lambda logits, labels: sum(weight * LOSSES[name](logits, labels, total=total, **options.get(name, {}))
+                                      for name, weight in loss.items())
 
 
 def main(settings, run):

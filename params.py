@@ -119,6 +119,10 @@ def one_of(*choices):
     return f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices
 
 
+def one_number_of(*choices):
+    return f"one of {', '.join(map(str, choices))}", lambda v: not isinstance(v, bool) and v in choices
+
+
 def list_of(check, low=0, unique=True):
     what, fits = check
     return (f"a list of {f'at least {low} ' if low else ''}{'different ' if unique else ''}entries, each {what}",
@@ -154,6 +158,8 @@ LIMITS = ("[low, high], two rising numbers",
 SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",
          lambda v: v is None or LIMITS[1](v)
          or (isinstance(v, list) and len(v) > 0 and all(x is None or LIMITS[1](x) for x in v)))
+POWER_OR_WEIGHTS = ("a number from 0 to 1 or a mapping of every class to its weight",
+                    lambda v: number(0, 1)[1](v) or map_of(TEXT, number(0, 1e6))[1](v))
 RANGE = ("[low, high] from 0.25 to 4",
          lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(0.25, 4)[1], v)) and v[0] <= v[1])
 
@@ -171,13 +177,15 @@ KEYS = {
     "augment.contrast": number(0, 0.9), "augment.saturation": number(0, 1), "augment.hue": number(0, 0.5),
     "augment.blur": whole(0, 8), "augment.noise": number(0, 64),
     "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
-    "model.centre": one_of("plain", "serial", "parallel"),
+    "model.centre": one_of("plain", "serial", "parallel"), "model.stem": one_number_of(1, 2, 4),
     "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 100_000),
     "train.epochs": whole(1, 100_000), "train.max_lr": either("auto", number(1e-10, 1000)),
     "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
-    "train.loss": map_of(one_of("ce", "focal", "jaccard"), number(1e-6, 1e6)),
-    "train.optimizer": one_of("sgd", "adamw"), "train.weight_decay": number(0, 1),
-    "train.early_stopping": whole(0, 100_000), "train.mixed_precision": SWITCH, "train.jit": SWITCH,
+    "train.loss": map_of(one_of("ce", "focal", "jaccard", "dice", "lovasz"), number(1e-6, 1e6)),
+    "train.label_smoothing": number(0, 0.5), "train.class_weights": POWER_OR_WEIGHTS,
+    "train.optimizer": one_of("sgd", "adamw"), "train.weight_decay": number(0, 1), "train.clip_norm": number(0, 1e6),
+    "train.ema": number(0, 0.9999), "train.early_stopping": whole(0, 100_000),
+    "train.mixed_precision": either("bfloat16", SWITCH), "train.jit": SWITCH, "train.tensorboard": SWITCH,
     "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
     "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
     "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
@@ -212,13 +220,13 @@ def check_labels(data):
 
 def check_together(settings):
     """[(key, problem)] of what single keys cannot show."""
-    data, split, step = settings["data"], settings["split"], 2 ** settings["model"]["depth"]
+    data, split, step = settings["data"], settings["split"], coarsest(settings["model"])
     problems = []
     for key in ("input.patch_size", "predict.window"):
         section, name = key.split(".")
         if settings[section][name] % step:
-            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (2 to the power of "
-                             "model.depth)"))
+            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (model.stem times 2 "
+                             "to the power of model.depth)"))
     roles = {}
     for role, tiles in split.items():
         for tile in tiles:
@@ -226,6 +234,10 @@ def check_together(settings):
                 problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in "
                                  f"split.{roles[tile]} too"))
             roles.setdefault(tile, role)
+    weights = settings["train"]["class_weights"]
+    if isinstance(weights, dict) and (set(weights) != set(data["classes"]) or not any(weights.values())):
+        problems.append(("train.class_weights", f"weights of {', '.join(weights)}, expected one for each of "
+                         f"{', '.join(data['classes'])}, and not all zero"))
     for name in settings["evaluate"]["leave_out"]:
         if name not in data["classes"]:
             problems.append(("evaluate.leave_out", f"{shown(name)}, expected names of data.classes"))
@@ -295,6 +307,11 @@ def read_settings(path):
 def run_folder(path):
     """runs/<name of the settings file without suffix>."""
     return Path("runs") / Path(path).stem
+
+
+def coarsest(model):
+    """Pixels of the image to one of the network's lowest level: sides of patches and windows are multiples of it."""
+    return model["stem"] * 2 ** model["depth"]
 
 
 def count_bands(data):

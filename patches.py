@@ -170,8 +170,8 @@ def validation_plan(tiles, patch_size, batch_size):
     return np.array(plan, np.int32)
 
 
-def shard(plan, batch_size, worker, workers):
-    """The part of a plan that one of several workers cuts: an equal part of every whole batch, so that together they
+def shard(plan, batch_size, worker=0, workers=1):
+    """The part of a plan's whole batches that one of several workers cuts: an equal part of each, so that together they
     see each window once, and the same batches as one worker alone. `batch_size` must be a multiple of `workers`."""
     whole = plan[: len(plan) // batch_size * batch_size]
     return whole.reshape(-1, workers, batch_size // workers, plan.shape[1])[:, worker].reshape(-1, plan.shape[1])

@@ -50,15 +50,14 @@ def repaint(pixels, matrices, offsets):
     return tf.concat([colours, pixels[..., bands:]], -1)
 
 
-def batches(tiles, plan, patch_size, batch_size, texture=None, colour=None, worker=0, workers=1):
+def batches(tiles, plan, patch_size, batch_size, texture=None, colour=None):
     """A tf.data.Dataset of pixels (uint8 [N, P, P, depth]: bands, label, zeros) in the plan's order.
 
     Image and label stay together as they were cut: parting them costs more than cutting, and the training step does it
     on its device. A last batch that is not full is dropped (`validation_plan` never leaves one). `texture` and
-    `colour`: what `patches.changes_of` says, None changes nothing. Of several `workers` each gets its own part of
-    every batch: N is batch_size / workers.
+    `colour`: what `patches.changes_of` says, None changes nothing.
     """
-    plan, batch_size = shard(plan, batch_size, worker, workers), batch_size // workers
+    plan = shard(plan, batch_size)
     depth = tiles[0].pixels.shape[2]
     large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
     often = max(1, MAPPED // (batch_size * patch_size * AROUND))  # batches

@@ -173,7 +173,7 @@ def load_model(run):
     """(network, model.json) of a finished run; Problem (exit 3) where there is none."""
     try:
         facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        for key in ("classes", "bands", "extra", "scale", "depth", "ground_sample_distance"):
+        for key in ("classes", "bands", "extra", "scale", "multiple", "ground_sample_distance"):
             facts[key]  # KeyError: written by an earlier version
         if sha256(run / "model.keras") != facts["sha256"]:
             raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
@@ -246,7 +246,7 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
 
         def rows():
             for row, predicted in predict_rows(predict, read_rows, layers.shape, len(facts["classes"]),
-                                               multiple=2 ** facts["depth"], **options):
+                                               multiple=facts["multiple"], **options):
                 yield row, predicted
                 progress(f"{name:>12}  {100 * (row + len(predicted)) // layers.shape[0]:3d} %")
 

@@ -18,21 +18,27 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from command import command, progress
-from files import Problem, only_one, replacing, sha256
-from model import OneCycle, count_operations
-from params import count_bands
+from files import Problem, quiet_stderr, replacing, sha256
+from model import count_operations
+from optimizers import OneCycle
+from params import coarsest, count_bands
 from patches import changes_of, plan_epoch, validation_plan
-from pipeline import batches, open_tiles
+from pipeline import open_tiles
 from rasters import scales
 from scores import accuracy, mean_iou
 from tiles import read_manifest
 from training import Trainer, fingerprint, identity, load_checkpoint, restore, save_checkpoint
+from workers import agree, choose_strategy, first_says, leads, working_in
+
+with quiet_stderr():
+    import tensorflow as tf
 
 AHEAD = 2  # updates that may be under way at a time
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
@@ -95,7 +101,6 @@ def git(*words):
 
 def describe_run(settings):
     """run.json: what this run was made from, and on."""
-    import tensorflow as tf
     gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")]
     changes = git("status", "--porcelain")
@@ -197,24 +202,20 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
 
 def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum):
     """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
-    train, epochs, changes = settings["train"], settings["train"]["epochs"], changes_of(settings)
-    patch = {key: settings["input"][key] for key in ("patch_size", "batch_size")}
-    val_plan = validation_plan(val_tiles, **patch)
+    train, epochs, batch_size = settings["train"], settings["train"]["epochs"], settings["input"]["batch_size"]
+    val_plan = validation_plan(val_tiles, settings["input"]["patch_size"], batch_size)
+    board = open_board(run, state["history"]) if train["tensorboard"] and leads(trainer.strategy) else None
     while state["epoch"] < epochs and not stops_early(state, train):
         epoch = state["epoch"] + 1
         started, head, last = time.monotonic(), f"epoch {epoch:3d}/{epochs}", epoch * steps - 1
         plan = plan_epoch(train_tiles, settings, epoch)
         planned = time.monotonic() - started
-        feed = Timed(trainer.spread(batches(train_tiles, plan, **patch, **changes)))
-        try:
-            loss, confusion = train_epoch(trainer, feed, epoch, steps, rate, head)
-            seconds = time.monotonic() - started
-            val_loss, val_confusion = trainer.validate(batches(val_tiles, val_plan, **patch))
-        except KeyboardInterrupt:
-            print(f"\nstopped in epoch {epoch}; {epoch - 1} epochs are kept", flush=True)
-            raise
+        feed = Timed(trainer.feed(train_tiles, plan, **changes_of(settings)))
+        loss, confusion = train_epoch(trainer, feed, epoch, steps, rate, head)
+        seconds = time.monotonic() - started
+        val_loss, val_confusion = trainer.validate(trainer.feed(val_tiles, val_plan))
         check_finite(val_loss, "validation loss", epoch, last, rate)
-        score, speed = mean_iou(val_confusion), steps * patch["batch_size"] / seconds
+        score, speed = mean_iou(val_confusion), steps * batch_size / seconds
         waiting = (planned + feed.waited) / seconds
         state["epoch"] = epoch
         state["history"].append(dict(zip(COLUMNS, [
@@ -222,12 +223,35 @@ def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, 
             val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3), round(waiting, 4)])))
         if score > state["best"]:
             state.update(best=score, best_epoch=epoch)
-        save_checkpoint(run / "checkpoints", trainer, state)
-        save_results(run, trainer, state)
+        if leads(trainer.strategy):
+            save_checkpoint(run / "checkpoints", trainer, state)
+            save_results(run, trainer, state)
+        if board:
+            write_scalars(board, state["history"][-1])
         progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
                  f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
                  f"{score:.4f}{' *' if epoch == state['best_epoch'] else '  '} |  {seconds:.0f} s, "
                  f"{speed:.1f} patches/s, {100 * waiting:.1f} % waiting for data", last=True)
+
+
+def open_board(run, history):
+    """A writer of TensorBoard event files under run/tensorboard, made anew from the history so far."""
+    if find_spec("tensorboard") is None:
+        raise Problem("package tensorboard: not installed, expected it since train.tensorboard is true; "
+                      ".venv/bin/pip install tensorboard, or set it to false", code=4)
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    board = tf.summary.create_file_writer(str(run / "tensorboard"))
+    for row in history:
+        write_scalars(board, row)
+    return board
+
+
+def write_scalars(board, row):
+    """One epoch's row of the history, for TensorBoard."""
+    with board.as_default():
+        for name in COLUMNS[1:]:
+            tf.summary.scalar(name, row[name], step=row["epoch"])
+    board.flush()
 
 
 def save_results(run, trainer, state):
@@ -238,7 +262,7 @@ def save_results(run, trainer, state):
     path = run / "model.keras"
     if state["best_epoch"] == state["epoch"]:
         with replacing(path) as temporary:
-            trainer.network.save(temporary)
+            trainer.averaged.save(temporary)
         state["model_sha256"] = sha256(path)
     elif not path.is_file() or sha256(path) != state.get("model_sha256"):
         raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
@@ -246,43 +270,64 @@ def save_results(run, trainer, state):
     write_rows(run / "history.csv", COLUMNS, state["history"])
 
 
+def start(trainer, run, settings, made_from, write_first):
+    """The state to train on from: a checkpoint's, which is restored, or a fresh one, for which the files are written
+    that stand at the start of a run. The first worker reads and writes; the others learn from it where they are."""
+    found = begin(run, made_from) if leads(trainer.strategy) else None
+    state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "history": [], "made_from": made_from}
+    if first_says(trainer.strategy, lambda: found is not None):
+        path, arrays, state = found or (None, None, state)
+        restore(trainer, path, arrays)
+        epoch, best, best_epoch = agree(trainer.strategy, [np.float64(state[key]) for key in
+                                                           ("epoch", "best", "best_epoch")])
+        state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
+        print(f"going on after epoch {state['epoch']} of {settings['train']['epochs']}", flush=True)
+    if leads(trainer.strategy) and found:
+        save_results(run, trainer, state)  # it may have been stopped before it could
+    elif leads(trainer.strategy):
+        write_first()
+    return state
+
+
 def main(settings, run):
     train, patch, split = settings["train"], settings["input"], settings["split"]
-    with only_one(run):
+    strategy = choose_strategy()
+    with working_in(run, strategy):
         train_tiles, val_tiles = (open_tiles(settings["data"], split[role]) for role in ("train", "val"))
         patches = len(plan_epoch(train_tiles, settings, epoch=1))  # the same in every epoch
         steps = patches // patch["batch_size"]
         if steps == 0:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
                           "patches of an epoch", code=2)
-        max_lr = peak_rate(train, run)
+        max_lr = float(first_says(strategy, lambda: peak_rate(train, run)))
         made_from = {**identity(settings), **({"suggested max_lr": max_lr} if train["max_lr"] == "auto" else {})}
         stamp = fingerprint(made_from, "train.py", "scores.py")
-        if is_finished(run, stamp):
-            (run / "model.json").touch()
+        if first_says(strategy, lambda: is_finished(run, stamp)):
+            if leads(strategy):
+                (run / "model.json").touch()
             print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
             return
         rate, momentum = schedules(train, max_lr, train["epochs"] * steps)
-        trainer = Trainer(settings, rate, momentum)
+        trainer = Trainer(settings, rate, momentum, strategy)
         parameters, operations = count_operations(patch["patch_size"], bands=count_bands(settings["data"]),
                                                   classes=trainer.classes, **settings["model"])
-        found = begin(run, made_from)
+        state = start(trainer, run, settings, made_from, lambda: (
+            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
+            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n"),
+            write_schedule(run, rate, momentum, train["epochs"] * steps)))
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
-              f"{steps} updates an epoch; peak learning rate {max_lr:.3g}", flush=True)
-        if found:
-            path, arrays, state = found
-            restore(trainer, path, arrays)
-            save_results(run, trainer, state)  # it may have been stopped before it could
-            print(f"going on after epoch {state['epoch']} of {train['epochs']}", flush=True)
-        else:
-            state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "history": [], "made_from": made_from}
-            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n")
-            write_schedule(run, rate, momentum, train["epochs"] * steps)
-        train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum)
-        finish(settings, run, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr,
-                                      "made_from": stamp})
-    print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
+              f"{steps} updates an epoch; peak learning rate {max_lr:.3g}"
+              + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
+        try:
+            train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum)
+        except KeyboardInterrupt:
+            kept = max((int(path.stem[-5:]) for path in (run / "checkpoints").glob("epoch_*.npz")), default=0)
+            print(f"\nstopped after {kept} whole epochs, which are kept in {run / 'checkpoints'}", flush=True)
+            raise
+        if leads(strategy):
+            finish(settings, run, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9,
+                                          "max_lr": max_lr, "made_from": stamp})
+        print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
 
 
 def stops_early(state, train):
@@ -305,7 +350,7 @@ def finish(settings, run, state, facts):
     write_text(run / "model.json", json.dumps({
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
         "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
-        "patch_size": settings["input"]["patch_size"], "depth": settings["model"]["depth"],
+        "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
         **facts, "sha256": model}, indent=1) + "\n")
 

@@ -8,48 +8,64 @@ from pathlib import Path
 import numpy as np
 
 from files import Problem, quiet_stderr, replacing, sha256
-from model import build_loss, build_network, build_optimizer, logits_of
+from model import balance, build_loss, build_network, logits_of
+from optimizers import build_optimizer
 from params import count_bands
+from patches import shard
+from pipeline import batches
 from tiles import made_with, read_manifest
+from workers import agree
 
 with quiet_stderr():
     import keras
     import tensorflow as tf
 
-
-def choose_strategy():
-    """All GPUs of this machine together where there are several, else the one device."""
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16"}  # of train.mixed_precision
 
 
 class Trainer:
     """A network with its optimiser and loss, and the two compiled steps.
 
-    `learning_rate` and `momentum` are schedules of the step or constants. The loss of a step is the mean of the
-    replicas' losses; gradients are summed over replicas, so one update sees the whole batch.
+    `learning_rate` and `momentum` are schedules of the step or constants. However many devices share a batch, the loss
+    is that of the whole batch, normalisation is over the whole batch, and gradients are summed: one update is the same
+    as on one device. `network` is trained; `averaged`, which validates and is saved, holds the running mean of its
+    weights where train.ema is on, and is the same network where it is 0.
     """
 
-    def __init__(self, settings, learning_rate, momentum):
-        train, data = settings["train"], settings["data"]
-        self.settings, self.classes, self.bands = settings, len(data["classes"]), count_bands(data)
-        self.strategy = choose_strategy()
-        if settings["input"]["batch_size"] % self.strategy.num_replicas_in_sync:
-            raise Problem(f"settings, key input.batch_size: {settings['input']['batch_size']}, expected a multiple of "
-                          f"the {self.strategy.num_replicas_in_sync} devices", code=2)
+    def __init__(self, settings, learning_rate, momentum, strategy):
+        train, patch, data = settings["train"], settings["input"], settings["data"]
+        self.train, self.patch, self.classes, self.bands = train, patch, len(data["classes"]), count_bands(data)
+        self.strategy, self.devices = strategy, strategy.num_replicas_in_sync
+        if patch["batch_size"] % self.devices:
+            raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected a multiple of the "
+                          f"{self.devices} devices", code=2)
+        if train["jit"] and self.devices > 1:
+            raise Problem(f"settings, key train.jit: true, expected false on {self.devices} devices: TensorFlow does "
+                          "not compile what they exchange", code=2)
         keras.utils.set_random_seed(settings["seed"])
-        keras.mixed_precision.set_global_policy("mixed_float16" if train["mixed_precision"] else "float32")
-        with self.strategy.scope():
-            self.network = build_network(self.bands, self.classes, **settings["model"],
-                                         synchronized=self.strategy.num_replicas_in_sync > 1)
+        keras.mixed_precision.set_global_policy(POLICIES[train["mixed_precision"]])
+        self.loss = build_loss(train["loss"], train["label_smoothing"], class_weights(settings), self._total)
+        with strategy.scope():
+            self.network, self.averaged = self._build(settings), None
             self.logits = logits_of(self.network)
+            if train["ema"]:
+                self.averaged = self._build(settings)
+                self.averaged.set_weights(self.network.get_weights())
             self.optimizer = build_optimizer(train["optimizer"], learning_rate, momentum, train["weight_decay"])
-            if train["mixed_precision"]:
+            if train["mixed_precision"] is True:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.network.trainable_variables)
-        self.loss = build_loss(train["loss"])
-        self._train = tf.function(self._train_replicas, jit_compile=train["jit"], reduce_retracing=True)
-        self._validate = tf.function(self._validate_replicas, jit_compile=train["jit"], reduce_retracing=True)
+        self.averaged = self.averaged or self.network
+        self.judged = logits_of(self.averaged)
+        self._train = tf.function(self._train_together, jit_compile=train["jit"], reduce_retracing=True)
+        self._validate = tf.function(self._validate_together, jit_compile=train["jit"], reduce_retracing=True)
+
+    def _build(self, settings):
+        return build_network(self.bands, self.classes, **settings["model"], synchronized=self.devices > 1)
+
+    def _total(self, tensor):
+        """The sum of a tensor (or of each in a list) over the devices, inside a step."""
+        return tensor if self.devices == 1 else tf.distribute.get_replica_context().all_reduce("SUM", tensor)
 
     def _part(self, pixels):
         """Images (uint8 [N, P, P, B]) and labels (uint8 [N, P, P]) of a batch."""
@@ -62,51 +78,86 @@ class Trainer:
         counts = tf.math.confusion_matrix(tf.reshape(truth, [-1]), tf.reshape(predicted, [-1]), self.classes + 1)
         return counts[: self.classes, : self.classes]
 
-    def _train_replica(self, pixels):
+    def _clip(self, gradients):
+        """Gradients scaled so that the norm of all of them together, over all devices, is at most train.clip_norm."""
+        scale = getattr(self.optimizer, "dynamic_scale", 1.0)  # by which float16 training multiplied the loss
+        norm = tf.linalg.global_norm(self._total(gradients)) / tf.cast(scale, tf.float32)
+        factor = tf.minimum(1.0, self.train["clip_norm"] / norm)
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+
+    def _train_one(self, pixels):
         images, labels = self._part(pixels)
         with tf.GradientTape() as tape:
             logits = self.logits(images, training=True)
             loss = self.loss(logits, labels)
-            scaled = self.optimizer.scale_loss(loss / self.strategy.num_replicas_in_sync)
+            scaled = self.optimizer.scale_loss(loss / self.devices)  # every device has the whole batch's loss
         variables = self.network.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        self.optimizer.apply(self._clip(gradients) if self.train["clip_norm"] else gradients, variables)
         return loss, self._count(logits, labels)
 
-    def _validate_replica(self, pixels):
+    def _validate_one(self, pixels):
         images, labels = self._part(pixels)
-        logits = self.logits(images, training=False)
+        logits = self.judged(images, training=False)
         return self.loss(logits, labels), self._count(logits, labels)
 
-    def _train_replicas(self, pixels):
-        return self._together(self.strategy.run(self._train_replica, (pixels,)))
+    def _train_together(self, pixels):
+        result = self._reduce(self.strategy.run(self._train_one, (pixels,)))
+        if self.averaged is not self.network:
+            # the mean of a short past at first, as far as there is one (as TensorFlow's ExponentialMovingAverage)
+            step = tf.cast(self.optimizer.iterations, tf.float32)
+            keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))
+            for mean, variable in zip(self.averaged.variables, self.network.variables):
+                mean.assign(keep * mean + (1 - keep) * variable)
+        return result
 
-    def _validate_replicas(self, pixels):
-        return self._together(self.strategy.run(self._validate_replica, (pixels,)))
+    def _validate_together(self, pixels):
+        return self._reduce(self.strategy.run(self._validate_one, (pixels,)))
 
-    def _together(self, result):
+    def _reduce(self, result):
         loss, confusion = result
         return (self.strategy.reduce("MEAN", loss, axis=None),
                 self.strategy.reduce("SUM", confusion, axis=None))
 
-    def spread(self, dataset):
-        """The dataset with its batches divided over the devices."""
-        one = self.strategy.num_replicas_in_sync == 1
-        return dataset if one else self.strategy.experimental_distribute_dataset(dataset)
+    def feed(self, tiles, plan, **changes):
+        """A dataset of this process's part of a plan's batches, divided over its devices (`pipeline.batches`)."""
+        side, batch_size = self.patch["patch_size"], self.patch["batch_size"]
+        return self.strategy.distribute_datasets_from_function(lambda context: batches(
+            tiles, shard(plan, batch_size, context.input_pipeline_id, context.num_input_pipelines), side,
+            batch_size // self.devices, **changes))
 
     def train_step(self, pixels):
-        """One update by a batch of `pipeline.batches`; (loss float32, confusion int32 [C, C]) as tensors, not yet
-        waited for."""
+        """One update by a batch of `feed`; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
         return self._train(pixels)
 
     def validate(self, dataset):
         """(loss, confusion int64 [C, C]) over a whole dataset; the loss is a mean weighted by labelled pixels."""
         total, confusion = 0.0, np.zeros((self.classes, self.classes), np.int64)
-        for pixels in self.spread(dataset):
+        for pixels in dataset:
             loss, counts = self._validate(pixels)
             counts = counts.numpy()
             total += float(loss) * counts.sum()
             confusion += counts
         return total / max(confusion.sum(), 1), confusion
+
+    def variables(self):
+        """{name: variable} of everything that an update changes: what a checkpoint holds."""
+        groups = {"network": self.network.variables, "optimizer": self.optimizer.variables}
+        if self.averaged is not self.network:
+            groups["averaged"] = self.averaged.variables
+        return {f"{group}_{i}": variable for group, members in groups.items() for i, variable in enumerate(members)}
+
+
+def class_weights(settings):
+    """The weight of every class in the losses, by train.class_weights, or None where all weigh alike."""
+    wanted, classes = settings["train"]["class_weights"], list(settings["data"]["classes"])
+    if isinstance(wanted, dict):
+        return [wanted[name] for name in classes]
+    if wanted == 0:
+        return None
+    tiles = read_manifest(settings["data"]["prepared"])["tiles"]
+    counts = [sum(tiles[tile]["classes"][name] for tile in settings["split"]["train"]) for name in classes]
+    return balance(counts, wanted)
 
 
 # -- what a result was made from ------------------------------------------------------------------------------------
@@ -115,7 +166,8 @@ def identity(settings):
     """What a training is made from: the settings that it reads and the bytes of its tiles."""
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
     tiles = settings["split"]["train"] + settings["split"]["val"]
-    return {**{section: settings[section] for section in ("seed", "input", "augment", "model", "train")},
+    return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
+            "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
             "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
             "split": {role: settings["split"][role] for role in ("train", "val")},
             "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles
@@ -124,7 +176,7 @@ def identity(settings):
 
 def fingerprint(made_from, *scripts):
     """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share."""
-    shared = ("training.py", "model.py", "pipeline.py", "patches.py", "tiles.py")
+    shared = ("training.py", "model.py", "optimizers.py", "workers.py", "pipeline.py", "patches.py", "tiles.py")
     code = [sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
     return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
 
@@ -132,9 +184,8 @@ def fingerprint(made_from, *scripts):
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 def save_checkpoint(folder, trainer, state):
-    """Writes epoch_<n>.npz: every weight, the optimiser's variables and `state` (JSON); keeps the last two."""
-    arrays = {f"network_{i}": v.numpy() for i, v in enumerate(trainer.network.variables)}
-    arrays.update({f"optimizer_{i}": v.numpy() for i, v in enumerate(trainer.optimizer.variables)})
+    """Writes epoch_<n>.npz: everything that an update changes, and `state` (JSON); keeps the last two."""
+    arrays = {name: variable.numpy() for name, variable in trainer.variables().items()}
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
     with replacing(folder / f"epoch_{state['epoch']:05d}.npz") as temporary:
         np.savez(temporary, **arrays)
@@ -143,23 +194,31 @@ def save_checkpoint(folder, trainer, state):
 
 
 def load_checkpoint(folder):
-    """(path, arrays, state) of the newest checkpoint that is whole, or None; says which damaged one is passed over."""
-    for path in sorted(folder.glob("epoch_*.npz"), reverse=True):
+    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which damaged one
+    is passed over. Problem (exit 3) where all are damaged."""
+    paths = sorted(folder.glob("epoch_*.npz"), reverse=True)
+    for path in paths:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
             return path, arrays, json.loads(arrays.pop("state").tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
+    if paths:
+        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "
+                      "folder to start anew", code=3)
     return None
 
 
 def restore(trainer, path, arrays):
-    """Puts a checkpoint's arrays into the network and the optimiser."""
-    for prefix, variables in (("network", trainer.network.variables), ("optimizer", trainer.optimizer.variables)):
-        for i, variable in enumerate(variables):
-            array = arrays.get(f"{prefix}_{i}")
-            if array is None or array.shape != tuple(variable.shape):
-                raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} "
-                              f"{tuple(variable.shape)}; remove the folder to start anew", code=2)
-            variable.assign(array)
+    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first one's,
+    None elsewhere."""
+    variables = trainer.variables()
+    for name, variable in variables.items():
+        array = (arrays or {}).get(name)
+        if arrays is not None and (array is None or array.shape != tuple(variable.shape)):
+            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} {tuple(variable.shape)}; "
+                          "remove the folder to start anew", code=2)
+    mine = [variable.numpy() if arrays is None else arrays[name] for name, variable in variables.items()]
+    for variable, array in zip(variables.values(), agree(trainer.strategy, mine)):
+        variable.assign(array)

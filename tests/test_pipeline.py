@@ -6,7 +6,7 @@ import pytest
 from test_patches import marker_tiles, plan_of
 
 import pipeline
-from patches import SEED, cut_batch, draw_colours, recolour
+from patches import SEED, cut_batch, draw_colours, recolour, shard
 from pipeline import batches, let_go
 from tiles import Tile
 
@@ -47,7 +47,7 @@ def test_workers_get_the_parts_of_the_batches_of_one(workers):
     tiles = marker_tiles((100, 130))
     plan = plan_of(tiles, 16, scale=(0.7, 1.4))
     alone = [batch.numpy() for batch in batches(tiles, plan, 16, 8, **CHANGES)]
-    parts = [batches(tiles, plan, 16, 8, **CHANGES, worker=worker, workers=workers) for worker in range(workers)]
+    parts = [batches(tiles, shard(plan, 8, worker, workers), 16, 8 // workers, **CHANGES) for worker in range(workers)]
     together = [np.concatenate([part.numpy() for part in step]) for step in zip(*parts)]
     assert len(together) == len(alone) == len(plan) // 8
     np.testing.assert_array_equal(together, alone)

@@ -111,7 +111,7 @@ def write_run(folder, settings, bands=3, extra=False, scale=(None, None, None)):
         "extra": extra,
         "scale": list(scale),
         "ground_sample_distance": 0.05,
-        "depth": 2,
+        "multiple": 4,
         "sha256": sha256(folder / "model.keras"),
     }
     (folder / "model.json").write_text(json.dumps(facts))

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import lr_find
 import prepare_data
 import train
 from files import Problem
-from tiles import pack
-from training import Trainer, load_checkpoint, save_checkpoint
+from tiles import pack, read_manifest
+from training import Trainer, class_weights, load_checkpoint, save_checkpoint, tf
+from workers import choose_strategy
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def final_weights(run):
 
 def test_the_network_learns_one_batch_by_heart(settings):
     settings["train"].update(optimizer="adamw", loss={"ce": 1, "jaccard": 1})
-    trainer = Trainer(settings, 0.01, 0.9)
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
@@ -122,7 +124,8 @@ def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, se
     assert (run / "model.json").exists() and len(read_history(run)) == 1
 
 
-def test_sigterm_stops_with_143_and_says_how_to_go_on(prepared, settings):
+@pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_sigterm_and_ctrl_c_keep_the_last_epoch_and_say_how_to_go_on(prepared, settings, sign, code):
     settings["train"]["epochs"] = 200
     save_settings(prepared, settings)
     process = subprocess.Popen(
@@ -135,9 +138,14 @@ def test_sigterm_stops_with_143_and_says_how_to_go_on(prepared, settings):
     deadline = time.monotonic() + 120
     while not list(prepared.glob("runs/tiny/checkpoints/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.terminate()
+    busy = run_script("train.py", "--params", "tiny.yaml", cwd=prepared) if code == 143 else None
+    process.send_signal(sign)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and "the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == code and "the same command goes on" in err and "Traceback" not in err
+    kept = load_checkpoint(prepared / "runs/tiny/checkpoints")[2]["epoch"]
+    assert f"stopped after {kept} whole epochs" in out and kept >= 1
+    if busy:  # a second run in the same folder
+        assert busy.returncode == 75 and "busy folder" in busy.stderr
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, capsys):
@@ -149,6 +157,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, c
     newest.write_bytes(content)
     path, _, state = load_checkpoint(run / "checkpoints")
     assert path.name == "epoch_00001.npz" and state["epoch"] == 1 and "damaged" in capsys.readouterr().out
+
+
+def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(prepared, settings):
+    run = prepared / "runs/tiny"
+    train.main(settings, run)
+    (run / "model.json").unlink()
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(Problem, match="all 2 damaged") as caught:
+        train.main(settings, run)
+    assert caught.value.code == 3 and {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_name(prepared, settings):
@@ -268,6 +288,114 @@ def test_auto_without_the_finders_result_says_what_to_run(prepared, settings):
     assert done.returncode == 3 and "lr_find.json: missing" in done.stderr and done.stderr.count("\n") == 1
 
 
+# -- what settings add to an update
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
+    return pack(images.reshape(64, 16, 3), labels.reshape(64, 16)).reshape(4, 16, 16, 4)
+
+
+def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(prepared, settings, batch, monkeypatch):
+    settings["train"]["ema"] = 0.5
+    trainer = Trainer(settings, 0.05, 0.9, choose_strategy())
+    mean = [variable.numpy() for variable in trainer.network.variables]
+    for step in range(1, 13):
+        trainer.train_step(batch)
+        keep = min(0.5, (1 + step) / (10 + step))
+        mean = [keep * m + (1 - keep) * v.numpy() for m, v in zip(mean, trainer.network.variables)]
+    for expected, found in zip(mean, trainer.averaged.variables):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    shown = np.argmax(trainer.averaged(batch[..., :3]), -1)
+    counts = np.zeros((6, 6), int)
+    np.add.at(counts, (batch[..., 3], shown), 1)
+    np.testing.assert_array_equal(trainer.validate([batch])[1], counts)
+    assert (np.argmax(trainer.network(batch[..., :3]), -1) != shown).any()
+    monkeypatch.setattr(train, "Trainer", lambda *_: trainer)
+    train.main(settings, prepared / "runs/tiny")
+    loaded = train.tf.keras.models.load_model(prepared / "runs/tiny/model.keras", compile=False)
+    arrays = load_checkpoint(prepared / "runs/tiny/checkpoints")[1]
+    best = json.loads((prepared / "runs/tiny/model.json").read_text())["epoch"]
+    if best == settings["train"]["epochs"]:
+        assert all(np.array_equal(w, arrays[f"averaged_{i}"]) for i, w in enumerate(loaded.get_weights()))
+
+
+def test_the_norm_of_all_gradients_together_is_clipped(settings, batch):
+    settings["train"].update(clip_norm=1e-3)
+    trainer = Trainer(settings, 1.0, 0.0, choose_strategy())
+    before = [variable.numpy() for variable in trainer.network.trainable_variables]
+    trainer.train_step(batch)
+    moved = [v.numpy() - b for v, b in zip(trainer.network.trainable_variables, before)]
+    assert np.sqrt(sum((m.astype(float) ** 2).sum() for m in moved)) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("precision", [True, "bfloat16"])
+def test_every_loss_is_finite_in_mixed_precision(settings, batch, precision):
+    losses = {name: 1 for name in ("ce", "focal", "jaccard", "dice", "lovasz")}
+    settings["train"].update(mixed_precision=precision, loss=losses, clip_norm=1, ema=0.9, max_lr=0.01)
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    values = [float(trainer.train_step(batch)[0]) for _ in range(8)]
+    tf.keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite(values).all() and values[-1] < values[0]
+    assert all(np.isfinite(variable.numpy()).all() for variable in trainer.network.variables)
+    assert trainer.network.output.dtype == "float32"
+
+
+def test_class_weights_come_from_the_training_tiles_or_from_the_settings(prepared, settings):
+    assert class_weights(settings) is None
+    settings["train"]["class_weights"] = 1
+    tiles = read_manifest("prepared")["tiles"]
+    counts = [tiles["2_11"]["classes"][name] + tiles["3_10"]["classes"][name] for name in settings["data"]["classes"]]
+    products = np.multiply(class_weights(settings), counts)
+    np.testing.assert_allclose(products, products[0])
+    settings["train"]["class_weights"] = {name: i for i, name in enumerate(settings["data"]["classes"])}
+    assert class_weights(settings) == [0, 1, 2, 3, 4, 5]
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_missing_and_changes_no_training(prepared, settings, monkeypatch):
+    run = prepared / "runs/tiny"
+    settings["train"]["tensorboard"] = True
+    with monkeypatch.context() as patched, pytest.raises(Problem, match="package tensorboard: not installed") as caught:
+        patched.setattr(train, "find_spec", lambda name: None)
+        train.main(settings, run)
+    assert caught.value.code == 4 and not list(run.glob("checkpoints/*"))
+    settings["train"]["tensorboard"] = False
+    train.main(settings, run)
+    settings["train"]["tensorboard"] = True
+    before = (run / "model.keras").stat().st_mtime_ns
+    train.main(settings, run)
+    assert (run / "model.keras").stat().st_mtime_ns == before
+
+
+def test_tensorboard_gets_every_epoch_once(prepared, settings):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings["train"]["tensorboard"] = True
+    train.main(settings, prepared / "runs/tiny")
+    (prepared / "runs/tiny/model.json").unlink()  # stopped before its end: begun anew from the history
+    events = EventAccumulator(str(prepared / "runs/tiny/tensorboard")).Reload()
+    assert set(events.Tags()["tensors"]) == set(train.COLUMNS[1:])
+    assert [event.step for event in events.Tensors("val_mean_iou")] == [1, 2]
+
+
+def test_device_memory_that_runs_out_is_one_line(prepared, settings, monkeypatch):
+    (prepared / "oom.py").write_text(
+        "import sys, train\n"
+        "from command import command\n"
+        "def full(*_):\n    raise train.tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')\n"
+        "train.Trainer.train_step = full\ncommand(train.main, '')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "oom.py", "--params", "tiny.yaml"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 4 and done.stderr.count("\n") == 1 and "input.batch_size" in done.stderr
+
+
 # -- the finder
 
 
@@ -288,6 +416,14 @@ def test_suggestions_on_a_curve_known_by_hand():
 def test_a_loss_that_never_falls_gives_no_suggestion():
     with pytest.raises(Problem, match="never fell"):
         lr_find.suggest(np.logspace(-4, 0, 50), np.linspace(1, 9, 50))
+
+
+@pytest.mark.parametrize("loss", ["focal", "jaccard", "dice", "lovasz"])
+def test_the_finder_works_for_every_loss(prepared, settings, loss):
+    settings["train"]["loss"] = {loss: 1}
+    settings["input"]["patch_size"] = 16
+    lr_find.main(settings, prepared / "runs/tiny")
+    assert 1e-5 < json.loads((prepared / "runs/tiny/lr_find.json").read_text())["suggestion"] < 1
 
 
 def test_the_finder_is_repeatable_and_writes_curve_suggestion_and_picture(prepared, settings):

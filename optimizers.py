@@ -1,0 +1,119 @@
+"""The one-cycle schedules and the optimisers that follow them: learning rate and momentum as functions of the step.
+
+Only `keras` and `keras.ops`: runs on any Keras backend.
+"""
+import math
+
+from files import quiet_stderr
+
+with quiet_stderr():
+    import keras
+    from keras import ops
+
+
+@keras.saving.register_keras_serializable("potsdam")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018, as in
+    fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last step: `end`."""
+
+    def __init__(self, start, peak, end, steps, rise=0.3):
+        self.start, self.peak, self.end, self.steps, self.rise = start, peak, end, steps, rise
+
+    def __call__(self, step):
+        part = ops.clip(ops.cast(step, "float32") / max(self.steps - 1, 1), 0.0, 1.0)
+        up = self.start + (self.peak - self.start) * (1 - ops.cos(math.pi * part / self.rise)) / 2
+        down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * (part - self.rise) / (1 - self.rise))) / 2
+        return ops.where(part < self.rise, up, down)
+
+    def get_config(self):
+        return {"start": self.start, "peak": self.peak, "end": self.end, "steps": self.steps, "rise": self.rise}
+
+
+@keras.saving.register_keras_serializable("potsdam")
+class Exponential(keras.optimizers.schedules.LearningRateSchedule):
+    """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith 2017)."""
+
+    def __init__(self, start, end, steps):
+        self.start, self.end, self.steps = start, end, steps
+
+    def __call__(self, step):
+        part = ops.cast(step, "float32") / max(self.steps - 1, 1)
+        return self.start * ops.exp(part * math.log(self.end / self.start))
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "steps": self.steps}
+
+
+def at(schedule, step):
+    """The value of a schedule, or of a constant, at a step: a tensor where it is a schedule."""
+    return schedule(step) if callable(schedule) else schedule
+
+
+@keras.saving.register_keras_serializable("potsdam")
+class ScheduledSGD(keras.optimizers.SGD):
+    """SGD with Nesterov momentum in which the momentum, too, follows a schedule.
+
+    Keras keeps `momentum` as a Python number that is fixed once the step is traced; here it is read in the graph,
+    from `momentum_schedule` at the optimiser's own step.
+    """
+
+    def __init__(self, learning_rate, momentum_schedule, **options):
+        super().__init__(learning_rate=learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
+        self.momentum_schedule = from_config(momentum_schedule)
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        momentum = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        slot = self.momentums[self._get_variable_index(variable)]
+        velocity = momentum * ops.cast(slot, variable.dtype) - rate * gradient
+        self.assign(slot, velocity)
+        self.assign_add(variable, momentum * velocity - rate * gradient)
+
+    def get_config(self):
+        return with_schedule(super().get_config(), self.momentum_schedule, "momentum", "nesterov")
+
+
+@keras.saving.register_keras_serializable("potsdam")
+class ScheduledAdamW(keras.optimizers.AdamW):
+    """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks.
+
+    The bias correction takes the present beta_1 to the power of the step, as in PyTorch.
+    """
+
+    def __init__(self, learning_rate, momentum_schedule, **options):
+        super().__init__(learning_rate=learning_rate, **options)
+        self.momentum_schedule = from_config(momentum_schedule)
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        beta = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
+        step = ops.cast(self._iterations + 1, variable.dtype)
+        rate = rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(beta, step))
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        self.assign_add(mean, (gradient - mean) * (1 - beta))
+        self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
+        self.assign_sub(variable, mean * rate / (ops.sqrt(square) + self.epsilon))
+
+    def get_config(self):
+        return with_schedule(super().get_config(), self.momentum_schedule, "beta_1")
+
+
+def from_config(schedule):
+    """A schedule from its configuration; a schedule or a constant as it is."""
+    return keras.saving.deserialize_keras_object(schedule) if isinstance(schedule, dict) else schedule
+
+
+def with_schedule(config, schedule, *replaced):
+    """An optimiser's configuration with its momentum schedule in place of the fixed values."""
+    config = {key: value for key, value in config.items() if key not in replaced}
+    config["momentum_schedule"] = keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
+    return config
+
+
+def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
+    """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1)."""
+    if optimizer == "adamw":
+        return ScheduledAdamW(learning_rate, momentum, weight_decay=float(weight_decay))
+    return ScheduledSGD(learning_rate, momentum, weight_decay=weight_decay or None)

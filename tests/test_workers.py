@@ -1,0 +1,132 @@
+"""One loop on one device, on two devices of a machine, and on two processes that talk over the loopback."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, save_settings
+
+import prepare_data
+from training import load_checkpoint
+
+SCRIPT = """
+import hashlib, json, sys
+devices = int(sys.argv[1])
+import train
+from train import tf
+from command import command
+if devices > 1:
+    cpu, = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+made, Trainer = [], train.Trainer
+train.Trainer = lambda *arguments: made.append(Trainer(*arguments)) or made[0]
+del sys.argv[1]
+command(train.main, "")
+weights = b"".join(v.numpy().tobytes() for v in made[0].variables().values())
+print("WEIGHTS", made[0].devices, hashlib.sha256(weights).hexdigest(), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def prepared(project, settings):
+    settings["train"].update(epochs=2, max_lr=0.02, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5)
+    settings["train"].update(label_smoothing=0.1, class_weights=0.5)
+    save_settings(project, settings)
+    prepare_data.main(settings, project / "runs/tiny")
+    return project
+
+
+def start(folder, name, devices=1, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(devices), "--params", name],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
+
+def finish(*processes):
+    """[(exit code, stdout, stderr)], after at most three minutes."""
+    ended = []
+    for process in processes:
+        out, err = process.communicate(timeout=180)
+        ended.append((process.returncode, out, err))
+    return ended
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def two_workers(folder, name):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    return [
+        start(folder, name, TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}))
+        for index in range(2)
+    ]
+
+
+def weights_of(ended):
+    return [line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")]
+
+
+def history(run):
+    with open(run / "history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_same_training(run, other):
+    for row, twin in zip(history(run), history(other), strict=True):
+        assert twin["loss"] == pytest.approx(row["loss"], abs=1e-4)
+        assert twin["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
+        assert twin["learning_rate"] == row["learning_rate"]
+
+
+def test_two_devices_and_two_processes_train_as_one(prepared, settings):
+    for name in ("one", "devices", "workers"):
+        save_settings(prepared, settings, f"{name}.yaml")
+    alone = finish(start(prepared, "one.yaml"), start(prepared, "devices.yaml", devices=2))
+    together = finish(*two_workers(prepared, "workers.yaml"))
+    for code, out, err in alone + together:
+        assert code == 0, out + err
+    assert [devices for devices, _ in weights_of(alone + together)] == ["1", "2", "2", "2"]
+    (_, first), (_, second) = weights_of(together)
+    assert first == second
+    assert "epoch" in together[0][1] and together[1][1] == ""  # only the first worker speaks
+    assert_same_training(prepared / "runs/one", prepared / "runs/devices")
+    assert_same_training(prepared / "runs/one", prepared / "runs/workers")
+    expected, found = (load_checkpoint(prepared / f"runs/{name}/checkpoints")[1] for name in ("one", "workers"))
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_lost_worker_ends_the_others_and_the_restart_goes_on(prepared, settings):
+    settings["train"]["epochs"] = 40
+    save_settings(prepared, settings)
+    workers, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoints/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers[1].kill()
+    (code, out, err), _ = finish(*workers)
+    assert code == 4 and "another one is gone" in err and "Traceback" not in err, err
+    assert "start all workers again" in err
+    kept = len(history(run))
+    assert 1 <= kept < 40
+    ended = finish(*two_workers(prepared, "tiny.yaml"))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert f"going on after epoch {kept} of 40" in ended[0][1]
+    (_, first), (_, second) = weights_of(ended)
+    assert first == second and len(history(run)) == 40

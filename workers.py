@@ -1,0 +1,94 @@
+"""One device, all devices of a machine, or several machines: which of them train together, and what they agree on.
+
+Every process runs the same script. The first worker reads and writes the run's folder, the others take from it what
+they need to know, so that only the prepared tiles have to be within everyone's reach.
+"""
+import contextlib
+import json
+import os
+
+import numpy as np
+
+from files import Problem, only_one, quiet_stderr
+
+with quiet_stderr():
+    import tensorflow as tf
+
+
+def choose_strategy():
+    """Several machines where TF_CONFIG or a SLURM step of several tasks says so, else all devices of this one.
+
+    Waits until every worker is there. Has to come before anything else that TensorFlow computes. Problem (exit 4) where
+    TF_CONFIG makes no sense.
+    """
+    try:
+        if len(sum(json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).values(), [])) > 1:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise Problem(f"environment, TF_CONFIG or SLURM: {' '.join(str(error).split())}, expected the addresses of all "
+                      'workers and the number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", '
+                      '"index": 0}}; unset TF_CONFIG to train on this machine alone', code=4) from None
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def several(strategy):
+    """True where other processes train along."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def leads(strategy):
+    """True in the process that reads and writes the run's folder: the only one, or the first of several workers."""
+    if not several(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
+
+
+@contextlib.contextmanager
+def working_in(run, strategy):
+    """Holds the run's folder for the first worker; the others write nothing, neither there nor on the terminal, and
+    end with Problem (exit 4) where one of them is lost, as the first does too."""
+    try:
+        if leads(strategy):
+            with only_one(run):
+                yield
+        else:
+            with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+                yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
+            tf.errors.DeadlineExceededError) as error:
+        if not several(strategy):
+            raise
+        raise Problem(f"workers: another one is gone ({' '.join(error.message.split())[:120]}), expected all "
+                      f"{strategy.num_replicas_in_sync} devices; start all workers again, they go on from the last "
+                      "whole epoch", code=4) from None
+
+
+def agree(strategy, arrays):
+    """The first worker's arrays (a list of NumPy arrays, of the same shapes everywhere) on every worker."""
+    if not several(strategy):
+        return arrays
+    mine = leads(strategy)
+
+    def on_device(values):
+        context = tf.distribute.get_replica_context()
+        first = tf.equal(context.replica_id_in_sync_group, 0)
+        return [context.all_reduce("SUM", tf.where(first, value, tf.zeros_like(value)) if mine else
+                                   tf.zeros_like(value)) for value in values]  # one by one: types may differ
+
+    @tf.function
+    def together(values):
+        return [strategy.experimental_local_results(value)[0] for value in strategy.run(on_device, (values,))]
+
+    return [value.numpy() for value in together([tf.constant(array) for array in arrays])]
+
+
+def first_says(strategy, answer):
+    """The number that `answer()` gives on the first worker, on every worker; only the first calls it."""
+    return agree(strategy, [np.float64(answer() if leads(strategy) else 0)])[0]

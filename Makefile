@@ -64,11 +64,11 @@ $(S)/prepared: prepare_data.py tiles.py rasters.py $(S)/data $(S)/split $(RAW_FI
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
-$(RUN)/lr_find.json: lr_find.py training.py workers.py optimizers.py model.py pipeline.py patches.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
+$(RUN)/lr_find.json: lr_find.py training.py workers.py records.py optimizers.py model.py pipeline.py patches.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: train.py training.py workers.py optimizers.py model.py pipeline.py patches.py scores.py rasters.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+$(RUN)/model.json: train.py training.py workers.py records.py optimizers.py model.py pipeline.py patches.py scores.py rasters.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
 	$(PY) train.py --params="$$PARAMS"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)

@@ -7,7 +7,6 @@ lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, whic
 of the rate at which the smoothed loss is lowest; the rate of its steepest descent, usually lower, is drawn beside it
 (Smith 2017; both rules are fastai's). Takes as long as so many updates of the training.
 """
-import csv
 import itertools
 import json
 import math
@@ -20,7 +19,8 @@ from files import Problem, replacing
 from optimizers import Exponential
 from patches import changes_of, plan_epoch
 from pipeline import open_tiles
-from training import Trainer, fingerprint, identity
+from records import fingerprint, identity, write_rows, write_text
+from training import Trainer
 from workers import choose_strategy, first_says, leads, working_in
 
 SMOOTHING = 0.95  # of the running mean, corrected for its start
@@ -106,14 +106,12 @@ def stands(run, made_from):
 def save(run, rates, losses, smoothed, steepest, tenth, made_from):
     """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
     draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
-    with replacing(run / "lr_find.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["learning_rate", "loss", "smoothed"])
-        writer.writerows(zip(map(repr, rates.tolist()), losses.tolist(), smoothed.tolist()))
-    with replacing(run / "lr_find.json") as temporary:
-        temporary.write_text(json.dumps({
-            "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
-            "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
+    write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
+               [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
+                zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
+    write_text(run / "lr_find.json", json.dumps({
+        "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+        "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
 
 
 def main(settings, run):

@@ -8,18 +8,11 @@ model.keras whenever validation improves, and at the very end model.json, which 
 Stopped at any moment, the same command goes on after the last whole epoch. A finished run is left alone as long as
 settings, tiles and code are the same, and else made anew.
 """
-import csv
-import datetime
 import json
 import math
-import platform
 import shutil
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import yaml
@@ -32,9 +25,10 @@ from params import coarsest, count_bands
 from patches import changes_of, plan_epoch, validation_plan
 from pipeline import open_tiles
 from rasters import scales
+from records import describe_run, differences, fingerprint, identity, now, write_rows, write_text
 from scores import accuracy, mean_iou
 from tiles import read_manifest
-from training import Trainer, fingerprint, identity, load_checkpoint, restore, save_checkpoint
+from training import Trainer, load_checkpoint, restore, save_checkpoint
 from workers import agree, choose_strategy, first_says, leads, working_in
 
 with quiet_stderr():
@@ -43,19 +37,6 @@ with quiet_stderr():
 AHEAD = 2  # updates that may be under way at a time
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]
-
-
-def write_text(path, text):
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_rows(path, columns, rows):
-    """A CSV file of rows, each {column: value}."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def peak_rate(train, run):
@@ -84,42 +65,6 @@ def write_schedule(run, rate, momentum, steps):
     shown = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
     write_rows(run / "schedule.csv", ["step", "learning_rate", "momentum"],
                [{"step": s, "learning_rate": float(rate(s)), "momentum": float(momentum(s))} for s in shown])
-
-
-def now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def git(*words):
-    """What git answers in the project's folder; None where it has no answer or there is no git."""
-    try:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def describe_run(settings):
-    """run.json: what this run was made from, and on."""
-    gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
-            for device in tf.config.list_physical_devices("GPU")]
-    changes = git("status", "--porcelain")
-    return {"command": " ".join(map(str, [Path(sys.argv[0]).name, *sys.argv[1:]])), "seed": settings["seed"],
-            "commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes),
-            "settings": settings, "tiles": identity(settings)["tiles"],
-            "versions": {"python": platform.python_version(),
-                         **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
-            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
-                        "gpus": gpus},
-            "started": now()}
-
-
-def differences(before, now, path=""):
-    """Lines naming every setting in which two nested mappings differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [line for key in {**before, **now} for line in
-                differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
-    return [] if before == now else [f"{path}: {json.dumps(before)} then, {json.dumps(now)} now"]
 
 
 def is_finished(run, made_from):

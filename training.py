@@ -1,19 +1,17 @@
 """The training and validation step, on one device or many, and checkpoints: what the finder and the run share."""
-import hashlib
 import json
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
-from files import Problem, quiet_stderr, replacing, sha256
+from files import Problem, quiet_stderr, replacing
 from model import balance, build_loss, build_network, logits_of
 from optimizers import build_optimizer
 from params import count_bands
 from patches import shard
 from pipeline import batches
-from tiles import made_with, read_manifest
+from tiles import read_manifest
 from workers import agree
 
 with quiet_stderr():
@@ -158,27 +156,6 @@ def class_weights(settings):
     tiles = read_manifest(settings["data"]["prepared"])["tiles"]
     counts = [sum(tiles[tile]["classes"][name] for tile in settings["split"]["train"]) for name in classes]
     return balance(counts, wanted)
-
-
-# -- what a result was made from ------------------------------------------------------------------------------------
-
-def identity(settings):
-    """What a training is made from: the settings that it reads and the bytes of its tiles."""
-    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
-    tiles = settings["split"]["train"] + settings["split"]["val"]
-    return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
-            "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
-            "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
-            "split": {role: settings["split"][role] for role in ("train", "val")},
-            "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles
-                      if tile in manifest}}
-
-
-def fingerprint(made_from, *scripts):
-    """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share."""
-    shared = ("training.py", "model.py", "optimizers.py", "workers.py", "pipeline.py", "patches.py", "tiles.py")
-    code = [sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
-    return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ they need to know, so that only the prepared tiles have to be within everyone's 
 import contextlib
 import json
 import os
+import re
+import subprocess
 
 import numpy as np
 
@@ -15,19 +17,36 @@ with quiet_stderr():
     import tensorflow as tf
 
 
+def slurm_step():
+    """What TF_CONFIG would say, from the variables of a SLURM step (srun): worker i is task i, several to a node in
+    SLURM's block distribution, at ports that follow from the job's number. {} outside of a step of several tasks."""
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) == 1:
+        return {}
+    hosts = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], check=True,
+                           capture_output=True, text=True).stdout.split()
+    tasks = []
+    for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(","):  # such as 2(x3),1
+        count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
+        tasks += [int(count)] * int(times or 1)
+    port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000
+    workers = [f"{host}:{port + i}" for host, count in zip(hosts, tasks, strict=True) for i in range(count)]
+    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
+
+
 def choose_strategy():
     """Several machines where TF_CONFIG or a SLURM step of several tasks says so, else all devices of this one.
 
     Waits until every worker is there. Has to come before anything else that TensorFlow computes. Problem (exit 4) where
-    TF_CONFIG makes no sense.
+    TF_CONFIG or SLURM's variables make no sense.
     """
     try:
-        if len(sum(json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).values(), [])) > 1:
+        config = json.loads(os.environ.get("TF_CONFIG") or "{}") or slurm_step()
+        if len(sum(config.get("cluster", {}).values(), [])) > 1:
+            config["cluster"][config["task"]["type"]][config["task"]["index"]]  # TensorFlow would wait for ever
+            os.environ["TF_CONFIG"] = json.dumps(config)
             return tf.distribute.MultiWorkerMirroredStrategy()
-        if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError,
+            subprocess.CalledProcessError) as error:
         raise Problem(f"environment, TF_CONFIG or SLURM: {' '.join(str(error).split())}, expected the addresses of all "
                       'workers and the number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", '
                       '"index": 0}}; unset TF_CONFIG to train on this machine alone', code=4) from None

@@ -24,7 +24,7 @@ def machine():
         return next((line.split(":")[1].strip() for line in lines if line.startswith(word)), None)
 
     versions = {}
-    for name in ("tensorflow", "numpy", "rasterio", "torch", "albumentations"):
+    for name in ("tensorflow", "keras", "jax", "numpy", "rasterio", "torch", "albumentations"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -44,7 +44,7 @@ def resident():
 def run_one(script, name, folder):
     """The figures of a contender, run in a process of its own; None where a package that it needs is not installed."""
     done = subprocess.run([sys.executable, script, "--only", name, "--folder", str(folder)], capture_output=True,
-                          text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"})
+                          text=True, env={"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **os.environ})
     if done.returncode == 3:
         return None
     if done.returncode:

@@ -136,7 +136,7 @@ def test_sigterm_and_ctrl_c_keep_the_last_epoch_and_say_how_to_go_on(prepared, s
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(prepared.glob("runs/tiny/checkpoints/*.npz")) and time.monotonic() < deadline:
+    while not list(prepared.glob("runs/tiny/checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     busy = run_script("train.py", "--params", "tiny.yaml", cwd=prepared) if code == 143 else None
     process.send_signal(sign)

@@ -13,7 +13,9 @@ import pytest
 from conftest import ROOT, save_settings
 
 import prepare_data
-from training import load_checkpoint
+import workers
+from files import Problem
+from training import Trainer, load_checkpoint
 
 SCRIPT = """
 import hashlib, json, sys
@@ -78,6 +80,18 @@ def two_workers(folder, name):
     ]
 
 
+def two_tasks(folder, name):
+    """The same as tasks of a SLURM step on one node; its `scontrol` is a stand-in."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/scontrol").write_text("#!/bin/sh\necho 127.0.0.1\n")
+    (folder / "bin/scontrol").chmod(0o755)
+    step = {"NODELIST": "node7", "TASKS_PER_NODE": "2", "NUM_TASKS": "2"}
+    step = {f"SLURM_STEP_{key}": value for key, value in step.items()}
+    job = str(free_ports(1)[0] % 10_000)
+    path = f"{folder}/bin:{os.environ['PATH']}"
+    return [start(folder, name, PATH=path, SLURM_JOB_ID=job, SLURM_PROCID=str(i), **step) for i in range(2)]
+
+
 def weights_of(ended):
     return [line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")]
 
@@ -113,20 +127,61 @@ def test_two_devices_and_two_processes_train_as_one(prepared, settings):
 
 
 def test_a_lost_worker_ends_the_others_and_the_restart_goes_on(prepared, settings):
-    settings["train"]["epochs"] = 40
+    settings["train"]["epochs"] = 12
     save_settings(prepared, settings)
-    workers, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
+    started, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
     deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/*.npz")) and time.monotonic() < deadline:
+    while not list(run.glob("checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    workers[1].kill()
-    (code, out, err), _ = finish(*workers)
+    started[1].kill()
+    (code, out, err), _ = finish(*started)
     assert code == 4 and "another one is gone" in err and "Traceback" not in err, err
     assert "start all workers again" in err
     kept = len(history(run))
-    assert 1 <= kept < 40
-    ended = finish(*two_workers(prepared, "tiny.yaml"))
+    assert 1 <= kept < 12
+    ended = finish(*two_tasks(prepared, "tiny.yaml"))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert f"going on after epoch {kept} of 40" in ended[0][1]
+    assert f"going on after epoch {kept} of 12" in ended[0][1]
     (_, first), (_, second) = weights_of(ended)
-    assert first == second and len(history(run)) == 40
+    assert first == second and len(history(run)) == 12
+
+
+def test_workers_of_a_slurm_step(monkeypatch):
+    nodes = subprocess.CompletedProcess([], 0, stdout="gpu03\ngpu04\ngpu11\n")
+    monkeypatch.setattr(workers.subprocess, "run", lambda *_, **__: nodes)
+    assert workers.slurm_step() == {}
+    variables = {"STEP_NUM_TASKS": 5, "STEP_NODELIST": "gpu[03-04,11]", "STEP_TASKS_PER_NODE": "2(x2),1"}
+    for key, value in {**variables, "JOB_ID": 1234567, "PROCID": 3}.items():
+        monkeypatch.setenv(f"SLURM_{key}", str(value))
+    assert workers.slurm_step() == {
+        "cluster": {"worker": ["gpu03:24567", "gpu03:24568", "gpu04:24567", "gpu04:24568", "gpu11:24567"]},
+        "task": {"type": "worker", "index": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "[1]",
+        '{"cluster": {"worker": ["a:1", "b:2"]}}',
+        '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 2}}',
+    ],
+)
+def test_a_senseless_tf_config_is_one_line(monkeypatch, config):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(Problem, match="TF_CONFIG") as caught:
+        workers.choose_strategy()
+    assert caught.value.code == 4 and len(caught.value.lines) == 1
+
+
+def test_a_batch_has_to_divide_and_jit_is_for_one_device(settings):
+    class Two:
+        num_replicas_in_sync = 2
+
+    settings["input"]["batch_size"] = 5
+    with pytest.raises(Problem, match="a multiple of the 2 devices"):
+        Trainer(settings, 0.1, 0.9, Two())
+    settings["input"]["batch_size"], settings["train"]["jit"] = 4, True
+    with pytest.raises(Problem, match="expected false on 2 devices"):
+        Trainer(settings, 0.1, 0.9, Two())

@@ -1,0 +1,123 @@
+"""The training step: patches/s, GFLOP/s and the share of the matrix product's peak, by backend, precision and batch.
+
+    python benchmarks/train_step.py                          on the CPU, about 15 minutes on 2 cores
+    CUDA_VISIBLE_DEVICES=0 python benchmarks/train_step.py   on a GPU; every backend that is installed and sees it
+
+Measures the network of notebook.yaml, 33.8 GFLOP forward for a patch of 256 px, and that of params.yaml, at full width.
+The floor of a step's time is three forward passes (one forward, two backward) at the speed of the device's best matrix
+product: 4096 x 4096, float32 and the step's own precision, measured in the same process. `share_of_peak` and
+`patches_per_second` are TensorFlow's in float32 on the CPU with the notebook's network, the others carry their names.
+With TensorFlow it is the project's own step, confusion matrix included; with JAX the same network, loss and optimiser.
+"""
+import os
+import shutil
+import time
+
+import bench
+import numpy as np
+
+GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" and shutil.which("nvidia-smi") is not None
+PATCH = 256
+REPEATS = 20 if GPU else 4
+CASES = [(recipe, backend, precision, batch) for recipe in ("notebook", "params") for backend in ("tensorflow", "jax")
+         for precision, batch in ((("float32", 16), ("bfloat16", 16), ("bfloat16", 64), ("float16", 64)) if GPU else
+                                  (("float32", 2), ("float32", 8), ("bfloat16", 2)))
+         if GPU or (recipe, backend) != ("params", "jax")]
+POLICIES = {"float32": False, "float16": True, "bfloat16": "bfloat16"}
+
+
+def tensorflow_step(settings, pixels):
+    """A function that makes one update and waits for it."""
+    from training import Trainer
+    from workers import choose_strategy
+    trainer = Trainer(settings, 1e-3, 0.9, choose_strategy())
+    return lambda: float(trainer.train_step(pixels)[0])
+
+
+def jax_step(settings, pixels):
+    import jax
+    import keras
+
+    from model import build_loss, build_network, logits_of
+    from optimizers import build_optimizer
+    train, classes = settings["train"], len(settings["data"]["classes"])
+    keras.mixed_precision.set_global_policy("float32" if train["mixed_precision"] is False else "mixed_"
+                                            + {True: "float16"}.get(train["mixed_precision"], "bfloat16"))
+    logits = logits_of(build_network(3, classes, **settings["model"]))
+    loss = build_loss(train["loss"], train["label_smoothing"])
+    optimizer = build_optimizer(train["optimizer"], 1e-3, 0.9, train["weight_decay"])
+    optimizer.build(logits.trainable_variables)
+    images, labels = jax.numpy.asarray(pixels[..., :3]), jax.numpy.asarray(pixels[..., 3])
+
+    def measure(weights, statistics):
+        answers, statistics = logits.stateless_call(weights, statistics, images, training=True)
+        return loss(answers, labels), statistics
+
+    @jax.jit
+    def update(weights, statistics, slots):
+        (value, statistics), gradients = jax.value_and_grad(measure, has_aux=True)(weights, statistics)
+        weights, slots = optimizer.stateless_apply(slots, gradients, weights)
+        return value, weights, statistics, slots
+
+    state = [[v.value for v in group] for group in (logits.trainable_variables, logits.non_trainable_variables,
+                                                    optimizer.variables)]
+
+    def step():
+        value, *state[:] = update(*state)
+        jax.block_until_ready(state)
+        return float(value)
+    return step
+
+
+def peak(precision):
+    """GFLOP/s of the best of ten matrix products, in this process, on its device."""
+    from model import keras, ops
+    size, times = 8192 if GPU else 4096, []
+    left, right = (ops.cast(keras.random.normal((size, size), seed=seed), precision) for seed in (1, 2))
+    if keras.backend.backend() == "jax":
+        import jax
+        product = jax.jit(ops.matmul)
+    else:
+        product = ops.matmul
+    for _ in range(10):
+        started = time.perf_counter()
+        float(ops.convert_to_numpy(product(left, right)[0, 0]))
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times) / 1e9
+
+
+def measure(recipe, backend, precision, batch):
+    os.environ["KERAS_BACKEND"] = backend
+    __import__(backend)  # passed over where it is missing
+    from model import count_operations
+    from params import read_settings
+    settings = read_settings(bench.ROOT / f"{recipe}.yaml")
+    settings["input"].update(patch_size=PATCH, batch_size=batch)
+    settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # the weights need prepared tiles
+    _, operations = count_operations(PATCH, 3, len(settings["data"]["classes"]), **settings["model"])
+    pixels = np.random.default_rng(0).integers(0, 6, (batch, PATCH, PATCH, 4)).astype(np.uint8)
+    step = {"tensorflow": tensorflow_step, "jax": jax_step}[backend](settings, pixels)
+    for _ in range(2):
+        step()
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    rate = batch / sorted(times)[len(times) // 2]
+    gflops = rate * 3 * operations / 1e9
+    return {"patches_per_second": rate, "gflops": gflops, "peak_gflops": peak(precision),
+            "share_of_peak": gflops / peak(precision)}
+
+
+def summarise(medians):
+    figures = {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items()
+               for key, value in found.items()}
+    best = max((name for name in medians if name.startswith("notebook tensorflow float32")),
+               key=lambda name: medians[name]["patches_per_second"], default=None)
+    return {**({key: medians[best][key] for key in ("share_of_peak", "patches_per_second")} if best else {}), **figures}
+
+
+if __name__ == "__main__":
+    bench.main(__file__, __doc__, {" ".join(map(str, case)): lambda folder, case=case: measure(*case)
+                                   for case in CASES}, lambda folder: None, summarise)

@@ -215,9 +215,9 @@ def save_results(run, trainer, state):
     write_rows(run / "history.csv", COLUMNS, state["history"])
 
 
-def start(trainer, run, settings, made_from, write_first):
-    """The state to train on from: a checkpoint's, which is restored, or a fresh one, for which the files are written
-    that stand at the start of a run. The first worker reads and writes; the others learn from it where they are."""
+def start(trainer, run, settings, made_from):
+    """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads it; the
+    others learn from it where they are."""
     found = begin(run, made_from) if leads(trainer.strategy) else None
     state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "history": [], "made_from": made_from}
     if first_says(trainer.strategy, lambda: found is not None):
@@ -227,10 +227,8 @@ def start(trainer, run, settings, made_from, write_first):
                                                            ("epoch", "best", "best_epoch")])
         state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
         print(f"going on after epoch {state['epoch']} of {settings['train']['epochs']}", flush=True)
-    if leads(trainer.strategy) and found:
+    if found:
         save_results(run, trainer, state)  # it may have been stopped before it could
-    elif leads(trainer.strategy):
-        write_first()
     return state
 
 
@@ -256,10 +254,11 @@ def main(settings, run):
         trainer = Trainer(settings, rate, momentum, strategy)
         parameters, operations = count_operations(patch["patch_size"], bands=count_bands(settings["data"]),
                                                   classes=trainer.classes, **settings["model"])
-        state = start(trainer, run, settings, made_from, lambda: (
-            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
-            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n"),
-            write_schedule(run, rate, momentum, train["epochs"] * steps)))
+        state = start(trainer, run, settings, made_from)
+        if state["epoch"] == 0 and leads(strategy):
+            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n")
+            write_schedule(run, rate, momentum, train["epochs"] * steps)
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
               f"{steps} updates an epoch; peak learning rate {max_lr:.3g}"
               + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)

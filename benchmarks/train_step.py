@@ -94,7 +94,8 @@ def measure(recipe, backend, precision, batch):
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     settings["input"].update(patch_size=PATCH, batch_size=batch)
     settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # the weights need prepared tiles
-    _, operations = count_operations(PATCH, 3, len(settings["data"]["classes"]), **settings["model"])
+    _, operations = count_operations(PATCH, bands=3, classes=len(settings["data"]["classes"]),
+                                     **settings["model"])
     pixels = np.random.default_rng(0).integers(0, 6, (batch, PATCH, PATCH, 4)).astype(np.uint8)
     step = {"tensorflow": tensorflow_step, "jax": jax_step}[backend](settings, pixels)
     for _ in range(2):

@@ -19,7 +19,7 @@ def problems_of(tmp_path, text):
     return "\n".join(caught.value.lines)
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "demo.yaml"])
+@pytest.mark.parametrize("name", ["params.yaml", "demo.yaml", "notebook.yaml"])
 def test_the_shipped_files_are_valid_and_have_every_key(name):
     settings = read_settings(ROOT / name)
     assert {
@@ -63,6 +63,17 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
         ("test: [2_13]", "test: ['../2_13']", "key split.test"),
         ("leave_out: [clutter]", "leave_out: [cluter]", 'key evaluate.leave_out: "cluter"'),
         ("loss: {ce: 1}", "loss: {dise: 1}", "key train.loss"),
+        ("max_lr: auto", "max_lr: 0", "key train.max_lr: 0"),
+        ("max_lr: auto", "max_lr: -0.1", "key train.max_lr: -0.1"),
+        ("momentum: [0.95, 0.80]", "momentum: [0.95, 1]", "key train.momentum"),
+        ("momentum: [0.95, 0.80]", "momentum: [-0.1, 0.8]", "key train.momentum"),
+        ("class_weights: 0", "class_weights: {car: 2}", "key train.class_weights: weights of car, expected one for"),
+        ("class_weights: 0", "class_weights: 2", "key train.class_weights: 2"),
+        ("label_smoothing: 0", "label_smoothing: 0.7", "key train.label_smoothing"),
+        ("mixed_precision: false", "mixed_precision: float8", "key train.mixed_precision"),
+        ("ema: 0", "ema: 1", "key train.ema: 1"),
+        ("stem: 1", "stem: 3", "key model.stem: 3, expected one of 1, 2, 4"),
+        ("patch_size: 128", "patch_size: 120", "a multiple of 16 (model.stem times 2 to the power of model.depth)"),
         ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
         ("seed: 1", "", "key seed: missing"),
         ("evaluate:\n  erode: 3\n  leave_out: [clutter]", "evaluate: true", "key evaluate: true, expected its keys"),

@@ -94,9 +94,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch,
 
 def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings):
     settings["train"]["epochs"] = 6
-    save_settings(prepared, settings, "whole.yaml")
     save_settings(prepared, settings)
-    assert run_script("train.py", "--params", "whole.yaml", cwd=prepared).returncode == 0
+    train.main(settings, prepared / "runs/whole")
     command = [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"]
     process = subprocess.Popen(command, cwd=prepared, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run, deadline = prepared / "runs/tiny", time.monotonic() + 120

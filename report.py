@@ -73,6 +73,7 @@ def draw_one_cycle(path, schedule):
         axes.plot(schedule["step"] + 1, schedule[column], color=BLUE, linewidth=1.5)
         axes.set(title=name, xlabel="update")
     panels[1].set_yscale("log")
+    panels[1].yaxis.set_major_formatter("{x:g}")  # powers of ten need the mathematics that STYLE switches off for names
     save(figure, path)
 
 

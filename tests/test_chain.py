@@ -90,6 +90,17 @@ def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
     assert pictures["image"].shape == (*SIZES["2_13"], 3)
 
 
+def test_no_figure_shows_raw_formulas(finished, monkeypatch):
+    kept = []
+    monkeypatch.setattr(report, "save", lambda figure, path: kept.append(figure))
+    steps = np.arange(1, 100)
+    with report.plt.rc_context(report.STYLE):
+        report.draw_one_cycle("", {"step": steps, "learning_rate": 10.0 ** (-steps / 20), "momentum": steps / 100})
+        kept[0].canvas.draw()
+    texts = [label.get_text() for axes in kept[0].axes for label in axes.get_xticklabels() + axes.get_yticklabels()]
+    assert "0.001" in texts and not any("$" in text for text in texts)
+
+
 def test_a_map_of_another_model_is_not_scored(finished):
     path = finished / "runs/tiny/model.json"
     before = path.read_text()

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, save_settings
 
 import prepare_data
+import train
 import workers
 from files import Problem
 from training import Trainer, load_checkpoint
@@ -102,48 +103,45 @@ def history(run):
 
 
 def assert_same_training(run, other):
+    """The same losses to 1e-4 for as long as rounding has not grown: two epochs, and within 1e-3 of them after."""
     for row, twin in zip(history(run), history(other), strict=True):
-        assert twin["loss"] == pytest.approx(row["loss"], abs=1e-4)
-        assert twin["val_loss"] == pytest.approx(row["val_loss"], abs=1e-4)
+        for loss in ("loss", "val_loss"):
+            near = {"abs": 1e-4} if row["epoch"] <= 2 else {"rel": 1e-3}
+            assert twin[loss] == pytest.approx(row[loss], **near)
         assert twin["learning_rate"] == row["learning_rate"]
 
 
-def test_two_devices_and_two_processes_train_as_one(prepared, settings):
-    for name in ("one", "devices", "workers"):
-        save_settings(prepared, settings, f"{name}.yaml")
-    alone = finish(start(prepared, "one.yaml"), start(prepared, "devices.yaml", devices=2))
-    together = finish(*two_workers(prepared, "workers.yaml"))
-    for code, out, err in alone + together:
-        assert code == 0, out + err
-    assert [devices for devices, _ in weights_of(alone + together)] == ["1", "2", "2", "2"]
-    (_, first), (_, second) = weights_of(together)
-    assert first == second
-    assert "epoch" in together[0][1] and together[1][1] == ""  # only the first worker speaks
-    assert_same_training(prepared / "runs/one", prepared / "runs/devices")
-    assert_same_training(prepared / "runs/one", prepared / "runs/workers")
-    expected, found = (load_checkpoint(prepared / f"runs/{name}/checkpoints")[1] for name in ("one", "workers"))
+def test_two_devices_train_as_one(prepared, settings):
+    train.main(settings, prepared / "runs/one")
+    ((code, out, err),) = finish(start(prepared, "tiny.yaml", devices=2))
+    assert code == 0 and weights_of([(code, out, err)])[0][0] == "2", out + err
+    one, two = prepared / "runs/one", prepared / "runs/tiny"
+    assert_same_training(one, two)
+    expected, found = (load_checkpoint(each / "checkpoints")[1] for each in (one, two))
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-def test_a_lost_worker_ends_the_others_and_the_restart_goes_on(prepared, settings):
-    settings["train"]["epochs"] = 12
+def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, settings):
+    settings["train"]["epochs"] = 6
     save_settings(prepared, settings)
     started, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
     deadline = time.monotonic() + 120
     while not list(run.glob("checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     started[1].kill()
     (code, out, err), _ = finish(*started)
     assert code == 4 and "another one is gone" in err and "Traceback" not in err, err
     assert "start all workers again" in err
     kept = len(history(run))
-    assert 1 <= kept < 12
+    assert 1 <= kept < 6
     ended = finish(*two_tasks(prepared, "tiny.yaml"))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert f"going on after epoch {kept} of 12" in ended[0][1]
-    (_, first), (_, second) = weights_of(ended)
-    assert first == second and len(history(run)) == 12
+    assert f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""  # only the first worker speaks
+    (devices, first), (_, second) = weights_of(ended)
+    assert devices == "2" and first == second
+    train.main(settings, prepared / "runs/one")
+    assert_same_training(prepared / "runs/one", run)
 
 
 def test_workers_of_a_slurm_step(monkeypatch):

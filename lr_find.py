@@ -4,8 +4,9 @@
 
 Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges. Writes
 lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto takes, is a tenth
-of the rate at which the smoothed loss is lowest; the rate of its steepest descent, usually lower, is drawn beside it
-(Smith 2017; both rules are fastai's). Takes as long as so many updates of the training.
+of the rate at which the smoothed loss is lowest: in the middle of its valley, whose lowest point is chance. The rate of
+the steepest descent, usually lower, is drawn beside it (Smith 2017; both rules are fastai's, whose running mean lags
+behind the loss; this one does not). Takes as long as so many updates of the training.
 """
 import itertools
 import json
@@ -23,28 +24,31 @@ from records import fingerprint, identity, write_rows, write_text
 from training import Trainer
 from workers import choose_strategy, first_says, leads, working_in
 
-SMOOTHING = 0.95  # of the running mean, corrected for its start
+SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
+VALLEY = 0.05  # of the fall of the smoothed loss: as high above its lowest point, the valley ends
 DIVERGED = 4  # times the lowest smoothed loss
 
 
-def smooth(losses, factor=SMOOTHING):
-    """Exponential running mean of losses (float64 [N]), each divided by the weight that it holds so far."""
-    mean, smoothed = 0.0, []
-    for i, loss in enumerate(losses, 1):
-        mean = factor * mean + (1 - factor) * loss
-        smoothed.append(mean / (1 - factor ** i))
-    return np.array(smoothed)
+def smooth(losses, width):
+    """Gaussian running mean of losses (float64 [N]), `width` updates its standard deviation; centred, so it does not
+    lag, and at both ends taken over what is there."""
+    steps = np.arange(len(losses))
+    weights = np.exp(-((steps[:, None] - steps) / width) ** 2 / 2)
+    return weights @ losses / weights.sum(axis=1)
 
 
 def suggest(rates, smoothed):
     """(steepest, lowest / 10): the rate where the smoothed loss falls fastest per decade on its way to the minimum,
-    and a tenth of the rate at the minimum. The first tenth of the curve, not yet smooth, is left out."""
-    first, lowest = len(rates) // 10, int(np.argmin(smoothed))
-    if lowest - first < 2:
+    and a tenth of the rate in the middle, on the log scale, of the valley around the minimum."""
+    lowest = int(np.argmin(smoothed))
+    if lowest < max(2, len(rates) // 10):
         raise Problem(f"lr_find: the loss never fell (lowest at the first rates, {rates[lowest]:.2g}), expected it to "
                       "fall; lower lr_find.start or check the labels", code=5)
-    slope = np.gradient(smoothed, np.log10(rates))[first: lowest + 1]
-    return float(rates[first + int(np.argmin(slope))]), float(rates[lowest] / 10)
+    above = smoothed > smoothed[lowest] + VALLEY * (smoothed[: lowest + 1].max() - smoothed[lowest])
+    left = lowest - int(np.argmax(above[lowest::-1])) + 1
+    right = lowest + int(np.argmax(above[lowest:])) - 1 if above[lowest:].any() else len(rates) - 1
+    slope = np.gradient(smoothed, np.log10(rates))[: lowest + 1]
+    return float(rates[int(np.argmin(slope))]), float(np.sqrt(rates[left] * rates[right]) / 10)
 
 
 def range_test(settings, strategy):
@@ -62,7 +66,7 @@ def range_test(settings, strategy):
             break
         rates.append(float(schedule(step)))
         losses.append(loss)
-        smoothed = smooth(losses)
+        smoothed = smooth(losses, SMOOTHING * find["steps"])
         progress(f"lr_find {step + 1:4d}/{find['steps']}  learning rate {rates[-1]:.2e}  loss {smoothed[-1]:.3f}")
         if step > find["steps"] // 10 and smoothed[-1] > DIVERGED * smoothed.min():
             break
@@ -77,7 +81,7 @@ def draw(path, rates, losses, smoothed, steepest, tenth):
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color="#1f4e8c", linewidth=1.8, label="smoothed")
-    for rate, label, style in ((tenth, "minimum / 10, suggested", "-"), (steepest, "steepest descent", ":")):
+    for rate, label, style in ((tenth, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")):
         axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
@@ -110,7 +114,7 @@ def save(run, rates, losses, smoothed, steepest, tenth, made_from):
                [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
                 zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
     write_text(run / "lr_find.json", json.dumps({
-        "suggestion": tenth, "rule": "a tenth of the rate at the lowest smoothed loss",
+        "suggestion": tenth, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
         "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
 
 
@@ -125,7 +129,7 @@ def main(settings, run):
         if len(rates) < 10:
             raise Problem(f"lr_find: the loss was not finite after {len(rates)} updates, expected at least 10; "
                           "lower lr_find.start", code=5)
-        smoothed = smooth(losses)
+        smoothed = smooth(losses, SMOOTHING * settings["lr_find"]["steps"])
         steepest, tenth = suggest(rates, smoothed)
         if leads(strategy):
             save(run, rates, losses, smoothed, steepest, tenth, made_from)

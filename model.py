@@ -15,11 +15,30 @@ with quiet_stderr():
     import keras
     from keras import layers, ops
 
-BN_MOMENTUM = 0.9  # moving statistics follow about the last ten batches: schedules end with tiny steps, so these fit
+BN_MOMENTUM = 0.95  # moving statistics follow about the last twenty batches; a schedule ends with tiny steps
 DILATIONS = (1, 2, 4, 8)
+LEAST_VARIANCE = 0.01  # added to the local variance of pixels in -1..1 (13 grey levels), so that noise stays small
 
 
 # -- the network ------------------------------------------------------------------------------------------------------
+
+def add_local_contrast(x, cells):
+    """The bands and, for each of `cells` beside them, the same with the brightness and contrast of the place taken out:
+    less their local mean, over the local standard deviation of all bands together (local contrast normalisation,
+    Jarrett et al. 2009). Local is about three cells wide, a cell so many pixels. In float32, for faint contrasts."""
+
+    def local_mean(x, cell, name):
+        x = layers.AveragePooling2D(cell, name=f"{name}_cells", dtype="float32")(x)
+        x = layers.AveragePooling2D(3, strides=1, padding="same", name=f"{name}_mean", dtype="float32")(x)
+        return layers.UpSampling2D(cell, interpolation="bilinear", name=f"{name}_grow", dtype="float32")(x)
+
+    bands = [x]
+    for cell in cells:
+        rest = layers.Subtract(name=f"rest{cell}", dtype="float32")([x, local_mean(x, cell, f"bright{cell}")])
+        variance = local_mean(ops.mean(ops.square(rest), axis=-1, keepdims=True), cell, f"contrast{cell}")
+        bands.append(rest / ops.sqrt(variance + LEAST_VARIANCE))
+    return layers.Concatenate(name="contrast_join")(bands)
+
 
 class Blocks:
     """What the network is made of, by `residual`: how a convolution is finished, and how a block joins its input.
@@ -66,18 +85,21 @@ class Blocks:
         return layers.Concatenate(name="centre_join")(outputs)
 
 
-def build_network(bands, classes, width, depth, residual, centre, stem, synchronized=False, size=None):
+def build_network(bands, classes, width, depth, residual, centre, stem, local_contrast, synchronized=False, size=None):
     """The residual U-Net as a stock functional model (Ronneberger et al. 2015, with residual blocks).
 
-    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth. Returns
-    float32 probabilities [N, H, W, classes] that sum to 1. `stem` 2 or 4: the first convolution strides over so many
-    pixels, and the logits are interpolated back, which spares most of the work at full resolution. `size` fixes H = W.
-    Width 32, depth 4, concat, serial, stem 1, three bands and six classes give the published network: 16,533,368
-    parameters.
+    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth and of each
+    cell of local_contrast. Returns float32 probabilities [N, H, W, classes] that sum to 1. `stem` 2 or 4: the first
+    convolution strides over so many pixels, and the logits are interpolated back, which spares most of the work at full
+    resolution. `local_contrast`: the cells of `add_local_contrast`, of which there may be none. `size` fixes H = W.
+    Width 32, depth 4, concat, serial, stem 1, no local contrast, three bands and six classes give the published
+    network: 16,533,368 parameters.
     """
     blocks = Blocks(residual, synchronized)
     inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
+    if local_contrast:
+        x = add_local_contrast(x, local_contrast)
     if stem > 1:
         x = blocks.convolve(x, width, "stem", size=2 * stem, strides=stem)
     skips = []

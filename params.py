@@ -178,6 +178,7 @@ KEYS = {
     "augment.blur": whole(0, 8), "augment.noise": number(0, 64),
     "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
     "model.centre": one_of("plain", "serial", "parallel"), "model.stem": one_number_of(1, 2, 4),
+    "model.local_contrast": list_of(whole(1, 256)),
     "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 100_000),
     "train.epochs": whole(1, 100_000), "train.max_lr": either("auto", number(1e-10, 1000)),
     "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
@@ -225,8 +226,8 @@ def check_together(settings):
     for key in ("input.patch_size", "predict.window"):
         section, name = key.split(".")
         if settings[section][name] % step:
-            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (model.stem times 2 "
-                             "to the power of model.depth)"))
+            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (of model.stem "
+                             "times 2 to the power of model.depth, and of each cell of model.local_contrast)"))
     roles = {}
     for role, tiles in split.items():
         for tile in tiles:
@@ -310,8 +311,9 @@ def run_folder(path):
 
 
 def coarsest(model):
-    """Pixels of the image to one of the network's lowest level: sides of patches and windows are multiples of it."""
-    return model["stem"] * 2 ** model["depth"]
+    """Pixels of the image to one of the network's lowest level, or to a cell of its local contrast: sides of patches
+    and windows are multiples of all of these."""
+    return math.lcm(model["stem"] * 2 ** model["depth"], *model["local_contrast"])
 
 
 def count_bands(data):

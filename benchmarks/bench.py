@@ -41,6 +41,10 @@ def resident():
     return tuple(int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))
 
 
+def shown(value):
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
 def run_one(script, name, folder):
     """The figures of a contender, run in a process of its own; None where a package that it needs is not installed."""
     done = subprocess.run([sys.executable, script, "--only", name, "--folder", str(folder)], capture_output=True,
@@ -74,7 +78,7 @@ def main(script, doc, contenders, make, summarise, rounds=3):
             figures = run_one(script, name, options.folder)
             found[name] += [figures] if figures else []
             print(f"round {number + 1}/{options.rounds}  {name:>24}  "
-                  + ("  ".join(f"{key} {value:,.1f}" for key, value in figures.items()) if figures else
+                  + ("  ".join(f"{key} {shown(value)}" for key, value in figures.items()) if figures else
                      "not run: see benchmarks/requirements.txt"), flush=True)
     medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
                for name, runs in found.items() if runs}
@@ -82,4 +86,4 @@ def main(script, doc, contenders, make, summarise, rounds=3):
     target = ROOT / "benchmarks/results" / f"{Path(script).stem}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")
-    print("\nmedians\n" + "\n".join(f"{key:>36} {value:12,.2f}" for key, value in figures.items()) + f"\n{target}")
+    print("\nmedians\n" + "\n".join(f"{key:>36} {shown(value):>12}" for key, value in figures.items()) + f"\n{target}")

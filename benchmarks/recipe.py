@@ -22,7 +22,7 @@ import numpy as np
 RECIPES = {"ours": "params.yaml", "notebook": "notebook.yaml"}
 FOR_TWO_CORES = {  # what the machine decides, not the recipe
     "ours": {"model": {"width": 16}, "input": {"batch_size": 8}},
-    "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}},
+    "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}, "train": {"max_lr": 0.07}},  # that of its trials
 }
 SETS = {  # minutes, seeds, settings of the data, tiles to train and to validate on
     "dubai": (20, (1, 2), "tests/settings/dubai.yaml", ["tile4", "tile7", "tile8"], ["tile1", "tile3"]),
@@ -51,13 +51,16 @@ def make(folder):
     """The prepared tiles of every set that is at hand, and how many epochs of each fit into its minutes."""
     import prepare_data
     import sample_tiles
+    from params import read_settings
     folder = folder / "recipe"
-    for data in SETS:
+    for data, (_, _, of_data, train, val) in SETS.items():
         settings = settings_of("ours", data, 1, folder)
         if data == "sample" and not Path(settings["data"]["raw"]).exists():
             sample_tiles.main(Path(settings["data"]["raw"]), seed=1)
         if Path(settings["data"]["raw"]).exists():
-            prepare_data.main(settings, folder)
+            every = {tile for role in read_settings(bench.ROOT / of_data)["split"].values() for tile in role}
+            rest = sorted(every.union(val[1:]) - {*train, val[0]})  # no role may be empty
+            prepare_data.main({**settings, "split": {"train": train, "val": val[:1], "test": rest}}, folder)
             count_epochs(data, folder)
 
 

@@ -22,7 +22,7 @@ SETTINGS = yaml.safe_load((ROOT / "demo.yaml").read_text())
 SETTINGS.update(
     split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
     input={"patch_size": 32, "batch_size": 4, "stride": "random", "aim": {}},
-    model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial", "stem": 1},
+    model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial", "stem": 1, "local_contrast": []},
     lr_find={"start": 1e-4, "end": 10, "steps": 30},
 )
 SETTINGS["data"].update(raw="raw", prepared="prepared")

@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, run_script, save_settings, write_tile
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lr_find
 import prepare_data
@@ -398,18 +400,31 @@ def test_device_memory_that_runs_out_is_one_line(prepared, settings, monkeypatch
 # -- the finder
 
 
-def test_smoothing_is_unbiased_from_the_first_value():
-    np.testing.assert_allclose(lr_find.smooth([2.0, 2.0, 2.0]), 2.0)
-    np.testing.assert_allclose(lr_find.smooth([1.0, 3.0], factor=0.5), [1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+def test_smoothing_does_not_lag():
+    np.testing.assert_allclose(lr_find.smooth([2.0, 2.0, 2.0], 1), 2.0)
+    np.testing.assert_allclose(lr_find.smooth(np.arange(50.0), 2)[10:-10], np.arange(50.0)[10:-10])
+    near, far = np.exp(-1 / 2), np.exp(-4 / 2)
+    np.testing.assert_allclose(lr_find.smooth([1.0, 3.0, 7.0], 1)[0], (1 + 3 * near + 7 * far) / (1 + near + far))
 
 
 def test_suggestions_on_a_curve_known_by_hand():
     rates = np.logspace(-4, 1, 101)
-    loss = (
-        2 - np.tanh(3 * (np.log10(rates) + 2)) + 4 * np.maximum(np.log10(rates) - 0, 0)
-    )  # steepest at 1e-2, lowest at 1
+    decade = np.log10(rates)
+    loss = 2 - np.tanh(3 * (decade + 2)) + 4 * np.maximum(decade - 0, 0)  # steepest at 1e-2, lowest at 1
     steepest, tenth = lr_find.suggest(rates, loss)
-    assert steepest == pytest.approx(1e-2, rel=0.15) and tenth == pytest.approx(0.1, rel=0.01)
+    end = -2 + np.arctanh(0.9) / 3  # the valley's: a twentieth of the fall, of 2, above its lowest point, on both sides
+    assert steepest == pytest.approx(1e-2, rel=0.15)
+    assert np.log10(tenth) == pytest.approx((end + 0.1 / 4) / 2 - 1, abs=0.05)
+
+
+@given(st.integers(0, 1000))
+def test_the_suggestion_hardly_moves_with_the_chance_in_a_flat_valley(seed):
+    rates = np.logspace(-4, 1, 100)
+    decade = np.log10(rates)
+    clean = np.where(decade < -1.5, 1.5 - 1.2 * np.tanh(2 * (decade + 2.5)), 0.34) + 9 * np.maximum(decade - 0.3, 0)
+    noisy = clean + np.random.default_rng(seed).normal(scale=0.03, size=100)
+    suggestions = [lr_find.suggest(rates, lr_find.smooth(loss, 3))[1] for loss in (clean, noisy)]
+    assert 0.8 < suggestions[1] / suggestions[0] < 1.25
 
 
 def test_a_loss_that_never_falls_gives_no_suggestion():

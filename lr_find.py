@@ -25,7 +25,7 @@ from training import Trainer
 from workers import choose_strategy, first_says, leads, working_in
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
-VALLEY = 0.05  # of the fall of the smoothed loss: as high above its lowest point, the valley ends
+VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
 DIVERGED = 4  # times the lowest smoothed loss
 
 
@@ -39,16 +39,16 @@ def smooth(losses, width):
 
 def suggest(rates, smoothed):
     """(steepest, lowest / 10): the rate where the smoothed loss falls fastest per decade on its way to the minimum,
-    and a tenth of the rate in the middle, on the log scale, of the valley around the minimum."""
+    and a tenth of the rate in the middle, on the log scale, of the valley: from the first to the last rate at which it
+    is nearly as low as at its minimum."""
     lowest = int(np.argmin(smoothed))
     if lowest < max(2, len(rates) // 10):
         raise Problem(f"lr_find: the loss never fell (lowest at the first rates, {rates[lowest]:.2g}), expected it to "
                       "fall; lower lr_find.start or check the labels", code=5)
-    above = smoothed > smoothed[lowest] + VALLEY * (smoothed[: lowest + 1].max() - smoothed[lowest])
-    left = lowest - int(np.argmax(above[lowest::-1])) + 1
-    right = lowest + int(np.argmax(above[lowest:])) - 1 if above[lowest:].any() else len(rates) - 1
+    fall = smoothed[: lowest + 1].max() - smoothed[lowest]
+    valley = np.flatnonzero(smoothed <= smoothed[lowest] + VALLEY * fall)
     slope = np.gradient(smoothed, np.log10(rates))[: lowest + 1]
-    return float(rates[int(np.argmin(slope))]), float(np.sqrt(rates[left] * rates[right]) / 10)
+    return float(rates[int(np.argmin(slope))]), float(np.sqrt(rates[valley[0]] * rates[valley[-1]]) / 10)
 
 
 def range_test(settings, strategy):

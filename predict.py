@@ -10,6 +10,7 @@ index, nodata 255, colours, names, the input's georeference), .qml for QGIS, and
 already, from the same model, settings and raster, is left alone. Memory depends on the raster's width and the window,
 not on its height.
 """
+import functools
 import json
 import math
 import time
@@ -187,6 +188,17 @@ def load_model(run):
                       "model.json as train.py writes them; run it again", code=3) from None
 
 
+def predictor(network):
+    """A function of patches (uint8 [N, H, W, B]) that returns their probabilities (float32 [N, H, W, C]), with one
+    graph for each size of window: Keras interpolates only to sizes that the graph knows."""
+    @functools.cache
+    def graph(*shape):
+        return tf.function(lambda patches: network(patches, training=False),
+                           input_signature=[tf.TensorSpec((None, *shape), tf.uint8)])
+
+    return lambda patches: graph(*patches.shape[1:])(patches)
+
+
 def find_extra(name, given, facts, settings):
     """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3) where it
     needs one and there is none."""
@@ -270,8 +282,7 @@ def main(settings, run, tile, extra=None):
                       + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
                       "leave it out", code=2)
     extras = [find_extra(name, extra, facts, settings) for name, _ in rasters]
-    any_size = [tf.TensorSpec((None, None, None, len(facts["scale"])), tf.uint8)]
-    predict = tf.function(lambda patches: network(patches, training=False), input_signature=any_size)
+    predict = predictor(network)
     with only_one(run):
         for (name, path), extra_path in zip(rasters, extras):
             predict_raster(name, path, extra_path, predict, facts, settings, run)

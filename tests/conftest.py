@@ -26,7 +26,7 @@ SETTINGS.update(
     lr_find={"start": 1e-4, "end": 10, "steps": 30},
 )
 SETTINGS["data"].update(raw="raw", prepared="prepared")
-SETTINGS["train"].update(epochs=2, max_lr=0.05)
+SETTINGS["train"].update(epochs=2, max_lr=0.05, optimizer="sgd", weight_decay=0, class_weights=0)
 SETTINGS["predict"].update(window=64, views=[0, 5])
 SIZES = {"2_11": (70, 93), "3_10": (64, 101), "2_10": (50, 75), "2_13": (83, 66)}
 

@@ -21,7 +21,8 @@ def finished(tmp_path_factory):
     for tile, shape in SIZES.items():
         write_tile(folder / "raw", tile, shape)
     settings = json.loads(json.dumps(SETTINGS))
-    settings["train"].update(max_lr="auto", epochs=12)
+    settings["model"].update(residual="add", centre="plain", stem=2, local_contrast=[4, 8])
+    settings["train"].update(max_lr="auto", epochs=12, optimizer="adamw", class_weights=0.75)
     settings["report"]["title"] = "<script>alert(1)</script> & title"
     save_settings(folder, settings)
     for script in ("prepare_data.py", "lr_find.py", "train.py", "predict.py", "evaluate.py", "report.py"):

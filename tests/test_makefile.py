@@ -16,7 +16,7 @@ EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, a
     "  val: [2_10]": ("  val: [3_11]", STEPS),
     "  batch_size: 8\n  stride": ("  batch_size: 4\n  stride", STEPS[1:]),
     "  views: true": ("  views: false", STEPS[1:]),
-    "  width: 8": ("  width: 16", STEPS[1:]),
+    "  width: 16": ("  width: 8", STEPS[1:]),
     "  steps: 100": ("  steps: 50", STEPS[1:]),  # max_lr: auto, so the finder is upstream of the training
     "  epochs: 15": ("  epochs: 3", STEPS[1:]),
     "  overlap: 0.25": ("  overlap: 0.5", STEPS[3:]),

@@ -5,8 +5,8 @@
 Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges. Writes
 lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto takes, is a tenth
 of the rate at which the smoothed loss is lowest: in the middle of its valley, whose lowest point is chance. The rate of
-the steepest descent, usually lower, is drawn beside it (Smith 2017; both rules are fastai's, whose running mean lags
-behind the loss; this one does not). Takes as long as so many updates of the training.
+the steepest descent, usually lower, is drawn beside it (Smith 2017; fastai takes the lowest point itself, of a running
+mean that lags behind the loss). Takes as long as so many updates of the training.
 """
 import itertools
 import json
@@ -18,34 +18,38 @@ import numpy as np
 from command import command, progress
 from files import Problem, replacing
 from optimizers import Exponential
+from params import check_roles
 from patches import changes_of, plan_epoch
 from pipeline import open_tiles
 from records import fingerprint, identity, write_rows, write_text
+from tiles import read_manifest
 from training import Trainer
 from workers import choose_strategy, first_says, leads, working_in
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
 VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
+LEAST_FALL = 0.05  # share of the first losses by which the smoothed loss must fall, or the curve says nothing
 DIVERGED = 4  # times the lowest smoothed loss
+ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of the training that change nothing here
 
 
 def smooth(losses, width):
     """Gaussian running mean of losses (float64 [N]), `width` updates its standard deviation; centred, so it does not
     lag, and at both ends taken over what is there."""
-    steps = np.arange(len(losses))
-    weights = np.exp(-((steps[:, None] - steps) / width) ** 2 / 2)
-    return weights @ losses / weights.sum(axis=1)
+    reach = math.ceil(4 * width)
+    kernel = np.exp(-(np.arange(-reach, reach + 1) / width) ** 2 / 2)
+    return (np.convolve(losses, kernel)[reach: -reach] / np.convolve(np.ones(len(losses)), kernel)[reach: -reach])
 
 
 def suggest(rates, smoothed):
-    """(steepest, lowest / 10): the rate where the smoothed loss falls fastest per decade on its way to the minimum,
-    and a tenth of the rate in the middle, on the log scale, of the valley: from the first to the last rate at which it
-    is nearly as low as at its minimum."""
-    lowest = int(np.argmin(smoothed))
-    if lowest < max(2, len(rates) // 10):
-        raise Problem(f"lr_find: the loss never fell (lowest at the first rates, {rates[lowest]:.2g}), expected it to "
-                      "fall; lower lr_find.start or check the labels", code=5)
-    fall = smoothed[: lowest + 1].max() - smoothed[lowest]
+    """(steepest, suggestion): the rate where the smoothed loss falls fastest per decade on its way to the minimum, and
+    a tenth of the rate in the middle, on the log scale, of the valley: from the first to the last rate at which it is
+    nearly as low as at its minimum. Problem (exit 5) where it hardly falls."""
+    lowest, first = int(np.argmin(smoothed)), np.median(smoothed[: max(1, len(smoothed) // 10)])
+    fall = first - smoothed[lowest]
+    if lowest < 2 or fall < LEAST_FALL * first:
+        raise Problem(f"lr_find: the loss hardly fell (from {first:.3g} to {smoothed[lowest]:.3g}), expected it to; "
+                      "lower lr_find.start, raise lr_find.end or lr_find.steps, or check the labels", code=5)
     valley = np.flatnonzero(smoothed <= smoothed[lowest] + VALLEY * fall)
     slope = np.gradient(smoothed, np.log10(rates))[: lowest + 1]
     return float(rates[int(np.argmin(slope))]), float(np.sqrt(rates[valley[0]] * rates[valley[-1]]) / 10)
@@ -59,6 +63,7 @@ def range_test(settings, strategy):
     tiles = open_tiles(settings["data"], settings["split"]["train"])
     feeds = (trainer.feed(tiles, plan_epoch(tiles, settings, epoch), **changes_of(settings))
              for epoch in itertools.count())
+    width, lowest = SMOOTHING * find["steps"], math.inf
     rates, losses = [], []
     for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(feeds), find["steps"])):
         loss = float(trainer.train_step(pixels)[0])
@@ -66,22 +71,23 @@ def range_test(settings, strategy):
             break
         rates.append(float(schedule(step)))
         losses.append(loss)
-        smoothed = smooth(losses, SMOOTHING * find["steps"])
-        progress(f"lr_find {step + 1:4d}/{find['steps']}  learning rate {rates[-1]:.2e}  loss {smoothed[-1]:.3f}")
-        if step > find["steps"] // 10 and smoothed[-1] > DIVERGED * smoothed.min():
+        smoothed = smooth(losses[-math.ceil(4 * width):], width)[-1]
+        lowest = min(lowest, smoothed)
+        progress(f"lr_find {step + 1:4d}/{find['steps']}  learning rate {rates[-1]:.2e}  loss {smoothed:.3f}")
+        if step > find["steps"] // 10 and smoothed > DIVERGED * lowest:
             break
     progress(f"lr_find stopped after {len(rates)} of {find['steps']} updates", last=True)
     return np.array(rates), np.array(losses)
 
 
-def draw(path, rates, losses, smoothed, steepest, tenth):
+def draw(path, rates, losses, smoothed, steepest, suggestion):
     """The curve with both suggestions, as a figure."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color="#1f4e8c", linewidth=1.8, label="smoothed")
-    for rate, label, style in ((tenth, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")):
+    for rate, label, style in ((suggestion, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")):
         axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
@@ -107,33 +113,38 @@ def stands(run, made_from):
     return same
 
 
-def save(run, rates, losses, smoothed, steepest, tenth, made_from):
+def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
     """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
-    draw(run / "lr_find.png", rates, losses, smoothed, steepest, tenth)
+    draw(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
     write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
                [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
                 zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
     write_text(run / "lr_find.json", json.dumps({
-        "suggestion": tenth, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
+        "suggestion": suggestion, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
         "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
 
 
 def main(settings, run):
     strategy = choose_strategy()
     with working_in(run, strategy):
-        made_from = fingerprint({**identity(settings), "lr_find": settings["lr_find"]}, "lr_find.py")
+        known = {**identity(settings), "lr_find": settings["lr_find"]}
+        known["train"] = {key: value for key, value in known["train"].items() if key not in ELSEWHERE}
+        made_from = fingerprint(known, "lr_find.py")
         if first_says(strategy, lambda: stands(run, made_from)):
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
+        check_roles({"train": settings["split"]["train"]}, read_manifest(settings["data"]["prepared"]))
         rates, losses = range_test(settings, strategy)
         if len(rates) < 10:
-            raise Problem(f"lr_find: the loss was not finite after {len(rates)} updates, expected at least 10; "
+            raise Problem(f"lr_find: the loss diverged after {len(rates)} updates, expected at least 10 before that; "
                           "lower lr_find.start", code=5)
         smoothed = smooth(losses, SMOOTHING * settings["lr_find"]["steps"])
-        steepest, tenth = suggest(rates, smoothed)
+        steepest, suggestion = suggest(rates, smoothed)
         if leads(strategy):
-            save(run, rates, losses, smoothed, steepest, tenth, made_from)
-        print(f"suggested max_lr {tenth:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
+            save(run, rates, losses, smoothed, steepest, suggestion, made_from)
+        if smoothed.argmin() == settings["lr_find"]["steps"] - 1:
+            print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion", flush=True)
+        print(f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
 
 
 if __name__ == "__main__":

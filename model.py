@@ -1,6 +1,6 @@
 """The residual U-Net and its losses.
 
-Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loads anywhere as stock layers.
+Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loads wherever Keras is, without this code.
 
     python model.py --params demo.yaml     prints parameters and GFLOP per patch of that file's network
 """
@@ -86,7 +86,7 @@ class Blocks:
 
 
 def build_network(bands, classes, width, depth, residual, centre, stem, local_contrast, synchronized=False, size=None):
-    """The residual U-Net as a stock functional model (Ronneberger et al. 2015, with residual blocks).
+    """The residual U-Net (Ronneberger et al. 2015, with residual blocks), a functional model of Keras' own layers.
 
     Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth and of each
     cell of local_contrast. Returns float32 probabilities [N, H, W, classes] that sum to 1. `stem` 2 or 4: the first
@@ -97,7 +97,7 @@ def build_network(bands, classes, width, depth, residual, centre, stem, local_co
     """
     blocks = Blocks(residual, synchronized)
     inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="scale", dtype="float32")(inputs)
     if local_contrast:
         x = add_local_contrast(x, local_contrast)
     if stem > 1:

@@ -11,7 +11,6 @@ with quiet_stderr():
     from keras import ops
 
 
-@keras.saving.register_keras_serializable("potsdam")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018, as in
     fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last step: `end`."""
@@ -25,11 +24,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * (part - self.rise) / (1 - self.rise))) / 2
         return ops.where(part < self.rise, up, down)
 
-    def get_config(self):
-        return {"start": self.start, "peak": self.peak, "end": self.end, "steps": self.steps, "rise": self.rise}
 
-
-@keras.saving.register_keras_serializable("potsdam")
 class Exponential(keras.optimizers.schedules.LearningRateSchedule):
     """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith 2017)."""
 
@@ -40,16 +35,12 @@ class Exponential(keras.optimizers.schedules.LearningRateSchedule):
         part = ops.cast(step, "float32") / max(self.steps - 1, 1)
         return self.start * ops.exp(part * math.log(self.end / self.start))
 
-    def get_config(self):
-        return {"start": self.start, "end": self.end, "steps": self.steps}
-
 
 def at(schedule, step):
     """The value of a schedule, or of a constant, at a step: a tensor where it is a schedule."""
     return schedule(step) if callable(schedule) else schedule
 
 
-@keras.saving.register_keras_serializable("potsdam")
 class ScheduledSGD(keras.optimizers.SGD):
     """SGD with Nesterov momentum in which the momentum, too, follows a schedule.
 
@@ -59,7 +50,7 @@ class ScheduledSGD(keras.optimizers.SGD):
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate=learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
-        self.momentum_schedule = from_config(momentum_schedule)
+        self.momentum_schedule = momentum_schedule
 
     def update_step(self, gradient, variable, learning_rate):
         rate = ops.cast(learning_rate, variable.dtype)
@@ -70,11 +61,7 @@ class ScheduledSGD(keras.optimizers.SGD):
         self.assign(slot, velocity)
         self.assign_add(variable, momentum * velocity - rate * gradient)
 
-    def get_config(self):
-        return with_schedule(super().get_config(), self.momentum_schedule, "momentum", "nesterov")
 
-
-@keras.saving.register_keras_serializable("potsdam")
 class ScheduledAdamW(keras.optimizers.AdamW):
     """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks.
 
@@ -83,7 +70,7 @@ class ScheduledAdamW(keras.optimizers.AdamW):
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate=learning_rate, **options)
-        self.momentum_schedule = from_config(momentum_schedule)
+        self.momentum_schedule = momentum_schedule
 
     def update_step(self, gradient, variable, learning_rate):
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
@@ -95,21 +82,6 @@ class ScheduledAdamW(keras.optimizers.AdamW):
         self.assign_add(mean, (gradient - mean) * (1 - beta))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
         self.assign_sub(variable, mean * rate / (ops.sqrt(square) + self.epsilon))
-
-    def get_config(self):
-        return with_schedule(super().get_config(), self.momentum_schedule, "beta_1")
-
-
-def from_config(schedule):
-    """A schedule from its configuration; a schedule or a constant as it is."""
-    return keras.saving.deserialize_keras_object(schedule) if isinstance(schedule, dict) else schedule
-
-
-def with_schedule(config, schedule, *replaced):
-    """An optimiser's configuration with its momentum schedule in place of the fixed values."""
-    config = {key: value for key, value in config.items() if key not in replaced}
-    config["momentum_schedule"] = keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
-    return config
 
 
 def build_optimizer(optimizer, learning_rate, momentum, weight_decay):

@@ -112,7 +112,7 @@ def whole(low, high):
 
 def number(low, high):
     return (f"a number from {low:g} to {high:g}",
-            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v <= high)
+            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high)
 
 
 def one_of(*choices):
@@ -120,7 +120,8 @@ def one_of(*choices):
 
 
 def one_number_of(*choices):
-    return f"one of {', '.join(map(str, choices))}", lambda v: not isinstance(v, bool) and v in choices
+    return (f"one of {', '.join(map(str, choices))}",
+            lambda v: isinstance(v, int) and not isinstance(v, bool) and v in choices)
 
 
 def list_of(check, low=0, unique=True):
@@ -179,8 +180,8 @@ KEYS = {
     "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
     "model.centre": one_of("plain", "serial", "parallel"), "model.stem": one_number_of(1, 2, 4),
     "model.local_contrast": list_of(whole(1, 256)),
-    "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 100_000),
-    "train.epochs": whole(1, 100_000), "train.max_lr": either("auto", number(1e-10, 1000)),
+    "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 10_000),
+    "train.epochs": whole(1, 99_999), "train.max_lr": either("auto", number(1e-10, 1000)),
     "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
     "train.loss": map_of(one_of("ce", "focal", "jaccard", "dice", "lovasz"), number(1e-6, 1e6)),
     "train.label_smoothing": number(0, 0.5), "train.class_weights": POWER_OR_WEIGHTS,
@@ -263,8 +264,8 @@ def check_together(settings):
     if len(settings["train"]["momentum"]) != 2:
         problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
                          "ends, at the peak]"))
-    if settings["lr_find"]["start"] >= settings["lr_find"]["end"]:
-        problems.append(("lr_find.start", f"{settings['lr_find']['start']:g}, expected less than lr_find.end"))
+    if settings["lr_find"]["start"] > settings["lr_find"]["end"] / 10:
+        problems.append(("lr_find.start", f"{settings['lr_find']['start']:g}, expected at most a tenth of lr_find.end"))
     return problems
 
 
@@ -308,6 +309,14 @@ def read_settings(path):
 def run_folder(path):
     """runs/<name of the settings file without suffix>."""
     return Path("runs") / Path(path).stem
+
+
+def check_roles(split, manifest):
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
+    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
+             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
+    if empty:
+        raise Problem(*empty, code=3)
 
 
 def coarsest(model):

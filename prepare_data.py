@@ -29,7 +29,7 @@ from rasterio.errors import CRSError
 
 from command import command
 from files import Problem, only_one, replacing, sha256
-from params import count_bands, fill, find_raw, shown
+from params import check_roles, count_bands, fill, find_raw, shown
 from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, same_place, scales
 from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
@@ -180,14 +180,6 @@ def check_crs(name):
     except (CRSError, ValueError) as error:
         raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
                       f"({' '.join(str(error).split())})", code=2) from None
-
-
-def check_roles(split, manifest):
-    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
-    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
-             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
-    if empty:
-        raise Problem(*empty, code=3)
 
 
 def check_disk(folder, shapes):

@@ -21,7 +21,7 @@ from command import command, progress
 from files import Problem, quiet_stderr, replacing, sha256
 from model import count_operations
 from optimizers import OneCycle
-from params import coarsest, count_bands
+from params import check_roles, coarsest, count_bands
 from patches import changes_of, plan_epoch, validation_plan
 from pipeline import open_tiles
 from rasters import scales
@@ -88,12 +88,22 @@ def begin(run, made_from):
         (run / "model.json").unlink()
     found = load_checkpoint(checkpoints)
     if found:
-        changed = differences(found[2]["made_from"], made_from)
+        path, _, state = found
+        changed = differences(state["made_from"], made_from)
         if changed:
-            raise Problem(*(f"checkpoint {found[0]}: made from other settings or tiles, {line}" for line in changed),
+            raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {line}" for line in changed),
                           f"to go on, set these back; for another run, copy the settings file; to start anew, "
                           f"remove {checkpoints}", code=2)
+        if path != max(checkpoints.glob("epoch_*.npz")) and not has_model(run, state):
+            print(f"model.keras is a lost epoch's; that of epoch {state['epoch']} takes its place", flush=True)
+            state.update(best=state["history"][-1]["val_mean_iou"], best_epoch=state["epoch"])
     return found
+
+
+def has_model(run, state):
+    """True where model.keras is the file that was saved at the state's best epoch."""
+    path = run / "model.keras"
+    return path.is_file() and sha256(path) == state["model_sha256"]
 
 
 def check_finite(loss, what, epoch, step, rate):
@@ -209,7 +219,7 @@ def save_results(run, trainer, state):
         with replacing(path) as temporary:
             trainer.averaged.save(temporary)
         state["model_sha256"] = sha256(path)
-    elif not path.is_file() or sha256(path) != state.get("model_sha256"):
+    elif not has_model(run, state):
         raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
                       f"put it back, or remove {run / 'checkpoints'} to start anew", code=3)
     write_rows(run / "history.csv", COLUMNS, state["history"])
@@ -219,7 +229,8 @@ def start(trainer, run, settings, made_from):
     """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads it; the
     others learn from it where they are."""
     found = begin(run, made_from) if leads(trainer.strategy) else None
-    state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "history": [], "made_from": made_from}
+    state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "model_sha256": None, "history": [],
+             "made_from": made_from}
     if first_says(trainer.strategy, lambda: found is not None):
         path, arrays, state = found or (None, None, state)
         restore(trainer, path, arrays)
@@ -237,13 +248,16 @@ def main(settings, run):
     strategy = choose_strategy()
     with working_in(run, strategy):
         train_tiles, val_tiles = (open_tiles(settings["data"], split[role]) for role in ("train", "val"))
+        trained = {role: split[role] for role in ("train", "val")}
+        check_roles(trained, read_manifest(settings["data"]["prepared"]))
         patches = len(plan_epoch(train_tiles, settings, epoch=1))  # the same in every epoch
         steps = patches // patch["batch_size"]
         if steps == 0:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
                           "patches of an epoch", code=2)
         max_lr = float(first_says(strategy, lambda: peak_rate(train, run)))
-        made_from = {**identity(settings), **({"suggested max_lr": max_lr} if train["max_lr"] == "auto" else {})}
+        suggested = {"suggestion of lr_find.json": max_lr} if train["max_lr"] == "auto" else {}
+        made_from = {**identity(settings), **suggested}
         stamp = fingerprint(made_from, "train.py", "scores.py")
         if first_says(strategy, lambda: is_finished(run, stamp)):
             if leads(strategy):

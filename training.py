@@ -21,6 +21,9 @@ with quiet_stderr():
 POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16"}  # of train.mixed_precision
 
 
+STATE = ("epoch", "best", "best_epoch", "model_sha256", "history", "made_from")  # of a run, as its checkpoint keeps it
+
+
 class Trainer:
     """A network with its optimiser and loss, and the two compiled steps.
 
@@ -178,8 +181,10 @@ def load_checkpoint(folder):
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
-            return path, arrays, json.loads(arrays.pop("state").tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            state = json.loads(arrays.pop("state").tobytes())
+            state = {key: state[key] for key in STATE}
+            return path, arrays, state
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
     if paths:
         raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "

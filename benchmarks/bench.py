@@ -1,6 +1,6 @@
 """What the benchmarks share: contenders run in turn, each in a process of its own; medians; results with the machine.
 
-A contender is a function that prints nothing and returns {figure: number}; `main` runs every one of them once per
+A contender is a function that returns {figure: number}; `main` runs every one of them once per
 round, so that a slow minute of the machine falls on all, and hands the medians to the script's `summarise`.
 """
 import argparse
@@ -79,7 +79,7 @@ def main(script, doc, contenders, make, summarise, rounds=3):
             found[name] += [figures] if figures else []
             print(f"round {number + 1}/{options.rounds}  {name:>24}  "
                   + ("  ".join(f"{key} {shown(value)}" for key, value in figures.items()) if figures else
-                     "not run: see benchmarks/requirements.txt"), flush=True)
+                     "not run: packages (benchmarks/requirements.txt) or tiles missing"), flush=True)
     medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
                for name, runs in found.items() if runs}
     figures = {key: round(value, 4) for key, value in summarise(medians).items()}

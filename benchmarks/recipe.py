@@ -6,7 +6,8 @@
 Trains through train.py, 20 minutes on Dubai with each of two seeds, 10 minutes on the DroneDeploy scene, 5 on the
 made-up tiles, at widths that two cores can train: the number of epochs is what fits, from the time of a step measured
 first, both recipes in turn. A training that was stopped goes on, one that is finished is not made again, as long as
-settings and code are the same. Views at test time: one. The score is that of the kept model, the best epoch's.
+settings and code are the same; history.csv in data/benchmark/recipe/<training> shows how far it is. Views at test time:
+one. `mean_iou` is that of the kept model, the best epoch's, `mean_iou_last` that of the last epoch.
 
 Dubai's and DroneDeploy's tiles are read from where tests/settings/*.yaml say; a set that is not there is left out.
 What was tried on the way is in benchmarks/recipe.md.
@@ -20,9 +21,9 @@ import bench
 import numpy as np
 
 RECIPES = {"ours": "params.yaml", "notebook": "notebook.yaml"}
-FOR_TWO_CORES = {  # what the machine decides, not the recipe
+FOR_TWO_CORES = {  # widths and batches that two cores can train; the notebook's rate is that of its trials
     "ours": {"model": {"width": 16}, "input": {"batch_size": 8}},
-    "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}, "train": {"max_lr": 0.07}},  # that of its trials
+    "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}, "train": {"max_lr": 0.07}},
 }
 SETS = {  # minutes, seeds, settings of the data, tiles to train and to validate on
     "dubai": (20, (1, 2), "tests/settings/dubai.yaml", ["tile4", "tile7", "tile8"], ["tile1", "tile3"]),
@@ -48,60 +49,62 @@ def settings_of(recipe, data, seed, folder):
 
 
 def make(folder):
-    """The prepared tiles of every set that is at hand, and how many epochs of each fit into its minutes."""
+    for data in SETS:
+        ready(data, folder / "recipe")
+
+
+def ready(data, folder):
+    """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not at hand."""
     import prepare_data
     import sample_tiles
     from params import read_settings
-    folder = folder / "recipe"
-    for data, (_, _, of_data, train, val) in SETS.items():
-        settings = settings_of("ours", data, 1, folder)
-        if data == "sample" and not Path(settings["data"]["raw"]).exists():
-            sample_tiles.main(Path(settings["data"]["raw"]), seed=1)
-        if Path(settings["data"]["raw"]).exists():
-            every = {tile for role in read_settings(bench.ROOT / of_data)["split"].values() for tile in role}
-            rest = sorted(every.union(val[1:]) - {*train, val[0]})  # no role may be empty
-            prepare_data.main({**settings, "split": {"train": train, "val": val[:1], "test": rest}}, folder)
-            count_epochs(data, folder)
+    _, _, of_data, train, val = SETS[data]
+    settings = {recipe: settings_of(recipe, data, 1, folder) for recipe in RECIPES}
+    ours, raw = settings["ours"], Path(settings["ours"]["data"]["raw"])
+    if data == "sample" and not raw.exists():
+        sample_tiles.main(raw, seed=1)
+    if not raw.exists():
+        return None
+    target, counted_for = folder / f"epochs_{data}.json", {r: [s["model"], s["input"]] for r, s in settings.items()}
+    found = json.loads(target.read_text()) if target.exists() else {}
+    if found.get("counted_for") != counted_for:
+        every = {tile for role in read_settings(bench.ROOT / of_data)["split"].values() for tile in role}
+        rest = sorted(every.union(val[1:]) - {*train, val[0]})  # no role may be empty
+        prepare_data.main({**ours, "split": {"train": train, "val": val[:1], "test": rest}}, folder)
+        found = {"counted_for": counted_for, **count_epochs(settings, SETS[data][0])}
+        target.write_text(json.dumps(found))
+    return found
 
 
-def count_epochs(data, folder):
-    """Writes the epochs that fit into the set's minutes, for both recipes, from steps timed in turn."""
+def count_epochs(settings, minutes):
+    """{recipe: epochs that fit into so many minutes}, from steps of both recipes timed in turn."""
     from patches import plan_epoch
     from pipeline import open_tiles
     from training import Trainer
     from workers import choose_strategy
-    target = folder / f"epochs_{data}.json"
-    if target.exists():
-        return
-    steps, seconds = {}, {recipe: [] for recipe in RECIPES}
-    trainers, pixels = {}, {}
-    for recipe in RECIPES:
-        settings = settings_of(recipe, data, 1, folder)
-        tiles, patch = open_tiles(settings["data"], settings["split"]["train"]), settings["input"]
-        plan = plan_epoch(tiles, settings, 1)
-        steps[recipe] = len(plan) // patch["batch_size"]
-        trainers[recipe] = Trainer(settings, 1e-4, 0.9, choose_strategy())
-        pixels[recipe] = next(iter(trainers[recipe].feed(tiles, plan[: patch["batch_size"]])))
+    seconds, updates, trainers, pixels = {recipe: [] for recipe in RECIPES}, {}, {}, {}
+    for recipe, own in settings.items():
+        tiles, batch_size = open_tiles(own["data"], own["split"]["train"]), own["input"]["batch_size"]
+        plan = plan_epoch(tiles, own, 1)
+        updates[recipe] = len(plan) // batch_size
+        trainers[recipe] = Trainer(own, 1e-4, 0.9, choose_strategy())
+        pixels[recipe] = next(iter(trainers[recipe].feed(tiles, plan[:batch_size])))
     for turn in range(12):
         for recipe, trainer in trainers.items():
             started = time.perf_counter()
             float(trainer.train_step(pixels[recipe])[0])
             seconds[recipe] += [time.perf_counter() - started] if turn > 1 else []
-    epochs = {recipe: round(60 * SETS[data][0] / steps[recipe] / statistics.median(seconds[recipe]))
-              for recipe in RECIPES}
-    target.write_text(json.dumps(epochs))
+    return {recipe: round(60 * minutes / updates[recipe] / statistics.median(seconds[recipe])) for recipe in RECIPES}
 
 
 def train(recipe, data, seed, folder):
-    import lr_find
     import train
     folder, run = folder / "recipe", folder / f"recipe/{recipe}_{data}_{seed}"
-    if not (folder / f"epochs_{data}.json").exists():
-        raise ModuleNotFoundError(f"the tiles of {data} are not at hand")
+    epochs = ready(data, folder)
+    if epochs is None:
+        raise ModuleNotFoundError(f"the tiles of {data}")
     settings = settings_of(recipe, data, seed, folder)
-    settings["train"]["epochs"] = json.loads((folder / f"epochs_{data}.json").read_text())[recipe]
-    if settings["train"]["max_lr"] == "auto":
-        lr_find.main(settings, run)
+    settings["train"]["epochs"] = epochs[recipe]
     train.main(settings, run)
     rows = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
     return {"mean_iou": rows["val_mean_iou"].max(), "mean_iou_last": rows["val_mean_iou"][-1],

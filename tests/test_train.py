@@ -16,7 +16,7 @@ import lr_find
 import prepare_data
 import train
 from files import Problem
-from tiles import pack, read_manifest
+from tiles import manifest_text, pack, read_manifest
 from training import Trainer, class_weights, load_checkpoint, save_checkpoint, tf
 from workers import choose_strategy
 
@@ -194,15 +194,55 @@ def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
         train.main(settings, run)
 
 
+def alter_state(path, **changes):
+    """Rewrites a checkpoint with another state."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    state = {**json.loads(arrays["state"].tobytes()), **changes}
+    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    np.savez(path, **arrays)
+
+
+def test_where_the_best_epochs_checkpoint_is_damaged_the_one_before_takes_its_place(prepared, settings, capsys):
+    run = prepared / "runs/tiny"
+    settings["train"]["epochs"] = 3
+    train.main(settings, run)
+    (run / "model.json").unlink()
+    alter_state(run / "checkpoints/epoch_00002.npz", best_epoch=1, best=2.0)
+    (run / "checkpoints/epoch_00003.npz").write_bytes(b"PK damaged")
+    (run / "model.keras").write_bytes(b"the lost epoch's")
+    train.main(settings, run)
+    assert "going back to the one before" in capsys.readouterr().out
+    scores = [row["val_mean_iou"] for row in read_history(run)]
+    about = json.loads((run / "model.json").read_text())
+    assert about["val_mean_iou"] == max(scores[1:]) and about["epoch"] == 2 + (scores[2] > scores[1])
+    train.tf.keras.models.load_model(run / "model.keras", compile=False)
+
+
+@pytest.mark.parametrize("state", [b"[]", b'{"epoch": 1}', b"7", b""])
+def test_a_checkpoint_of_something_else_counts_as_damaged(tmp_path, state):
+    np.savez(tmp_path / "epoch_00001.npz", state=np.frombuffer(state, np.uint8))
+    with pytest.raises(Problem, match="all 1 damaged"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("role, script", [("train", train), ("val", train), ("train", lr_find)])
+def test_tiles_without_a_label_are_not_trained_on(prepared, settings, role, script):
+    path = prepared / "prepared/manifest.json"
+    manifest = json.loads(path.read_text())
+    for tile in settings["split"][role]:
+        manifest["tiles"][tile]["classes"] = dict.fromkeys(settings["data"]["classes"], 0)
+    path.write_text(manifest_text(manifest["tiles"]))
+    with pytest.raises(Problem, match=f"split.{role} .*: no pixel of any class"):
+        script.main(settings, prepared / "runs/tiny")
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"junk")])
 def test_a_best_model_that_went_missing_is_not_signed(prepared, settings, damage):
     run = prepared / "runs/tiny"
     train.main(settings, run)
     (run / "model.json").unlink()
-    path, arrays, state = load_checkpoint(run / "checkpoints")
-    state["best_epoch"] = 1  # as if the last epoch had not been the best
-    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    np.savez(path, **arrays)
+    alter_state(max((run / "checkpoints").glob("epoch_*.npz")), best_epoch=1)  # as if the last had not been the best
     damage(run / "model.keras")
     with pytest.raises(Problem, match="missing or changed, expected the best so far") as caught:
         train.main(settings, run)
@@ -405,6 +445,7 @@ def test_smoothing_does_not_lag():
     np.testing.assert_allclose(lr_find.smooth(np.arange(50.0), 2)[10:-10], np.arange(50.0)[10:-10])
     near, far = np.exp(-1 / 2), np.exp(-4 / 2)
     np.testing.assert_allclose(lr_find.smooth([1.0, 3.0, 7.0], 1)[0], (1 + 3 * near + 7 * far) / (1 + near + far))
+    assert lr_find.smooth([1.0, 2.0], 9).shape == (2,)
 
 
 def test_suggestions_on_a_curve_known_by_hand():
@@ -412,7 +453,7 @@ def test_suggestions_on_a_curve_known_by_hand():
     decade = np.log10(rates)
     loss = 2 - np.tanh(3 * (decade + 2)) + 4 * np.maximum(decade - 0, 0)  # steepest at 1e-2, lowest at 1
     steepest, tenth = lr_find.suggest(rates, loss)
-    end = -2 + np.arctanh(0.9) / 3  # the valley's: a twentieth of the fall, of 2, above its lowest point, on both sides
+    end = -2 + np.arctanh(0.9) / 3  # the valley ends a twentieth of the fall, of 2, above its lowest point
     assert steepest == pytest.approx(1e-2, rel=0.15)
     assert np.log10(tenth) == pytest.approx((end + 0.1 / 4) / 2 - 1, abs=0.05)
 
@@ -427,9 +468,10 @@ def test_the_suggestion_hardly_moves_with_the_chance_in_a_flat_valley(seed):
     assert 0.8 < suggestions[1] / suggestions[0] < 1.25
 
 
-def test_a_loss_that_never_falls_gives_no_suggestion():
-    with pytest.raises(Problem, match="never fell"):
-        lr_find.suggest(np.logspace(-4, 0, 50), np.linspace(1, 9, 50))
+@pytest.mark.parametrize("loss", [np.linspace(1, 9, 50), np.full(50, 1.79), 1.79 + 0.02 * np.sin(np.arange(50))])
+def test_a_loss_that_does_not_fall_gives_no_suggestion(loss):
+    with pytest.raises(Problem, match="hardly fell"):
+        lr_find.suggest(np.logspace(-4, 0, 50), lr_find.smooth(loss, 2))
 
 
 @pytest.mark.parametrize("loss", ["focal", "jaccard", "dice", "lovasz"])

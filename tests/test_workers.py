@@ -38,7 +38,7 @@ print("WEIGHTS", made[0].devices, hashlib.sha256(weights).hexdigest(), file=sys.
 
 @pytest.fixture
 def prepared(project, settings):
-    settings["train"].update(epochs=2, max_lr=0.02, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5)
+    settings["train"].update(epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5)
     settings["train"].update(label_smoothing=0.1, class_weights=0.5)
     save_settings(project, settings)
     prepare_data.main(settings, project / "runs/tiny")

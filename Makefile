@@ -7,7 +7,8 @@ PARAMS ?= params.yaml
 override PARAMS := $(value PARAMS)
 override TILE := $(value TILE)
 override EXTRA := $(value EXTRA)
-export PARAMS TILE EXTRA
+override SCHEDULER := $(value SCHEDULER)
+export PARAMS TILE EXTRA SCHEDULER
 PYTHON ?= python3
 RUN := runs/$(basename $(notdir $(PARAMS)))
 S := $(RUN)/.make
@@ -15,11 +16,11 @@ PY := .venv/bin/python
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report evaluate predict train lr_find prepare params model tile test clean
+.PHONY: help demo report evaluate predict train lr_find prepare params model tile test extras clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13 or TILE=/a/path.tif one raster to predict"
+	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13, /a/path.tif or /a/folder what to predict"
 
 # -- environment
 
@@ -29,6 +30,12 @@ help:  ## this list
 	@$(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: requirements.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
 	@touch $@
+
+.venv/.extras: requirements-extras.txt .venv/.installed
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@touch $@
+
+extras: .venv/.extras  ## OpenVINO (twice as fast on CPUs), its 8 bit, and Dask: predict.py takes what is there
 
 # -- settings: one stamp per section, rewritten only when its content changes
 
@@ -76,14 +83,14 @@ $(error error: EXTRA: expected TILE too, whose extra raster it is)
 endif
 ifdef TILE
 predict: tile $(RUN)/model.json
-	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
+	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: predict.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
-	$(PY) predict.py --params="$$PARAMS"
+$(S)/predicted: predict.py engines.py maps.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
+	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps

@@ -22,6 +22,9 @@ class Problem(Exception):
         super().__init__("\n".join(lines))
         self.lines, self.code = lines, code
 
+    def __reduce__(self):  # so that another process can hand it over
+        return functools.partial(Problem, code=self.code), self.lines
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -55,11 +58,16 @@ def only_one(folder):
         except BlockingIOError:
             raise Problem(f"busy folder {folder}: another process is writing there; wait for it or stop it",
                           code=75) from None
-        for place in (folder, *(folder / name for name in ("checkpoints", "predictions", "figures"))):
-            for left in place.glob(".*.tmp*"):
-                if TEMPORARY.match(left.name) and left.is_file():
-                    left.unlink(missing_ok=True)
+        clear_temporaries(folder)
         yield
+
+
+def clear_temporaries(folder):
+    """Removes the temporary files that killed processes left in a folder that this one holds."""
+    for place in (folder, *(folder / name for name in ("checkpoints", "engine", "predictions", "figures"))):
+        for left in place.glob(".*.tmp*"):
+            if TEMPORARY.match(left.name) and left.is_file():
+                left.unlink(missing_ok=True)
 
 
 def sha256(path):

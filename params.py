@@ -190,9 +190,13 @@ KEYS = {
     "train.mixed_precision": either("bfloat16", SWITCH), "train.jit": SWITCH, "train.tensorboard": SWITCH,
     "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
     "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
+    "predict.engine": one_of("auto", "tensorflow", "openvino"), "predict.precision": one_of("float32", "int8"),
+    "predict.resample": SWITCH, "predict.sieve": whole(0, 2**31 - 1),
+    "predict.also": list_of(one_of("confidence", "probabilities", "colours", "polygons")),
     "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 
@@ -261,6 +265,8 @@ def check_together(settings):
                          "most"))
     if settings["augment"]["hue"] and len(data["bands"]) != 3:
         problems.append(("augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"))
+    if (settings["predict"]["engine"], settings["predict"]["precision"]) == ("tensorflow", "int8"):
+        problems.append(("predict.precision", '"int8", expected float32 unless predict.engine is openvino or auto'))
     if len(settings["train"]["momentum"]) != 2:
         problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
                          "ends, at the peak]"))
@@ -368,6 +374,24 @@ def find_raw(raw, pattern, tile):
     return unpacked or list(zipped_places(raw, pattern, tile))
 
 
+def find_rasters(tile, settings):
+    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3) where
+    there is none, or two would give maps of one name."""
+    named = TILE[1](tile) and find_raw(settings["data"]["raw"], settings["data"]["image"], tile)
+    if named or not tile or not Path(tile).is_dir():
+        return [find_raster(tile, settings)]
+    paths = sorted(path for path in Path(tile).iterdir()
+                   if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = [find_raster(str(path), settings) for path in paths]
+    twice = [path for i, path in enumerate(paths) if path.stem in {other.stem for other in paths[:i]}]
+    if twice or not paths:
+        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so that the "
+                        "maps are not confused; rename one" for path in twice),
+                      *([] if paths else [f"TILE {shown(tile)}: a folder without rasters, expected files with one of "
+                                          f"the suffixes {', '.join(SUFFIXES)}"]), code=3)
+    return found
+
+
 def find_raster(tile, settings):
     """(name, path) of the image of a tile by name, or of a raster by path; Problem (exit 3) where it is neither."""
     data = settings["data"]
@@ -413,11 +437,11 @@ def main(settings, run, make, tile, extra):
     if make:
         write_stamps(settings, run)
     elif tile is not None:
-        name, _ = find_raster(tile, settings)
+        name, _ = find_rasters(tile, settings)[0]
         if extra and (settings["data"]["extra"] is None or name in sum(settings["split"].values(), [])):
             raise Problem(f"EXTRA {shown(extra)}: given for {shown(tile)}, expected only where data.extra is set and "
                           "for a raster outside the split; leave it out", code=2)
-        if extra and not is_file(extra):
+        if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
             raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
     else:
         print(yaml.safe_dump(settings, sort_keys=False), end="")

@@ -4,208 +4,122 @@
     python predict.py --params demo.yaml --tile 2_13       one tile by name
     python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where the
                                                                               network was trained with data.extra)
+    python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   all rasters of a folder, by Dask
 
 Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif (class
-index, nodata 255, colours, names, the input's georeference), .qml for QGIS, and a .png to look at. A map that stands
-already, from the same model, settings and raster, is left alone. Memory depends on the raster's width and the window,
-not on its height.
+index, nodata 255, colours, names, the input's georeference), .qml for QGIS, a .png to look at, and what predict.also
+names (maps.py). A map that stands already, from the same model, settings, raster and code, is left alone. Of several
+rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on the raster's width
+and the window, not on its height, and is stated first.
 """
-import functools
+import contextlib
+import hashlib
 import json
+import logging
 import math
+import os
+import re
 import time
-from contextlib import nullcontext
-from xml.sax.saxutils import escape, quoteattr
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-import rasterio
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from skimage.io import imsave
 
 from command import command, progress
-from files import Problem, only_one, quiet_stderr, replacing, sha256
-from params import find_raster, find_raw
+from engines import choose_engine, engine_of, ensure_engine, read_facts
+from files import Problem, clear_temporaries, only_one, sha256
+from maps import CERTAIN, stands, write_map
+from params import find_rasters, find_raw
 from patches import cut
-from rasters import Layers, check_bands, georeference, open_raster, same_place, without_place_allowed
-from tiles import IGNORE, palette, starts, unview, view
+from rasters import Layers, check_bands, georeference, open_raster, resampled, same_place
+from tiles import starts, unview, view
 
-with quiet_stderr():
-    import keras
-    import tensorflow as tf
-
-PREVIEW = 1500  # pixels: longest side of the .png
+CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is
 
 
 # -- the map as it forms ----------------------------------------------------------------------------------------------
 
 def blend_weights(window):
-    """How much each pixel of a window counts: float32 [window, window, 1], highest in the middle, never zero."""
+    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero, the same in
+    all eight views."""
     rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
-    return np.outer(rise, rise).astype(np.float32)[..., None]
+    return np.outer(rise, rise).astype(np.float32)
 
 
-def predict_windows(predict, strip, columns, window, views, batch_size):
-    """Yields (column, probabilities float32 [window, window, C]), the mean of the views, for each window of a strip of
-    rows (uint8 [H, W, B]); `predict` takes uint8 [N, window, window, B] and returns float32 [N, window, window, C]."""
-    jobs = [(col, number) for col in columns for number in views]
-    total = 0
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start: start + batch_size]
-        patches = np.stack([view(cut(strip, 0, col, window), number) for col, number in part])
-        for (col, number), probabilities in zip(part, np.asarray(predict(patches))):
-            total = total + unview(probabilities, number)
-            if number == views[-1]:
-                yield col, total / len(views)
-                total = 0
+def patches_of(read, height, window, rows, columns, views):
+    """Yields every view (uint8 [window, window, B]) of every window, from the top down."""
+    for row in rows:
+        strip = read(row, min(row + window, height))
+        for col in columns:
+            patch = cut(strip, 0, col, window)
+            for number in views:
+                yield np.ascontiguousarray(view(patch, number))
 
 
-def predict_rows(predict, read, shape, classes, window, overlap, views, batch_size, multiple):
-    """Yields (first row, predicted uint8 [rows, W]) from the top down, every row of a raster once.
+def turned_back(planes, number):
+    """The planes [C, S, S] of which `planes` are the view of that number."""
+    return np.moveaxis(unview(np.moveaxis(planes, 0, -1), number), -1, 0)
 
-    `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows overlap by at
-    least `overlap` of their side; where the raster is smaller, the window shrinks to a multiple of `multiple` and
-    reaches past the edge, where the raster is mirrored. Sums stand in a band as high as a window, which slides down.
+
+def decide(sums, out):
+    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the class, its
+    probability times 200, that of each class."""
+    best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
+    for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
+        np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
+        np.maximum(best, sums[i], out=best)
+    out[..., 0] = index
+    if out.shape[-1] > 1:
+        share = CERTAIN / sums.sum(0)
+        out[..., 1] = np.rint(best * share)
+        out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
+
+
+def predict_rows(run, read, shape, classes, window, overlap, views, multiple, depth=1):
+    """Yields (first row, uint8 [rows, W, depth] as `decide` fills it) from the top down, every row of a raster once.
+
+    `run` is an engine; `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows
+    overlap by at least `overlap` of their side; where the raster is smaller, the window shrinks to a multiple of
+    `multiple` and reaches past the edge, where the raster is mirrored. Sums stand in one window that slides to the
+    right, and below it, as wide as the raster, in the rows that it shares with the next row of windows.
     """
     height, width = shape
     window = min(window, -(-max(height, width) // multiple) * multiple)
     step = max(1, int(window * (1 - overlap)))
     rows, columns = starts(height, window, step), starts(width, window, step)
-    weights = blend_weights(window)
-    band = np.zeros((window, max(width, window), classes), np.float32)
-    for row, following in zip(rows, [*rows[1:], height]):
-        strip = read(row, min(row + window, height))
-        for col, probabilities in predict_windows(predict, strip, columns, window, views, batch_size):
-            band[:, col: col + window] += weights * probabilities
-        done = following - row
-        yield row, band[:done, :width].argmax(-1).astype(np.uint8)
-        band[: window - done] = band[done:].copy()
-        band[window - done:] = 0
+    answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
+    below = np.zeros((classes, 0, width), np.float32)
+    for row, next_row in zip(rows, [*rows[1:], height]):
+        done, above = next_row - row, below
+        below = np.zeros((classes, window - done, width), np.float32)
+        out = np.empty((done, width, depth), np.uint8)
+        sums = np.zeros((classes, window, window), np.float32)
+        for col, next_col in zip(columns, [*columns[1:], width]):
+            mean = np.zeros_like(sums)
+            for number in views:
+                mean += turned_back(next(answers), number)
+            sums += np.multiply(mean, weights, out=mean)
+            ready = sums[:, :, : next_col - col]
+            ready[:, : above.shape[1]] += above[:, :, col: next_col]
+            decide(ready[:, :done], out[:, col: next_col])
+            below[:, :, col: next_col] = ready[:, done:]
+            sums[:, :, : window - (next_col - col)] = sums[:, :, next_col - col:].copy()
+            sums[:, :, window - (next_col - col):] = 0
+        yield row, out
 
 
-# -- the map on disk --------------------------------------------------------------------------------------------------
-
-def sidecars(path):
-    """What goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
-    return path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
-
-
-def write_sidecars(path, classes):
-    """Class names for GDAL, names and colours for QGIS, and a picture, beside a map."""
-    gdal, qgis, picture = sidecars(path)
-    names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
-    with replacing(gdal) as temporary:
-        temporary.write_text(f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
-                             "</PAMRasterBand></PAMDataset>\n", encoding="utf-8")
-    entries = "".join(f'<paletteEntry value="{i}" color="{colour.lower()}" alpha="255" label={quoteattr(name)}/>'
-                      for i, (name, colour) in enumerate(classes.items()))
-    with replacing(qgis) as temporary:
-        temporary.write_text('<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
-                             f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
-                             "</pipe></qgis>\n", encoding="utf-8")
-    write_preview(picture, path, classes)
-
-
-def write_preview(path, map_path, classes):
-    """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
-    with open_raster(map_path) as source:
-        scale = max(1, max(source.shape) / PREVIEW)
-        shape = tuple(max(1, round(n / scale)) for n in source.shape)
-        small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
-    with replacing(path) as temporary:
-        imsave(temporary, palette(classes)[small], check_contrast=False)
-
-
-def check_written(path, factors):
-    """RasterioError where a written map or one of its overviews cannot be read: GDAL tells nobody when a disk is full
-    while it closes a file."""
-    with rasterio.open(path, driver="GTiff") as source:
-        if source.overviews(1) != factors:
-            raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
-        source.checksum(1)
-    for level in range(len(factors)):
-        with rasterio.open(path, driver="GTiff", overview_level=level) as source:
-            source.checksum(1)
-
-
-def write_map(path, layers, rows, classes, place, tags):
-    """Writes a class map from `rows`, (first row, predicted) pairs from the top down; pixels that are nodata in the
-    input `layers` become nodata. Problem (exit 4) where the disk does not take it."""
-    height, width = layers.shape
-    options = dict(driver="GTiff", height=height, width=width, count=1, dtype="uint8", nodata=IGNORE,
-                   tiled=True, blockxsize=256, blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
-                   transform=place["transform"] and rasterio.Affine(*place["transform"]))
-    colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
-    gdal = rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE")
-    with replacing(path) as temporary, gdal, without_place_allowed():
-        try:
-            with rasterio.open(temporary, "w", **options) as target:
-                target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
-                target.update_tags(**tags)
-                for row, predicted in rows:
-                    predicted[~layers.valid(row, row + len(predicted))] = IGNORE
-                    target.write(predicted, 1, window=((row, row + len(predicted)), (0, width)))
-            factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
-            with rasterio.open(temporary, "r+", driver="GTiff") as target:
-                target.build_overviews(factors, Resampling.mode)
-            check_written(temporary, factors)
-        except RasterioError as error:
-            raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
-                          "free some space and run the same command again", code=4) from None
-        for old in sidecars(path):  # they describe the map that is about to be replaced
-            old.unlink(missing_ok=True)
-    write_sidecars(path, classes)
-
-
-def stands(path, tags):
-    """True where a whole map with these tags, and all that goes with it, is there."""
-    if not all(part.exists() for part in (path, *sidecars(path))):
-        return False
-    try:
-        with open_raster(path) as source:
-            return all(source.tags().get(key) == value for key, value in tags.items())
-    except Problem:
-        return False
-
-
-# -- one raster, one model ---------------------------------------------------------------------------------------------
-
-def load_model(run):
-    """(network, model.json) of a finished run; Problem (exit 3) where there is none."""
-    try:
-        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        for key in ("classes", "bands", "extra", "scale", "multiple", "ground_sample_distance"):
-            facts[key]  # KeyError: written by an earlier version
-        if sha256(run / "model.keras") != facts["sha256"]:
-            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
-                          "run; run train.py again", code=3)
-        return keras.models.load_model(run / "model.keras", compile=False), facts
-    except FileNotFoundError as missing:
-        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
-                      code=3) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
-                      "model.json as train.py writes them; run it again", code=3) from None
-
-
-def predictor(network):
-    """A function of patches (uint8 [N, H, W, B]) that returns their probabilities (float32 [N, H, W, C]), with one
-    graph for each size of window: Keras interpolates only to sizes that the graph knows."""
-    @functools.cache
-    def graph(*shape):
-        return tf.function(lambda patches: network(patches, training=False),
-                           input_signature=[tf.TensorSpec((None, *shape), tf.uint8)])
-
-    return lambda patches: graph(*patches.shape[1:])(patches)
-
+# -- one raster -------------------------------------------------------------------------------------------------------
 
 def find_extra(name, given, facts, settings):
     """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3) where it
-    needs one and there is none."""
+    needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
     if not facts["extra"]:
         return None
     pattern = settings["data"]["extra"]
-    places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
+    if given and Path(given).is_dir():
+        places = sorted(path for path in Path(given).iterdir() if path.stem == name)
+    else:
+        places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
     if not places:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
                       "it by --extra (EXTRA= for make)", code=3)
@@ -227,26 +141,74 @@ def check_raster(path, raster, extra, facts):
             raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
 
 
-def predict_raster(name, path, extra_path, predict, facts, settings, run):
-    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there."""
+def provenance(facts, settings, engine, place, sources):
+    """The tags of a map: what it was made from and by. The same tags, the same map."""
     options = settings["predict"]
+    code = hashlib.sha256("".join(sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
+    read = hashlib.sha256(json.dumps([options, settings["data"]]).encode()).hexdigest()
+    tool = f" {version(engine)} {options['precision']}"
+    return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
+            "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
+            "OVERLAP": str(options["overlap"]), "ENGINE": engine + tool, "VERSION": code[:16],
+            "SOURCE": " ".join(sha256(source) for source in sources if source)}
+
+
+def memory(shape, bands, classes, options, engine, activations):
+    """About how many bytes predicting a raster of this shape takes, from what is held at once: the libraries, the
+    activations of each window under way, rows of pixels, and sums."""
+    window, wide = options["window"], max(shape[1], options["window"])
+    shared = int(window * options["overlap"]) + 1
+    precise = 0.5 if options["precision"] == "int8" else 1
+    return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * precise
+            + 3 * bands * min(window, shape[0]) * wide + 4 * classes * (2 * shared * wide + 3 * window**2)
+            + (2 + classes) * window * wide)
+
+
+def scale_to(raster, place, trained, resample, path):
+    """How many of the map's pixels to one of the raster's, 1 unless predict.resample: 1 too where the sizes are the
+    same or one of them is not known. Prints a warning where the network will see objects of another size."""
+    in_metres = place["transform"] and not (raster.crs and raster.crs.is_geographic)
+    ratio = math.hypot(raster.transform.a, raster.transform.d) / trained if in_metres and trained else 1
+    if resample and abs(ratio - 1) > 0.01:
+        return ratio
+    if resample and not (in_metres and trained):
+        print(f"warning: {path}: not resampled, as its pixel size in metres or the network's is not known", flush=True)
+    if not 0.8 < ratio < 1.25:
+        print(f"warning: {path}: pixels of {ratio * trained:g}, the network was trained on {trained:g}; set "
+              "predict.resample to true for good results", flush=True)
+    return 1
+
+
+def predict_raster(name, path, extra_path, settings, run, engine, threads=0, show=True):
+    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there; returns a line that
+    says what it did. `threads` 0: as many as there are cores."""
+    options, facts = settings["predict"], read_facts(run)
     target = run / "predictions" / f"{name}.tif"
-    with open_raster(path) as raster, open_raster(extra_path) if extra_path else nullcontext() as extra:
+    with contextlib.ExitStack() as opened:
+        raster = opened.enter_context(open_raster(path))
+        extra = opened.enter_context(open_raster(extra_path)) if extra_path else None
         check_raster(path, raster, extra, facts)
         place = georeference(raster, settings["data"]["assume_crs"])
-        tags = {"MODEL": facts["sha256"], "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
-                "SOURCE": " ".join(sha256(source) for source in (path, extra_path) if source)}
-        if stands(target, tags):
-            print(f"{name:>12}  stands already  {target}", flush=True)
-            return
-        if target.exists():
-            print(f"{name:>12}  replaces the map of another raster, model or setting", flush=True)
-        pixel, trained = math.hypot(raster.transform.a, raster.transform.d), facts["ground_sample_distance"]
-        in_metres = place["transform"] and not (raster.crs and raster.crs.is_geographic)
-        if in_metres and trained and not 0.8 < pixel / trained < 1.25:
-            print(f"warning: {path}: pixels of {pixel:g}, the network was trained on {trained:g}; resample it for good "
-                  "results", flush=True)
+        scale = scale_to(raster, place, facts["ground_sample_distance"], options["resample"], path)
+        if scale != 1:
+            raster, extra = (source and opened.enter_context(resampled(source, scale)) for source in (raster, extra))
+            place["transform"] = list(raster.transform)[:6]
+        also = [what for what in options["also"] if what != "polygons" or place["crs"]]
+        if len(also) < len(options["also"]):
+            print(f"warning: {path}: no coordinate system, so no polygons", flush=True)
+        tags = provenance(facts, settings, engine, place, (path, extra_path))
+        if stands(target, tags, also):
+            return f"{name:>12}  stands already  {target}"
+        if target.exists() and show:
+            print(f"{name:>12}  replaces the map of another raster, model, setting or version", flush=True)
         started, layers = time.monotonic(), Layers(raster, extra, facts["bands"], facts["scale"])
+        answer, activations = engine_of(run, facts["sha256"], engine, options["precision"], options["window"],
+                                        options["batch_size"], threads)
+        (height, width), classes = layers.shape, facts["classes"]
+        if show:
+            needed = memory(layers.shape, len(facts["scale"]), len(classes), options, engine, activations)
+            print(f"{name:>12}  {height} x {width} px, windows of {options['window']}, {len(options['views'])} "
+                  f"view(s), {tags['ENGINE']}: about {needed / 1e9:.1f} GB of memory", flush=True)
         read, outside = 0, np.zeros(len(facts["scale"]), np.int64)
 
         def read_rows(start, stop):
@@ -257,37 +219,98 @@ def predict_raster(name, path, extra_path, predict, facts, settings, run):
             return pixels
 
         def rows():
-            for row, predicted in predict_rows(predict, read_rows, layers.shape, len(facts["classes"]),
-                                               multiple=facts["multiple"], **options):
-                yield row, predicted
-                progress(f"{name:>12}  {100 * (row + len(predicted)) // layers.shape[0]:3d} %")
+            depth = 1 if not {"confidence", "probabilities"}.intersection(also) else 2 + len(classes) * (
+                "probabilities" in also)
+            for row, found in predict_rows(answer, read_rows, layers.shape, len(classes), options["window"],
+                                           options["overlap"], options["views"], multiple, depth):
+                yield row, found
+                if show:
+                    progress(f"{name:>12}  {100 * (row + len(found)) // height:3d} %")
 
-        write_map(target, layers, rows(), facts["classes"], place, tags)
+        # OpenVINO's windows are all of one size
+        multiple = facts["multiple"] if engine == "tensorflow" else options["window"]
+        write_map(target, layers, rows(), classes, place, tags, also, options["sieve"])
     if outside.max() > 0.2 * read:
         print(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
               f"trained with ({facts['scale']}); see data.scale", flush=True)
-    seconds, (height, width) = time.monotonic() - started, layers.shape
-    progress(f"{name:>12}  {height} x {width} px, {len(options['views'])} views: {seconds:.0f} s, "
-             f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}", last=True)
+    seconds = time.monotonic() - started
+    return (f"{name:>12}  {height} x {width} px, {len(options['views'])} views: {seconds:.0f} s, "
+            f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}")
 
 
-def main(settings, run, tile, extra=None):
-    split = settings["split"]
-    rasters = [find_raster(name, settings) for name in (split["test"] if tile is None else [tile])]
-    network, facts = load_model(run)
+# -- one after the other, or over a Dask cluster ----------------------------------------------------------------------
+
+def attempt(*job):
+    """(exit code, lines) of predicting one raster: 0 and what predict_raster says, or those of its Problem."""
+    try:
+        return 0, [predict_raster(*job)]
+    except Problem as problem:
+        return problem.code, problem.lines
+
+
+def over_dask(jobs, scheduler):
+    """Yields what `attempt` returns for each job, as the workers of a Dask cluster finish: "local:N" starts N on this
+    machine, "tcp://..." is a scheduler whose workers run in this folder. What a lost worker was at, another does."""
+    try:
+        from distributed import Client, LocalCluster, as_completed
+    except ImportError:
+        raise Problem("package distributed: not installed, expected for --scheduler; run make extras", code=4) from None
+    import predict  # by its own name, which the workers know: this module may be __main__
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
+    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
+    with contextlib.ExitStack() as opened:
+        if count:
+            scheduler = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
+                                                          dashboard_address=None))
+        try:
+            client = opened.enter_context(Client(scheduler, timeout=20))
+        except OSError as error:
+            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler, or local:N",
+                          code=4) from None
+        futures = {client.submit(predict.attempt, *job, threads, False, pure=False): job[1] for job in jobs}
+        for future in as_completed(futures):
+            yield future.result() if future.status == "finished" else (
+                3, [f"raster {futures[future]}: {future.exception()}, expected its worker to live; look at its memory"])
+
+
+def main(settings, run, tile, extra=None, scheduler=None):
+    split, options = settings["split"], settings["predict"]
+    if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
+        raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or tcp://host:port",
+                      code=2)
+    rasters = [found for name in (split["test"] if tile is None else [tile]) for found in find_rasters(name, settings)]
+    facts = read_facts(run)
+    if facts["classes"] != settings["data"]["classes"]:
+        raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(facts['classes'])}, expected those of "
+                      f"data.classes: {', '.join(settings['data']['classes'])}, with the same colours; run train.py "
+                      "again", code=3)
     if extra and (tile is None or rasters[0][0] in sum(split.values(), []) or not facts["extra"]):
         raise Problem(f"option --extra (EXTRA= for make) {extra}: given for "
                       + ("no --tile" if tile is None else f"{tile}, a tile of the split" if facts["extra"] else
                          "a network without an extra band")
                       + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
                       "leave it out", code=2)
-    extras = [find_extra(name, extra, facts, settings) for name, _ in rasters]
-    predict = predictor(network)
+    engine, problems, jobs = choose_engine(options), [], []
+    for name, path in rasters:
+        try:
+            jobs.append((name, path, find_extra(name, extra, facts, settings), settings, run, engine))
+        except Problem as problem:
+            problems += problem.lines
     with only_one(run):
-        for (name, path), extra_path in zip(rasters, extras):
-            predict_raster(name, path, extra_path, predict, facts, settings, run)
+        if engine == "openvino":
+            ensure_engine(run, facts, settings)
+        for code, lines in over_dask(jobs, scheduler) if scheduler else (attempt(*job) for job in jobs):
+            if code not in (0, 3):
+                raise Problem(*lines, code=code)
+            problems += lines if code else []
+            progress(f"not predicted: {lines[0]}" if code else lines[0], last=True)
+        clear_temporaries(run)  # of lost workers
+    if problems:
+        raise Problem(*problems, code=3)
 
 
 if __name__ == "__main__":
-    command(main, __doc__, tile="NAME or path of one raster; every test tile without it",
-            extra="NAME of the extra raster's file beside --tile, where the network needs one")
+    command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
+            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a folder",
+            scheduler="NAME of a Dask cluster: local:N or tcp://host:port")

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
+from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from files import Problem, check_member, is_file, split_zip
@@ -72,6 +73,18 @@ def georeference(raster, assume_crs):
         return {"crs": None, "transform": None}
     crs = raster.crs.to_string() if raster.crs else assume_crs
     return {"crs": crs, "transform": list(raster.transform)[:6]}
+
+
+def resampled(raster, scale):
+    """An open raster on a grid of other pixels, `scale` of them to one of its own in either direction (averaged where
+    they are fewer, else bilinear); where a mask of its own hides pixels it becomes an alpha band. A context."""
+    shape = [max(1, round(scale * size)) for size in raster.shape]
+    masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in raster.mask_flag_enums)
+    crs = raster.crs or "EPSG:32633"  # whichever: it does not change
+    a, b, c, d, e, f = list(raster.transform)[:6]
+    return WarpedVRT(raster, src_crs=crs, crs=crs, height=shape[0], width=shape[1], add_alpha=masked,
+                     transform=rasterio.Affine(a / scale, b / scale, c, d / scale, e / scale, f),
+                     resampling=Resampling.average if scale < 1 else Resampling.bilinear)
 
 
 def same_place(raster, transform):

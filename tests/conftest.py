@@ -27,7 +27,7 @@ SETTINGS.update(
 )
 SETTINGS["data"].update(raw="raw", prepared="prepared")
 SETTINGS["train"].update(epochs=2, max_lr=0.05, optimizer="sgd", weight_decay=0, class_weights=0)
-SETTINGS["predict"].update(window=64, views=[0, 5])
+SETTINGS["predict"].update(window=64, views=[0, 5], engine="tensorflow")
 SIZES = {"2_11": (70, 93), "3_10": (64, 101), "2_10": (50, 75), "2_13": (83, 66)}
 
 

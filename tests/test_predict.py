@@ -1,8 +1,11 @@
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 import xml.etree.ElementTree as ET
 import zipfile
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 from skimage.io import imread
 
+import maps
 import predict
 from files import Problem, sha256
 from model import build_network, keras
@@ -24,8 +28,9 @@ from tiles import IGNORE
 
 
 def per_pixel(patches):
-    """A stand-in network that answers from each pixel alone: class = value of the first band modulo 6."""
-    return 0.1 + 0.4 * np.eye(6, dtype=np.float32)[np.asarray(patches)[..., 0] % 6]
+    """A stand-in engine that answers from each pixel alone: class = value of the first band modulo 6."""
+    for patch in patches:
+        yield 0.1 + 0.4 * np.moveaxis(np.eye(6, dtype=np.float32)[patch[..., 0] % 6], -1, 0)
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -35,9 +40,9 @@ def per_pixel(patches):
     st.sampled_from([16, 32, 48]),
     st.floats(0, 0.9),
     st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
-    st.integers(1, 9),
+    st.sampled_from([1, 2, 8]),
 )
-def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, batch_size):
+def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, depth):
     raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     reads, parts = [], []
 
@@ -45,12 +50,17 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
         reads.append(stop - start)
         return raster[start:stop]
 
-    for row, predicted in predict.predict_rows(
-        per_pixel, read, (height, width), 6, window, overlap, views, batch_size, multiple=16
+    for row, found in predict.predict_rows(
+        per_pixel, read, (height, width), 6, window, overlap, views, multiple=16, depth=depth
     ):
         assert row == sum(map(len, parts))
-        parts.append(predicted)
-    np.testing.assert_array_equal(np.concatenate(parts), raster[..., 0] % 6)
+        parts.append(found)
+    whole, classes = np.concatenate(parts), raster[..., 0] % 6
+    np.testing.assert_array_equal(whole[..., 0], classes)
+    if depth > 1:
+        assert (whole[..., 1] == 100).all()  # 200 * 0.5
+    if depth == 8:
+        np.testing.assert_array_equal(whole[..., 2:], np.where(np.eye(6, dtype=bool)[classes], 100, 20))
     assert max(reads) <= window  # never more than a window's rows at once
 
 
@@ -68,7 +78,6 @@ def test_memory_depends_on_width_and_window_not_on_height():
                 window=64,
                 overlap=0.25,
                 views=[0],
-                batch_size=8,
                 multiple=16,
             )
             for _ in rows:
@@ -82,21 +91,30 @@ def test_memory_depends_on_width_and_window_not_on_height():
 
 
 def test_views_are_averaged_each_turned_back():
-    """A network that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
-    place = np.random.default_rng(0).random((16, 16, 2)).astype(np.float32)
-    columns = list(
-        predict.predict_windows(
-            lambda p: np.broadcast_to(place, (len(p), 16, 16, 2)), np.zeros((16, 16, 3), np.uint8), [0], 16, range(8), 3
-        )
+    """An engine that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
+    place = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    rows = predict.predict_rows(
+        lambda patches: (place for _ in patches),
+        lambda start, stop: np.zeros((stop - start, 16, 3), np.uint8),
+        (16, 16),
+        classes=2,
+        window=16,
+        overlap=0,
+        views=range(8),
+        multiple=16,
+        depth=4,
     )
-    mean = columns[0][1]
-    np.testing.assert_allclose(mean, mean[::-1], rtol=1e-5)
-    np.testing.assert_allclose(mean, mean.swapaxes(0, 1), rtol=1e-5)
-    np.testing.assert_allclose(mean.mean(), place.mean(), rtol=1e-5)
+    mean = next(rows)[1][..., 2:].astype(int)
+    for number in range(8):
+        np.testing.assert_allclose(
+            predict.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=1
+        )
+    shares = sum(predict.turned_back(place, number) for number in range(8))
+    np.testing.assert_allclose(mean, np.moveaxis(200 * shares / shares.sum(0), 0, -1), atol=0.51)
 
 
 def test_windows_count_most_in_their_middle_and_everywhere_a_little():
-    weights = predict.blend_weights(32)[..., 0]
+    weights = predict.blend_weights(32)
     assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
 
 
@@ -411,4 +429,157 @@ def test_a_disk_that_fills_up_late_is_noticed_too(run, settings, tmp_path, limit
     path = run / "predictions/a.tif"
     assert done.returncode == (0 if path.exists() else 4), done.stderr
     if path.exists():
-        predict.check_written(path, [2])
+        maps.check_written(path, [2])
+
+
+# -- many rasters ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_predicted_whole_and_a_bad_raster_named_at_the_end(run, settings, tmp_path, capsys):
+    folder = tmp_path / "it's a folder"
+    for name in ("b c.tif", "d.tif"):
+        ortho(folder / name, (40, 50))
+    whole = (folder / "d.tif").read_bytes()
+    (folder / "a.tif").write_bytes(whole[: len(whole) // 2])
+    (folder / "page.tif").write_text("<html>not found</html>")
+    (folder / "notes.txt").write_text("no raster")
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, str(folder))
+    assert caught.value.code == 3
+    assert [line.split(":")[0] for line in caught.value.lines] == [
+        f"raster {folder}/a.tif",
+        f"raster {folder}/page.tif",
+    ]
+    assert sorted(path.name for path in (run / "predictions").glob("*.tif")) == ["b c.tif", "d.tif"]
+    (folder / "a.tif").write_bytes(whole)
+    (folder / "page.tif").unlink()
+    capsys.readouterr()
+    predict.main(settings, run, str(folder))
+    assert capsys.readouterr().out.count("stands already") == 2 and (run / "predictions/a.tif").exists()
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(Problem, match="a.tif beside another file of that name"):
+        predict.main(settings, run, str(folder))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Problem, match="a folder without rasters"):
+        predict.main(settings, run, "empty")
+
+
+def test_a_full_disk_stops_at_once(run, settings, tmp_path, monkeypatch):
+    for name in "ab":
+        ortho(tmp_path / f"folder/{name}.tif", (40, 50))
+    tried = []
+
+    def full(name, *_):
+        tried.append(name)
+        raise Problem("class map: not written", code=4)
+
+    monkeypatch.setattr(predict, "predict_raster", full)
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, "folder")
+    assert caught.value.code == 4 and tried == ["a"]
+
+
+@pytest.mark.parametrize("scheduler", ["local:0", "local:x", "http://a:1", "tcp://a", "2"])
+def test_a_scheduler_that_is_none_is_refused(run, settings, tmp_path, scheduler):
+    ortho(tmp_path / "a.tif")
+    with pytest.raises(Problem, match="expected local:N") as caught:
+        predict.main(settings, run, "a.tif", scheduler=scheduler)
+    assert caught.value.code == 2
+
+
+def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_done_by_another(run, settings, tmp_path):
+    pytest.importorskip("distributed")
+    for number in range(5):
+        ortho(tmp_path / f"many/{number}.tif", (500, 300 + number))
+    (tmp_path / "many/broken.tif").write_bytes(b"II*\0")
+    save_settings(tmp_path, settings)
+    with pytest.raises(Problem):
+        predict.main(settings, run, "many")
+    alone = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    shutil.rmtree(run / "predictions")
+    arguments = ["--params", "tiny.yaml", "--tile", "many", "--scheduler", "local:2"]
+    done = subprocess.Popen(
+        [sys.executable, str(ROOT / "predict.py"), *arguments],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    killed = None
+    while killed is None and done.poll() is None:
+        time.sleep(0.02)
+        for left in (run / "predictions").glob(".*.tmp*.tif"):  # a worker's number stands in its temporary files
+            killed = int(re.search(r"tmp([0-9]+)", left.name)[1])
+            os.kill(killed, signal.SIGKILL)
+            break
+    out, errors = done.communicate(timeout=240)
+    assert killed and done.returncode == 3 and "many/broken.tif" in errors and "Traceback" not in errors, errors
+    assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == alone
+
+
+def test_a_raster_of_other_pixels_is_resampled_where_that_is_asked_for(run, settings, tmp_path, capsys):
+    """Blocks of 4 px at half the training's pixel size become 2 px; the map lies where the raster lies."""
+    image = np.random.default_rng(0).integers(1, 256, (40, 30, 3)).astype(np.uint8)
+    place = {"crs": "EPSG:25833", "transform": from_origin(1000, 2000, 0.05, 0.05)}
+    write_raster(tmp_path / "right.tif", image, **place)
+    fine = image.repeat(4, 0).repeat(4, 1)
+    fine[:8, :16] = 0
+    write_raster(
+        tmp_path / "fine.tif", fine, nodata=0, crs="EPSG:25833", transform=from_origin(1000, 2000, 0.0125, 0.0125)
+    )
+    settings["predict"]["resample"] = True
+    for name in ("right", "fine"):
+        predict.main(settings, run, f"{name}.tif")
+    assert "warning" not in capsys.readouterr().out
+    with rasterio.open(run / "predictions/fine.tif") as source:
+        assert source.crs == "EPSG:25833" and source.shape == (40, 30)
+        assert list(source.transform) == pytest.approx(list(place["transform"]))
+        found = source.read(1)
+    assert (found[:2, :4] == IGNORE).all() and (found == IGNORE).sum() == 8
+    assert (found == read_map(run, "right"))[found != IGNORE].mean() > 0.8  # but beside the corner without data
+    write_raster(tmp_path / "nowhere.tif", image)
+    predict.main(settings, run, "nowhere.tif")
+    assert "not resampled, as its pixel size" in capsys.readouterr().out
+
+
+def test_the_maps_tags_say_what_it_was_made_from(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    predict.main(settings, run, "a.tif")
+    with rasterio.open(run / "predictions/a.tif") as source:
+        tags = source.tags()
+    assert tags["MODEL"] == sha256(run / "model.keras") and tags["SOURCE"] == sha256(tmp_path / "a.tif")
+    assert (tags["VIEWS"], tags["WINDOW"], tags["OVERLAP"]) == ("0 5", "64", "0.25")
+    assert tags["ENGINE"].startswith("tensorflow 2.") and len(tags["SETTINGS"]) == 64 and len(tags["VERSION"]) == 16
+    assert json.loads(tags["PREDICT"]) == settings["predict"]
+
+
+def test_an_address_of_the_network_is_no_file(run, settings):
+    for tile in ("https://example.org/a.tif", "/vsicurl/https://example.org/a.tif", "s3://bucket/a.tif"):
+        with pytest.raises(Problem, match="no such tile or file") as caught:
+            predict.main(settings, run, tile)
+        assert caught.value.code == 3
+
+
+def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (400, 300))
+    settings["predict"]["also"] = ["confidence", "colours"]
+    predict.main(settings, run, "a.tif")
+    whole = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+    save_settings(tmp_path, settings)
+    for wanted in (".a.confidence", "a.tif"):  # begun, named
+        shutil.rmtree(run / "predictions")
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "predict.py"), "--params", "tiny.yaml", "--tile", "a.tif"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not any(
+            path.name.startswith(wanted) for path in run.glob("predictions/*") if path.suffix == ".tif"
+        ):
+            pass
+        process.kill()
+        process.wait()
+        if (run / "predictions/a.tif").exists():
+            assert (run / "predictions/a.tif").read_bytes() == whole["a.tif"]
+        predict.main(settings, run, "a.tif")
+        assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == whole

@@ -1,0 +1,276 @@
+"""How the network is run on windows of an image: by TensorFlow, or on CPUs faster by OpenVINO, also in 8 bit.
+
+The network is translated once, into runs/<run>/engine/<precision>_<window>.xml, .bin and .json, and from then on run
+without TensorFlow, in a fifth of its memory. For 8 bit its ranges are calibrated on windows of the training tiles, and
+windows of the validation tiles say what it costs.
+
+A `run` takes an iterable of patches (uint8 [S, S, B]) and yields, in their order, probabilities (float32 [C, S, S],
+valid until the next). Method of the 8 bit: post-training quantisation with min-max calibration (NNCF), per channel for
+weights.
+"""
+import contextlib
+import functools
+import json
+import os
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from importlib.util import find_spec
+from multiprocessing import get_context
+
+import numpy as np
+
+from files import Problem, quiet_stderr, replacing, sha256
+from patches import cut
+from scores import confusion_matrix, mean_iou
+from tiles import IGNORE, open_prepared, starts
+
+CALIBRATION = 24  # windows; the ranges of the notebook's network stand still from about 12 on
+FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # of local contrast: stay in float32
+
+
+def choose_engine(options):
+    """"tensorflow" or "openvino", from predict.engine and predict.precision. auto: OpenVINO on a machine without an
+    NVIDIA GPU where it is installed. Problem (exit 4) where a package is missing."""
+    found, wanted = find_spec("openvino") is not None, options["engine"]
+    if wanted == "auto" and options["precision"] == "float32":
+        wanted = "openvino" if found and not os.path.exists("/proc/driver/nvidia/version") else "tensorflow"
+    elif wanted == "auto":
+        wanted = "openvino"
+    missing = [name for name in ("openvino", *(["nncf"] if options["precision"] == "int8" else []))
+               if find_spec(name) is None] if wanted == "openvino" else []
+    if missing:
+        raise Problem(f"package {' and '.join(missing)}: not installed, expected for predict.engine "
+                      f"{options['engine']} with precision {options['precision']}; run make extras, or set engine: "
+                      "tensorflow and precision: float32", code=4)
+    return wanted
+
+
+def read_facts(run):
+    """model.json of a finished run, whose model.keras is the file that it names; Problem (exit 3) otherwise."""
+    try:
+        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        for key in ("classes", "bands", "extra", "scale", "multiple", "ground_sample_distance"):
+            facts[key]  # KeyError: written by an earlier version
+        if sha256(run / "model.keras") != facts["sha256"]:
+            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
+                          "run; run train.py again", code=3)
+        return facts
+    except FileNotFoundError as missing:
+        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
+                      code=3) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise not_readable(run, error) from None
+
+
+def not_readable(run, error):
+    return Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
+                   "model.json as train.py writes them; run it again", code=3)
+
+
+# -- TensorFlow -------------------------------------------------------------------------------------------------------
+
+def load_network(run, facts):
+    """The Keras network of a run. Only stock layers: what would run code while it loads is refused (exit 3)."""
+    with quiet_stderr():
+        import keras
+    try:
+        network = keras.models.load_model(run / "model.keras", compile=False, safe_mode=True)
+    except Exception as error:  # Keras has no type of its own for what a file can do to it
+        raise not_readable(run, error) from None
+    expected = len(facts["bands"]) + bool(facts["extra"]), len(facts["classes"])
+    if (network.input_shape[-1], network.output_shape[-1]) != expected:
+        raise Problem(f"model {run / 'model.keras'}: {network.input_shape[-1]} bands to {network.output_shape[-1]} "
+                      f"classes, expected {expected[0]} to {expected[1]} as model.json says; run train.py again",
+                      code=3)
+    return network
+
+
+def graph_of(network, *shape):
+    """The network as one graph for patches of this shape (uint8 [N, S, S, B]): Keras interpolates only to sizes that
+    the graph knows. Returns planes, float32 [N, C, S, S]."""
+    import tensorflow as tf
+    return tf.function(lambda patches: tf.transpose(network(patches, training=False), (0, 3, 1, 2)),
+                       input_signature=[tf.TensorSpec(shape, tf.uint8)])
+
+
+def tensorflow_engine(network, batch_size, threads=0):
+    """A `run` that calls the network with batches of so many patches. `threads`: 0, as many as there are cores."""
+    import tensorflow as tf
+    with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    graphs = functools.cache(lambda *shape: graph_of(network, None, *shape))
+
+    def run(patches):
+        batch = []
+        for patch in patches:
+            batch.append(patch)
+            if len(batch) == batch_size:
+                yield from np.asarray(graphs(*patch.shape)(np.stack(batch)))
+                batch = []
+        if batch:
+            yield from np.asarray(graphs(*batch[0].shape)(np.stack(batch)))
+
+    return run
+
+
+def activation_bytes(network, side):
+    """Most bytes of activations that live together while the network answers one patch of `side`: each layer's output
+    counts from its making to its last use."""
+    import keras
+    sized = keras.models.clone_model(network, input_tensors=keras.Input((side, side, network.input_shape[-1]),
+                                                                        dtype="uint8"))
+    nodes = [node for layer in sized.operations for node in layer._inbound_nodes
+             if id(node) in {id(n) for depth in sized._nodes_by_depth.values() for n in depth}]
+    last = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.input_tensors}
+    sizes = {id(tensor): 4 * int(np.prod([n or 1 for n in tensor.shape])) for node in nodes
+             for tensor in node.output_tensors}
+    alive, most = 0, 0
+    for number, node in enumerate(nodes):
+        alive += sum(sizes[id(tensor)] for tensor in node.output_tensors)
+        most = max(most, alive)
+        alive -= sum(sizes.get(i, 0) for i, use in last.items() if use == number)
+    return most
+
+
+# -- OpenVINO ---------------------------------------------------------------------------------------------------------
+
+def engine_files(run, precision, window):
+    """(.xml, .bin, .json) of a translated network."""
+    return [run / "engine" / f"{precision}_{window}.{kind}" for kind in ("xml", "bin", "json")]
+
+
+def read_engine(run, facts, precision, window):
+    """What the .json of a translated network says; None where it is missing, damaged or another model's."""
+    xml, weights, about = engine_files(run, precision, window)
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+        made_from = facts["sha256"], version("openvino"), sha256(__file__)
+        whole = [found["xml"], found["bin"]] == [sha256(xml), sha256(weights)]
+        return found if whole and found["made_from"] == list(made_from) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def ensure_engine(run, facts, settings):
+    """What the .json of the translated network says, which is made where it is missing: in a process of its own, with
+    which TensorFlow's memory goes."""
+    options = settings["predict"]
+    found = read_engine(run, facts, options["precision"], options["window"])
+    if found is None:
+        print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
+              flush=True)
+        try:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                print(pool.submit(translate, run, facts, settings).result(), flush=True)
+        except BrokenProcessPool:
+            raise Problem(f"engine in {run / 'engine'}: its making was killed, expected about "
+                          "8 GB of free memory; lower predict.window", code=4) from None
+        found = read_engine(run, facts, options["precision"], options["window"])
+    return found
+
+
+def openvino_engine(model, streams, threads=0):
+    """A `run` that has `streams` patches under way at once, each in its own threads. `model`: a path or a model."""
+    import openvino as ov
+    compiled = ov.Core().compile_model(model, "CPU", {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
+                                                      "INFERENCE_PRECISION_HINT": "f32"})
+    requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, so that no stream does
+
+    def run(patches):
+        idle, busy = deque(requests), deque()
+        for patch in patches:
+            if not idle:
+                first = busy.popleft()
+                first.wait()
+                yield first.get_output_tensor().data[0]
+                idle.append(first)
+            request = idle.popleft()
+            request.start_async({0: np.ascontiguousarray(patch)[None]}, share_inputs=True)
+            busy.append(request)
+        for request in busy:
+            request.wait()
+            yield request.get_output_tensor().data[0]
+
+    return run
+
+
+@functools.lru_cache(maxsize=1)
+def engine_of(run, model, engine, precision, window, batch_size, threads):
+    """(engine, bytes of activations of a window) of a run whose model.keras has the hash `model`; kept from raster to
+    raster."""
+    facts = read_facts(run)
+    if engine == "openvino":
+        xml, _, about = engine_files(run, precision, window)
+        return (openvino_engine(xml, batch_size, threads),
+                json.loads(about.read_text(encoding="utf-8"))["activation_bytes"])
+    network = load_network(run, facts)
+    return tensorflow_engine(network, batch_size, threads), activation_bytes(network, window)
+
+
+def translate(run, facts, settings):
+    """Writes the network as OpenVINO's files, for windows of predict.window; returns a line that says what it is."""
+    import openvino as ov
+    options = settings["predict"]
+    side, precision = options["window"], options["precision"]
+    network = load_network(run, facts)
+    with quiet_stderr():
+        model = ov.convert_model(graph_of(network, 1, side, side, network.input_shape[-1]))
+    said = {"activation_bytes": activation_bytes(network, side)}
+    text = "float32"
+    if precision == "int8":
+        exact = model.clone()
+        model = quantise(model, settings)
+        said["check"] = check = compare(exact, model, settings)
+        text = (f"int8: mean IoU {100 * check['mean_iou']:.2f} % in float32, {100 * check['mean_iou_int8']:.2f} % in "
+                f"int8, on {check['windows']} windows of the validation tiles; {100 * check['same']:.1f} % of their "
+                "pixels are given the same class")
+    xml, weights, about = engine_files(run, precision, side)
+    about.unlink(missing_ok=True)
+    with replacing(xml) as temporary, replacing(weights):  # whose temporary names differ in the suffix alone
+        ov.save_model(model, temporary, compress_to_fp16=False)
+    said.update(xml=sha256(xml), bin=sha256(weights),
+                made_from=[facts["sha256"], version("openvino"), sha256(__file__)])
+    with replacing(about) as temporary:
+        temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    return text
+
+
+def windows_of(settings, role, side, count):
+    """Yields (pixels uint8 [S, S, B], labels uint8 [S, S]) of at most `count` windows, evenly drawn from those that
+    cover a role's tiles."""
+    places = []
+    for name in settings["split"][role]:
+        tile = open_prepared(settings["data"], name)
+        places += [(tile, row, col) for row in starts(tile.labels.shape[0], side, side)
+                   for col in starts(tile.labels.shape[1], side, side)]
+    for number in np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)):
+        tile, row, col = places[number]
+        labels = cut(tile.labels, row, col, side).copy()
+        inside = tile.labels.shape[0] - row, tile.labels.shape[1] - col
+        labels[inside[0]:] = labels[:, inside[1]:] = IGNORE  # mirrored there
+        yield np.ascontiguousarray(cut(tile.image, row, col, side)), labels
+
+
+def quantise(model, settings):
+    """The model in 8 bit, its ranges taken from windows of the training tiles."""
+    with quiet_stderr():
+        import nncf
+    side = settings["predict"]["window"]
+    patches = [pixels[None] for pixels, _ in windows_of(settings, "train", side, CALIBRATION)]
+    return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
+                         ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
+
+
+def compare(exact, quantised, settings):
+    """Mean IoU of both models on windows of the validation tiles, and the share of pixels of the same class."""
+    classes, side = len(settings["data"]["classes"]), settings["predict"]["window"]
+    windows = list(windows_of(settings, "val", side, CALIBRATION))
+    predicted = [[planes.argmax(0).astype(np.uint8) for planes in
+                  openvino_engine(model, 1)(pixels for pixels, _ in windows)] for model in (exact, quantised)]
+    confusions = [sum(confusion_matrix(labels, found, classes) for (_, labels), found in zip(windows, each))
+                  for each in predicted]
+    return {"windows": len(windows), "mean_iou": float(mean_iou(confusions[0])),
+            "mean_iou_int8": float(mean_iou(confusions[1])),
+            "same": float(np.mean([one == other for one, other in zip(*predicted)]))}

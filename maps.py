@@ -1,0 +1,184 @@
+"""Class maps on disk: a GeoTIFF with colours, names and the input's georeference, and what goes with it.
+
+<name>.tif               class index, nodata 255, overviews by mode; its .aux.xml holds class names for GDAL
+<name>.qml, <name>.png   names and colours for QGIS; a picture of the map
+<name>.confidence.tif    where asked for: the class's probability times 200, uint8
+<name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
+<name>.colours.tif       where asked for: the map in the classes' colours, RGB and alpha
+<name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
+"""
+import contextlib
+import json
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError
+from rasterio.features import shapes, sieve
+from rasterio.warp import transform_geom
+from skimage.io import imsave
+
+from files import Problem, replacing
+from rasters import open_raster, without_place_allowed
+from tiles import IGNORE, palette
+
+PREVIEW = 1500  # pixels: longest side of the .png
+ALSO = ("confidence", "probabilities", "colours", "polygons")
+CERTAIN = 200  # what a probability of 1 is written as
+
+
+def sidecars(path):
+    """What always goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
+    return path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
+
+
+def beside(path, what):
+    """The file of one of `ALSO` beside a map."""
+    return path.with_suffix(".geojson" if what == "polygons" else f".{what}.tif")
+
+
+def write_sidecars(path, classes):
+    """Class names for GDAL, names and colours for QGIS, and a picture, beside a map."""
+    gdal, qgis, picture = sidecars(path)
+    names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
+    with replacing(gdal) as temporary:
+        temporary.write_text(f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+                             "</PAMRasterBand></PAMDataset>\n", encoding="utf-8")
+    entries = "".join(f'<paletteEntry value="{i}" color="{colour.lower()}" alpha="255" label={quoteattr(name)}/>'
+                      for i, (name, colour) in enumerate(classes.items()))
+    with replacing(qgis) as temporary:
+        temporary.write_text('<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
+                             f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
+                             "</pipe></qgis>\n", encoding="utf-8")
+    write_preview(picture, path, classes)
+
+
+def write_preview(path, map_path, classes):
+    """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
+    with open_raster(map_path) as source:
+        scale = max(1, max(source.shape) / PREVIEW)
+        shape = tuple(max(1, round(n / scale)) for n in source.shape)
+        small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
+    with replacing(path) as temporary:
+        imsave(temporary, palette(classes)[small], check_contrast=False)
+
+
+def write_polygons(path, map_path, classes, least):
+    """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of fewer than
+    `least` pixels given to their largest neighbour. `area` is in square units of the map's coordinate system. Holds
+    the whole map in memory, a byte a pixel."""
+    with open_raster(map_path) as source:
+        crs, transform, indices = source.crs, source.transform, source.read(1)
+    if least > 1:
+        indices = sieve(indices, least)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, (shape, index) in enumerate(shapes(indices, indices != IGNORE, transform=transform)):
+            rings = [np.array(ring) for ring in shape["coordinates"]]
+            areas = [abs(np.dot(x[:-1] - x[0], y[1:] - y[0]) - np.dot(x[1:] - x[0], y[:-1] - y[0])) / 2 for x, y in
+                     (ring.T for ring in rings)]
+            placed = [np.array(ring) for ring in transform_geom(crs, "EPSG:4326", shape)["coordinates"]]
+            for i, ring in enumerate(placed):
+                x, y = (ring - ring[0]).T
+                turns_left = np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])
+                placed[i] = (ring if turns_left == (i == 0) else ring[::-1]).round(8).tolist()
+            name = list(classes)[int(index)]
+            file.write(("," if number else "") + "\n" + json.dumps(
+                {"type": "Feature", "properties": {"class": name, "index": int(index), "colour": classes[name],
+                                                   "area": round(float(areas[0] - sum(areas[1:])), 4)},
+                 "geometry": {"type": "Polygon", "coordinates": placed}}))
+        file.write("\n]}\n")
+
+
+def check_written(path, factors):
+    """RasterioError where a written map or one of its overviews cannot be read: GDAL tells nobody when a disk is full
+    while it closes a file."""
+    with rasterio.open(path, driver="GTiff") as source:
+        if source.overviews(1) != factors:
+            raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
+        for band in source.indexes:
+            source.checksum(band)
+    for level in range(len(factors)):
+        with rasterio.open(path, driver="GTiff", overview_level=level) as source:
+            for band in source.indexes:
+                source.checksum(band)
+
+
+def describe_bands(target, what, classes):
+    """Colours, names and scales of the bands of the map (`what` None) or of a file beside it."""
+    if what is None:
+        colours = {i: (*map(int, colour), 255) for i, colour in enumerate(palette(classes)[: len(classes)])}
+        target.write_colormap(1, {**colours, IGNORE: (0, 0, 0, 0)})
+    elif what == "colours":
+        target.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    else:
+        target.scales = [1 / CERTAIN] * target.count
+        target.descriptions = ["confidence"] if what == "confidence" else list(classes)
+
+
+def write_map(path, layers, rows, classes, place, tags, also, least):
+    """Writes a class map, and the rasters of `also` beside it, from `rows`, (first row, uint8 [rows, W, 1 and more]:
+    class, confidence, probabilities) from the top down; pixels that are nodata in the input `layers` become nodata.
+    All are whole before one takes its name, and the map is the last to. Polygons leave out areas of fewer than `least`
+    pixels. Problem (exit 4) where the disk does not take them."""
+    height, width = layers.shape
+    options = dict(driver="GTiff", height=height, width=width, dtype="uint8", tiled=True, blockxsize=256,
+                   blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
+                   transform=place["transform"] and rasterio.Affine(*place["transform"]))
+    depths = {None: 1, "confidence": 1, "probabilities": len(classes), "colours": 4}
+    written = [what for what in depths if what is None or what in also]
+    paths = {what: path if what is None else beside(path, what) for what in written}
+    factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
+    gdal = rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(without_place_allowed())
+        temporary = {what: stack.enter_context(replacing(paths[what])) for what in written}
+        stack.enter_context(gdal)
+        try:
+            with contextlib.ExitStack() as opened:
+                targets = {}
+                for what in written:
+                    nodata = {} if what == "colours" else {"nodata": IGNORE}
+                    targets[what] = opened.enter_context(
+                        rasterio.open(temporary[what], "w", count=depths[what], **nodata, **options))
+                    describe_bands(targets[what], what, classes)
+                    targets[what].update_tags(**tags)
+                for row, found in rows:
+                    found[~layers.valid(row, row + len(found))] = IGNORE
+                    window = ((row, row + len(found)), (0, width))
+                    for what, target in targets.items():
+                        if what == "colours":
+                            pixels = np.dstack([palette(classes)[found[..., 0]], np.where(
+                                found[..., 0] == IGNORE, 0, 255).astype(np.uint8)])
+                        else:
+                            pixels = found[..., {None: slice(1), "confidence": slice(1, 2),
+                                                 "probabilities": slice(2, None)}[what]]
+                        target.write(np.moveaxis(pixels, -1, 0), window=window)
+            for what in written:
+                with rasterio.open(temporary[what], "r+", driver="GTiff") as target:
+                    target.build_overviews(factors, Resampling.mode if what in (None, "colours") else
+                                           Resampling.average)
+                check_written(temporary[what], factors)
+        except RasterioError as error:
+            raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
+                          "free some space and run the same command again", code=4) from None
+        for old in (*sidecars(path), *(beside(path, what) for what in ALSO)):
+            old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
+    write_sidecars(path, classes)
+    if "polygons" in also:
+        write_polygons(beside(path, "polygons"), path, classes, least)
+
+
+def stands(path, tags, also):
+    """True where a whole map with these tags, and all that goes with it, is there."""
+    if not all(part.exists() for part in (path, *sidecars(path), *(beside(path, what) for what in also))):
+        return False
+    try:
+        for part in (path, *(beside(path, what) for what in also if what != "polygons")):
+            with open_raster(part) as source:
+                if any(source.tags().get(key) != value for key, value in tags.items()):
+                    return False
+        return True
+    except Problem:
+        return False

@@ -1,0 +1,162 @@
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import SIZES, write_tile
+from test_predict import ortho, read_map, write_run
+
+import engines
+import predict
+import prepare_data
+from files import Problem, sha256
+from model import build_network, keras
+
+SMALL = {"width": 4, "depth": 2, "residual": "add", "centre": "plain", "stem": 2, "local_contrast": [8]}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, settings):
+    """An untrained run with the parts that engines translate differently, and prepared tiles."""
+    monkeypatch.chdir(tmp_path)
+    settings["model"] = SMALL
+    for tile, shape in SIZES.items():
+        write_tile(tmp_path / "raw", tile, shape)
+    prepare_data.main(settings, tmp_path / "runs/tiny")
+    run = write_run(tmp_path / "runs/tiny", settings)
+    facts = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**facts, "multiple": 8}))
+    return run
+
+
+def answers(engine, side=64, count=5):
+    rng = np.random.default_rng(0)
+    patches = [rng.integers(0, 256, (side, side, 3)).astype(np.uint8) for _ in range(count)]
+    return patches, np.stack([planes.copy() for planes in engine(iter(patches))])
+
+
+def test_tensorflow_answers_as_the_network_in_order_whatever_the_batch(run):
+    network = engines.load_network(run, engines.read_facts(run))
+    for batch_size in (1, 2, 5, 8):
+        patches, found = answers(engines.tensorflow_engine(network, batch_size))
+        expected = np.moveaxis(network(np.stack(patches)).numpy(), -1, 1)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_activations_are_counted_from_making_to_last_use():
+    """Input 3 channels, a convolution to 8 and one to 2: at most 8 + 2 planes of the 3 live together; a skip keeps
+    its 8 until it is joined."""
+    pixels = keras.Input((None, None, 3), dtype="uint8")
+    wide = keras.layers.Conv2D(8, 3, padding="same")(pixels)
+    plain = keras.Model(pixels, keras.layers.Conv2D(2, 1)(wide))
+    assert engines.activation_bytes(plain, 10) == 4 * 100 * max(3 + 8, 8 + 2)
+    narrow = keras.layers.Conv2D(2, 1)(wide)
+    joined = keras.Model(pixels, keras.layers.Concatenate()([wide, narrow]))
+    assert engines.activation_bytes(joined, 10) == 4 * 100 * (8 + 2 + 10)
+
+
+def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
+    installed = set()
+    monkeypatch.setattr(engines, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(engines.os.path, "exists", lambda path: False)
+    auto = {"engine": "auto", "precision": "float32"}
+    assert engines.choose_engine(auto) == "tensorflow"
+    with pytest.raises(Problem, match="package openvino: not installed.*make extras") as caught:
+        engines.choose_engine({"engine": "openvino", "precision": "float32"})
+    assert caught.value.code == 4
+    installed.add("openvino")
+    assert engines.choose_engine(auto) == "openvino"
+    with pytest.raises(Problem, match="package nncf: not installed"):
+        engines.choose_engine({"engine": "auto", "precision": "int8"})
+    monkeypatch.setattr(engines.os.path, "exists", lambda path: path == "/proc/driver/nvidia/version")
+    assert engines.choose_engine(auto) == "tensorflow"
+
+
+def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    ortho(tmp_path / "a.tif", (150, 200))
+    maps = {}
+    for engine in ("tensorflow", "openvino"):
+        settings["predict"].update(engine=engine, also=["probabilities"])
+        predict.main(settings, run, "a.tif")
+        with rasterio.open(run / "predictions/a.probabilities.tif") as source:
+            maps[engine] = read_map(run, "a"), source.read().astype(int)
+    assert (maps["tensorflow"][0] == maps["openvino"][0]).mean() > 0.999
+    assert abs(maps["tensorflow"][1] - maps["openvino"][1]).max() <= 1
+    assert capsys.readouterr().out.count("translating the network") == 1
+    before = (run / "predictions/a.tif").read_bytes()
+    (run / "predictions/a.tif").unlink()
+    predict.main(settings, run, "a.tif")  # from the files under engine/
+    assert "translating" not in capsys.readouterr().out and (run / "predictions/a.tif").read_bytes() == before
+    with open(run / "engine/float32_64.bin", "r+b") as file:
+        file.write(b"damage")
+    predict.main(settings, run, "a.tif")
+    assert "translating" not in capsys.readouterr().out or (run / "predictions/a.tif").read_bytes() == before
+    (run / "predictions/a.tif").unlink()
+    predict.main(settings, run, "a.tif")
+    assert (run / "predictions/a.tif").read_bytes() == before
+
+
+def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run, settings, tmp_path, capsys):
+    pytest.importorskip("nncf")
+    ortho(tmp_path / "a.tif", (150, 200))
+    settings["predict"].update(precision="int8", engine="auto")
+    predict.main(settings, run, "a.tif")
+    assert "int8: mean IoU" in capsys.readouterr().out
+    check = json.loads((run / "engine/int8_64.json").read_text())["check"]
+    assert check["windows"] == 2 and 0 <= check["mean_iou_int8"] <= 1 and check["same"] > 0.8
+    with rasterio.open(run / "predictions/a.tif") as source:
+        assert source.tags()["ENGINE"].endswith("int8")
+    settings["predict"]["window"] = 32  # another window, another translation, for which the tiles are needed again
+    (tmp_path / "prepared/manifest.json").unlink()
+    with pytest.raises(Problem, match="manifest.json") as caught:
+        predict.main(settings, run, "a.tif")
+    assert caught.value.code == 3
+    settings["data"]["prepared"] = str(tmp_path / "again")
+    prepare_data.main(settings, tmp_path / "prepare")
+    windows = list(engines.windows_of(settings, "train", 64, 3))
+    assert len(windows) == 3 and all(pixels.shape == (64, 64, 3) for pixels, _ in windows)
+
+
+def hostile_models(folder):
+    """A Lambda layer whose code makes a file; a weights file that names another file as its storage."""
+    pixels = keras.Input((None, None, 3), dtype="uint8")
+    code = f"open({str(folder / 'canary')!r}, 'w')"
+    lambda_layer = keras.layers.Lambda(eval(f"lambda x: ({code}, x)[1]"), name="harm")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    keras.Model(pixels, keras.layers.Conv2D(6, 1, activation="softmax")(lambda_layer(x))).save(folder / "lambda.keras")
+    (folder / "canary").unlink(missing_ok=True)
+    yield folder / "lambda.keras"
+    build_network(3, 6, **SMALL).save(folder / "plain.keras")
+    with zipfile.ZipFile(folder / "plain.keras") as source, zipfile.ZipFile(folder / "module.keras", "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "config.json":
+                data = data.replace(b'"keras.src.models.functional"', b'"os"').replace(b'"Functional"', b'"system"')
+            target.writestr(name, data)
+    yield folder / "module.keras"
+
+
+def test_a_hostile_model_is_refused_and_does_no_harm(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    for path in hostile_models(tmp_path):
+        os.replace(path, run / "model.keras")
+        facts = json.loads((run / "model.json").read_text())
+        (run / "model.json").write_text(json.dumps({**facts, "sha256": sha256(run / "model.keras")}))
+        with pytest.raises(Problem, match="not readable") as caught:
+            predict.main(settings, run, "a.tif")
+        assert caught.value.code == 3 and len(caught.value.lines) == 1 and not (tmp_path / "canary").exists()
+
+
+def test_a_model_of_other_classes_or_bands_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    settings["data"]["classes"] = {"road": "#ffffff", "rest": "#000001"}
+    with pytest.raises(Problem, match="of the classes impervious, .*, expected those of data.classes: road, rest"):
+        predict.main(settings, run, "a.tif")
+    facts = json.loads((run / "model.json").read_text())
+    facts["classes"] = settings["data"]["classes"]
+    (run / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(Problem, match="3 bands to 6 classes, expected 3 to 2"):
+        predict.main(settings, run, "a.tif")

@@ -35,7 +35,7 @@ help:  ## this list
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
 	@touch $@
 
-extras: .venv/.extras  ## OpenVINO (twice as fast on CPUs), its 8 bit, and Dask: predict.py takes what is there
+extras: .venv/.extras  ## OpenVINO, its 8 bit and Dask, which predict.py takes where they are
 
 # -- settings: one stamp per section, rewritten only when its content changes
 

@@ -90,13 +90,14 @@ def describe_protocol(settings, facts, tags, official):
               else f"official where given, else disc of {evaluate['erode']} px")
     protocol = {"tiles": split["test"], "trained_on": split["train"], "checkpoint_chosen_on": split["val"],
                 "checkpoint": f"epoch {facts['epoch']}: {facts['chosen_by']}", "views": options["views"],
-                "window": options["window"], "overlap": options["overlap"], "eroded_labels": eroded,
-                "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
+                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
+                "eroded_labels": eroded, "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
     protocol["text"] = (
         f"{len(split['test'])} test tile(s), none of which was trained on or chose anything; checkpoint of epoch "
         f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
-        f"overlapping by {options['overlap']:g}, {len(options['views'])} view(s) averaged; every labelled pixel scored "
-        f"(full) and without class boundaries ({eroded}, eroded); means over {len(settings['data']['classes'])} classes"
+        f"overlapping by {options['overlap']:g}, {len(options['views'])} view(s) averaged, {tags['ENGINE']}; every "
+        f"labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means over "
+        f"{len(settings['data']['classes'])} classes"
         + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
     return protocol
 

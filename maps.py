@@ -17,7 +17,6 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
-from skimage.io import imsave
 
 from files import Problem, replacing
 from rasters import open_raster, without_place_allowed
@@ -60,8 +59,10 @@ def write_preview(path, map_path, classes):
         scale = max(1, max(source.shape) / PREVIEW)
         shape = tuple(max(1, round(n / scale)) for n in source.shape)
         small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
-    with replacing(path) as temporary:
-        imsave(temporary, palette(classes)[small], check_contrast=False)
+    options = dict(driver="PNG", height=shape[0], width=shape[1], count=1, dtype="uint8", zlevel=3)
+    with replacing(path) as temporary, without_place_allowed(), rasterio.open(temporary, "w", **options) as target:
+        target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
+        target.write(small, 1)
 
 
 def write_polygons(path, map_path, classes, least):
@@ -124,7 +125,7 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
     pixels. Problem (exit 4) where the disk does not take them."""
     height, width = layers.shape
     options = dict(driver="GTiff", height=height, width=width, dtype="uint8", tiled=True, blockxsize=256,
-                   blockysize=256, compress="deflate", bigtiff="if_safer", crs=place["crs"],
+                   blockysize=256, compress="deflate", zlevel=3, bigtiff="if_safer", crs=place["crs"],
                    transform=place["transform"] and rasterio.Affine(*place["transform"]))
     depths = {None: 1, "confidence": 1, "probabilities": len(classes), "colours": 4}
     written = [what for what in depths if what is None or what in also]

@@ -88,15 +88,16 @@ def predict_rows(run, read, shape, classes, window, overlap, views, multiple, de
     step = max(1, int(window * (1 - overlap)))
     rows, columns = starts(height, window, step), starts(width, window, step)
     answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
+    mean, sums = np.empty((2, classes, window, window), np.float32)
     below = np.zeros((classes, 0, width), np.float32)
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
         below = np.zeros((classes, window - done, width), np.float32)
         out = np.empty((done, width, depth), np.uint8)
-        sums = np.zeros((classes, window, window), np.float32)
+        sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
-            mean = np.zeros_like(sums)
-            for number in views:
+            mean[:] = turned_back(next(answers), views[0])
+            for number in views[1:]:
                 mean += turned_back(next(answers), number)
             sums += np.multiply(mean, weights, out=mean)
             ready = sums[:, :, : next_col - col]
@@ -160,7 +161,7 @@ def memory(shape, bands, classes, options, engine, activations):
     shared = int(window * options["overlap"]) + 1
     precise = 0.5 if options["precision"] == "int8" else 1
     return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * precise
-            + 3 * bands * min(window, shape[0]) * wide + 4 * classes * (2 * shared * wide + 3 * window**2)
+            + 3 * bands * min(window, shape[0]) * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
             + (2 + classes) * window * wide)
 
 

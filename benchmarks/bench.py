@@ -24,7 +24,7 @@ def machine():
         return next((line.split(":")[1].strip() for line in lines if line.startswith(word)), None)
 
     versions = {}
-    for name in ("tensorflow", "keras", "jax", "numpy", "rasterio", "torch", "albumentations"):
+    for name in ("tensorflow", "keras", "jax", "numpy", "rasterio", "torch", "albumentations", "openvino", "nncf"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -56,9 +56,9 @@ def run_one(script, name, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(script, doc, contenders, make, summarise, rounds=3):
-    """The command line of a benchmark: makes its input in a folder, runs the contenders in turn, prints a table and
-    writes benchmarks/results/<script>.json."""
+def main(script, doc, contenders, make, summarise, rounds=3, once=()):
+    """The command line of a benchmark: makes its input in a folder, runs the contenders in turn (those of `once` in the
+    first round only), prints a table and writes benchmarks/results/<script>.json."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--folder", type=Path, default=ROOT / "data/benchmark", help="where its input is made and kept")
@@ -74,7 +74,7 @@ def main(script, doc, contenders, make, summarise, rounds=3):
     make(options.folder)
     found = {name: [] for name in contenders}
     for number in range(options.rounds):
-        for name in contenders:
+        for name in (name for name in contenders if number == 0 or name not in once):
             figures = run_one(script, name, options.folder)
             found[name] += [figures] if figures else []
             print(f"round {number + 1}/{options.rounds}  {name:>24}  "

@@ -1,22 +1,21 @@
 """Class maps of whole tiles: Mpx/s per view, memory, share of the matrix product's peak, against the notebook's.
 
-    python benchmarks/predict.py        about 40 minutes on 2 cores; writes docs/seams.png too
+    python benchmarks/predict.py        about 30 minutes on 2 cores
 
 The same tile, 3000 x 3000, and the same weights, the published network's (33.8 GFLOP for a patch of 256 px, 516 for a
 Mpx), through the notebook's algorithm (whole tile in memory, patches of 256 px side by side, predict, scatter_nd: what
 is left over at the far edges stays unpredicted) and through predict.py with every engine, from the open raster to the
-closed map: reading, overlap, blending and writing included, starting and translating not. `share_of_peak_*` counts
-516 GFLOP for every Mpx of the map, so that overlap costs, over the best product of two 4096 x 4096 matrices in the same
-round. Eight views are timed on a quarter of the tile, beside one view of it.
+closed map: reading, overlap, blending and writing included, starting and translating not. Mpx are those that are
+predicted, by the notebook 2816 x 2816. `share_of_peak_*` counts 516 GFLOP for each of them, so that overlap costs, over
+the best product of two 4096 x 4096 matrices in the same round. Eight views are timed on a quarter of the tile, beside
+one view of it.
 
-Where recipe.py's trainings are at hand (data/benchmark/recipe), `int8_loss_*` are the points of validation mean IoU
-that 8 bit costs them, and the seam meter compares maps made of windows with one made at once: the share of pixels whose
-class differs, by their distance to the nearest border of a window.
+Memory is stated before the run and measured on rasters of 480 Mpx too, which stand sparse on the disk. What windows and
+8 bit cost in quality: fidelity.py.
 """
 import json
 import shutil
 import time
-from pathlib import Path
 
 import bench
 import numpy as np
@@ -24,19 +23,19 @@ import rasterio
 
 SIDE, PATCH = 3000, 256
 GFLOP = 516  # for a Mpx of the published network: 33.81 for a patch
-WINDOWS = {"tensorflow": (1056, 0.06, 1), "openvino": (1056, 0.06, 2), "int8": (1056, 0.06, 2)}
+WINDOWS = {"tensorflow": (768, 0.03, 1), "openvino": (768, 0.03, 2), "int8": (768, 0.03, 2)}  # side, overlap, at once
 LARGE = {"wide": (12_000, 40_000), "tall": (40_000, 12_000)}  # height, width
 
 
-def write_raster(path, height, width, blocks):
-    """A tiled GeoTIFF of coloured blocks; without `blocks` an empty, sparse one."""
+def write_raster(path, height, width, picture=None):
+    """A tiled GeoTIFF of a picture, repeated; without one, empty and sparse."""
     options = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "tiled": True,
                "compress": "deflate", "sparse_ok": True, "crs": "EPSG:32633",
                "transform": rasterio.Affine(0.05, 0, 366976, 0, -0.05, 5808000)}
     with rasterio.open(path, "w", **options) as target:
-        if blocks:
-            colours = np.random.default_rng(0).integers(0, 256, (3, -(-height // 24), -(-width // 24)), dtype=np.uint8)
-            target.write(colours.repeat(24, 1).repeat(24, 2)[:, :height, :width])
+        if picture is not None:
+            times = [1, *(-(-size // own) for size, own in zip((height, width), picture.shape[1:]))]
+            target.write(np.tile(picture, times)[:, :height, :width])
 
 
 def write_run(folder, recipe):
@@ -56,17 +55,32 @@ def write_run(folder, recipe):
     (folder / "model.json").write_text(json.dumps(facts))
 
 
+def made_up(folder):
+    """The settings of the demo, its tiles drawn and prepared in a folder: what the benchmark's tile is made of, and
+    what 8 bit calibrates on."""
+    import prepare_data
+    import sample_tiles
+    from params import read_settings
+    demo = read_settings(bench.ROOT / "demo.yaml")
+    demo["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
+    if not (folder / "prepared/manifest.json").exists():
+        sample_tiles.main(folder / "raw", seed=1)
+        prepare_data.main(demo, folder)
+    return demo
+
+
 def make(folder):
+    from params import find_raster
     folder = folder / "predict"
     for recipe in ("notebook", "params", "demo"):
         if not (folder / recipe / "model.json").exists():
             write_run(folder / recipe, recipe)
-    for name, size in {"tile": (SIDE, SIDE), "quarter": (SIDE // 2, SIDE // 2)}.items():
-        if not (folder / f"{name}.tif").exists():
-            write_raster(folder / f"{name}.tif", *size, blocks=True)
-    for name, size in LARGE.items():
-        if not (folder / f"{name}.tif").exists():
-            write_raster(folder / f"{name}.tif", *size, blocks=False)
+    demo = made_up(folder)
+    with rasterio.open(find_raster(demo["split"]["test"][0], demo)[1]) as source:
+        picture = source.read()
+    sizes = {"tile": (SIDE, SIDE), "quarter": (SIDE // 2, SIDE // 2), **LARGE}
+    for name in (name for name in sizes if not (folder / f"{name}.tif").exists()):
+        write_raster(folder / f"{name}.tif", *sizes[name], None if name in LARGE else picture)
 
 
 def peak(folder):
@@ -104,12 +118,12 @@ def notebook(folder, tile, views):
                                                 indexing="ij"), -1) for row, col in corners])
         whole = tf.scatter_nd(places, answers, (*image.shape[:2], answers.shape[-1])).numpy()
         total = total + unview(whole, number)
-    predicted = total.argmax(-1).astype(np.uint8)
+    classes = total.argmax(-1).astype(np.uint8)
     with rasterio.open(folder / "predict/notebook.tif", "w", driver="GTiff", height=image.shape[0],
                        width=image.shape[1], count=1, dtype="uint8", compress="deflate") as target:
-        target.write(predicted, 1)
-    seconds = time.perf_counter() - started
-    return {"mpx_per_second": image.shape[0] * image.shape[1] * len(views) / seconds / 1e6,
+        target.write(classes, 1)
+    seconds, predicted = time.perf_counter() - started, rows * columns * PATCH**2  # fewer than the tile has
+    return {"mpx_per_second": predicted * len(views) / seconds / 1e6,
             "resident_mb": bench.resident()[1], "seconds": seconds}
 
 
@@ -138,7 +152,8 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
             raise ModuleNotFoundError(str(problem)) from None
         facts = engines.read_facts(run)
         if chosen == "openvino":
-            calibrate_on_made_up(settings, folder)
+            demo = made_up(folder / "predict")
+            settings.update(data=demo["data"], split=demo["split"])
             engines.ensure_engine(run, facts, settings)
         answer, activations = engines.engine_of(run, facts["sha256"], chosen, options["precision"], options["window"],
                                                 options["batch_size"], 0)
@@ -156,14 +171,49 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}
 
 
-def calibrate_on_made_up(settings, folder):
-    """Makes the demo's tiles the settings' own, for 8 bit to calibrate on."""
-    import prepare_data
-    import sample_tiles
-    from params import read_settings
-    demo = read_settings(bench.ROOT / "demo.yaml")
-    demo["data"].update(raw=str(folder / "predict/raw"), prepared=str(folder / "predict/prepared"))
-    if not Path(demo["data"]["prepared"], "manifest.json").exists():
-        sample_tiles.main(folder / "predict/raw", seed=1)
-        prepare_data.main(demo, folder / "predict")
-    settings.update(data=demo["data"], split=demo["split"])
+def large(folder, name, recipe, engine):
+    """Memory on a raster of 480 Mpx, which stands sparse on the disk."""
+    found = ours(folder, engine, name, [0], recipe=recipe)
+    return {key: found[key] for key in ("resident_mb", "stated_mb", "seconds")}
+
+
+def summarise(medians):
+    best = medians["matrix product"]["gflops"]
+    figures = {"peak_gflops": best}
+    base = medians["notebook"]
+    for engine in WINDOWS:
+        found = medians.get(engine)
+        if found:
+            figures.update({f"mpx_per_second_{engine}": found["mpx_per_second"],
+                            f"share_of_peak_{engine}": found["mpx_per_second"] * GFLOP / best,
+                            f"resident_mb_{engine}": found["resident_mb"], f"stated_mb_{engine}": found["stated_mb"],
+                            f"vs_notebook_{engine}": found["mpx_per_second"] / base["mpx_per_second"],
+                            f"memory_share_of_notebook_{engine}": found["resident_mb"] / base["resident_mb"]})
+    exact = max((engine for engine in ("tensorflow", "openvino") if engine in medians),
+                key=lambda engine: medians[engine]["mpx_per_second"])
+    figures.update({"vs_notebook": figures[f"vs_notebook_{exact}"], "resident_mb": figures[f"resident_mb_{exact}"],
+                    "memory_share_of_notebook": figures[f"memory_share_of_notebook_{exact}"],
+                    "mpx_per_second_notebook": base["mpx_per_second"], "resident_mb_notebook": base["resident_mb"],
+                    "share_of_peak_notebook": base["mpx_per_second"] * GFLOP / best})
+    for name, found in medians.items():
+        if name not in (*WINDOWS, "notebook", "matrix product"):
+            figures.update({f"{key}_{name.replace(' ', '_')}": value for key, value in found.items()})
+    return figures
+
+
+ONE, EIGHT = [0], list(range(8))
+CONTENDERS = {
+    "matrix product": peak,
+    "notebook": lambda folder: notebook(folder, "tile", ONE),
+    **{engine: lambda folder, engine=engine: ours(folder, engine, "tile", ONE) for engine in WINDOWS}}
+ONCE = {
+    "notebook eight views": lambda folder: notebook(folder, "quarter", EIGHT),
+    **{f"{engine} eight views": lambda folder, engine=engine: ours(folder, engine, "quarter", ONE, EIGHT)
+       for engine in WINDOWS},
+    **{f"{name} {recipe} {engine}": lambda folder, a=(name, recipe, engine): large(folder, *a)
+       for name, recipe, engine in (("wide", "demo", "openvino"), ("tall", "demo", "openvino"),
+                                    ("wide", "demo", "tensorflow"), ("wide", "params", "openvino"))}}
+
+
+if __name__ == "__main__":
+    bench.main(__file__, __doc__, {**CONTENDERS, **ONCE}, make, summarise, once=ONCE)

@@ -2,6 +2,7 @@ import json
 import os
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -121,7 +122,8 @@ def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run,
 
 
 def hostile_models(folder):
-    """A Lambda layer whose code makes a file; a weights file that names another file as its storage."""
+    """A Lambda layer whose code makes a file; a function of os in place of a layer; weights that are read from a file
+    of the machine."""
     pixels = keras.Input((None, None, 3), dtype="uint8")
     code = f"open({str(folder / 'canary')!r}, 'w')"
     lambda_layer = keras.layers.Lambda(eval(f"lambda x: ({code}, x)[1]"), name="harm")
@@ -137,6 +139,20 @@ def hostile_models(folder):
                 data = data.replace(b'"keras.src.models.functional"', b'"os"').replace(b'"Functional"', b'"system"')
             target.writestr(name, data)
     yield folder / "module.keras"
+    (folder / "secret").write_bytes(bytes(4096))
+    with zipfile.ZipFile(folder / "plain.keras") as source:
+        (folder / "weights.h5").write_bytes(source.read("model.weights.h5"))
+        with h5py.File(folder / "weights.h5", "r+") as file:
+            names = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            shape = file[names[0]].shape
+            del file[names[0]]
+            file.create_dataset(names[0], shape, "float32", external=[(str(folder / "secret"), 0, 4096)])
+        with zipfile.ZipFile(folder / "external.keras", "w") as target:
+            for name in source.namelist():
+                data = (folder / "weights.h5").read_bytes() if name == "model.weights.h5" else source.read(name)
+                target.writestr(name, data)
+    yield folder / "external.keras"
 
 
 def test_a_hostile_model_is_refused_and_does_no_harm(run, settings, tmp_path):

@@ -1,0 +1,116 @@
+"""What windows and 8 bit cost in quality, on networks that recipe.py trained.
+
+    python benchmarks/fidelity.py       about 10 minutes on 2 cores; writes docs/seams.png too
+
+`points_lost_*`: validation mean IoU in float32 less that in 8 bit, in points, whole tiles, one view. The seam meter
+compares maps made of windows of 512 px with one made at once: the share of pixels whose class differs, by their
+distance to the nearest border of a window, on the validation tiles of Dubai (1536 x 1536 px of each).
+"""
+import bench
+import numpy as np
+import rasterio
+
+
+def trained(folder, data):
+    """(run, facts, settings) of the first training of recipe.py on a data set."""
+    import recipe
+
+    from engines import read_facts
+    run = folder / f"recipe/ours_{data}_1"
+    if not (run / "model.json").exists():
+        raise ModuleNotFoundError(f"the training {run}, which recipe.py makes")
+    return run, read_facts(run), recipe.settings_of("ours", data, 1, folder / "recipe")
+
+
+def int8_loss(folder, data):
+    """Mean IoU of the validation tiles in float32 and in 8 bit, and the share of pixels of the same class."""
+    import nncf  # noqa: F401  passed over where it is missing
+
+    import engines
+    import predict
+    from params import find_raster
+    from scores import confusion_matrix, mean_iou
+    from tiles import IGNORE, open_prepared
+    run, facts, settings = trained(folder, data)
+    settings["predict"].update(engine="openvino", views=[0], window=512 if data == "dubai" else 256, overlap=0.25,
+                               batch_size=2)
+    confusions, maps = {}, {}
+    for precision in ("float32", "int8"):
+        settings["predict"]["precision"] = precision
+        engines.ensure_engine(run, facts, settings)
+        for tile in settings["split"]["val"]:
+            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, "openvino", show=False)
+            with rasterio.open(run / f"predictions/{tile}.tif") as source:
+                predicted = source.read(1)
+            labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)
+            confusions[precision] = confusions.get(precision, 0) + confusion_matrix(labels, predicted,
+                                                                                    len(facts["classes"]))
+            maps.setdefault(precision, []).append(predicted.ravel())
+    scores = {precision: mean_iou(confusion) for precision, confusion in confusions.items()}
+    same = np.mean(np.concatenate(maps["float32"]) == np.concatenate(maps["int8"]))
+    return {"mean_iou": scores["float32"], "mean_iou_int8": scores["int8"],
+            "points_lost": 100 * (scores["float32"] - scores["int8"]), "same": float(same)}
+
+
+OVERLAPS = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
+NEAR = 4  # pixels: what the seam meter's figures call the border of a window
+
+
+def seams(folder):
+    """The share of pixels whose class differs from that of a map made at once, by distance to a window's border."""
+    import engines
+    import predict
+    from tiles import open_prepared, starts
+    run, facts, settings = trained(folder, "dubai")
+    window, multiple, figures, curves = 512, facts["multiple"], {}, {}
+    engine = engines.tensorflow_engine(engines.load_network(run, facts), 1)
+    edges = np.array([0, 4, 8, 16, 32, 64, 128, 256])
+    for overlap in OVERLAPS:
+        wrong, pixels, all_wrong, all_pixels = np.zeros(len(edges)), np.zeros(len(edges)), 0, 0
+        for tile in settings["split"]["val"]:
+            image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:1536, :1536])
+            whole, cut_up = (np.concatenate([found[..., 0] for _, found in predict.predict_rows(
+                engine, lambda start, stop: image[start:stop], image.shape[:2], len(facts["classes"]), size, share,
+                [0], multiple)]) for size, share in ((1536, 0), (window, overlap)))
+            away = []
+            for length in image.shape[:2]:
+                first = starts(length, window, max(1, int(window * (1 - overlap))))
+                borders = np.unique([*first[1:], *(first[:-1] + window)])
+                away.append(np.abs(np.arange(length)[:, None] + 0.5 - borders).min(1))
+            bins = np.digitize(np.minimum(*np.meshgrid(*away, indexing="ij")), edges) - 1
+            wrong += np.bincount(bins[whole != cut_up], minlength=len(edges))
+            pixels += np.bincount(bins.ravel(), minlength=len(edges))
+            all_wrong, all_pixels = all_wrong + (whole != cut_up).sum(), all_pixels + whole.size
+        curves[overlap] = 100 * wrong / np.maximum(pixels, 1)
+        figures[f"percent_at_border_{overlap:g}"] = curves[overlap][0]
+        figures[f"percent_{overlap:g}"] = 100 * all_wrong / all_pixels
+    draw_seams(edges, curves)
+    return figures
+
+
+def draw_seams(edges, curves):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    for (overlap, curve), colour in zip(curves.items(), plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))):
+        seen = curve > 0
+        axes.plot(np.sqrt(np.maximum(edges, 2) * np.append(edges[1:], 512))[seen], curve[seen], "o-", color=colour,
+                  markersize=3.5, label=f"{overlap:.0%}" if overlap in (0, 1 / 4) else f"{100 * overlap:g} %")
+    axes.set(xscale="log", yscale="log", xlabel="distance to the nearest border of a window (pixels)",
+             ylabel="pixels of another class (%)")
+    axes.set_xticks([3, 10, 30, 100, 300], ["3", "10", "30", "100", "300"])
+    axes.grid(alpha=0.3)
+    axes.legend(title="overlap of 512 px windows", fontsize=8, title_fontsize=8)
+    figure.savefig(bench.ROOT / "docs/seams.png", dpi=160)
+
+
+
+def summarise(medians):
+    return {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items() for key, value in found.items()}
+
+
+if __name__ == "__main__":
+    bench.main(__file__, __doc__, {**{f"int8 {data}": lambda folder, data=data: int8_loss(folder, data)
+                                      for data in ("dubai", "sample")}, "seams": seams},
+               lambda folder: None, summarise, rounds=1)

@@ -156,11 +156,11 @@ def provenance(facts, settings, engine, place, sources):
 
 def memory(shape, bands, classes, options, engine, activations):
     """About how many bytes predicting a raster of this shape takes, from what is held at once: the libraries, the
-    activations of each window under way, rows of pixels, and sums."""
+    activations of each window under way (TensorFlow keeps twice as much), rows of pixels, and sums."""
     window, wide = options["window"], max(shape[1], options["window"])
     shared = int(window * options["overlap"]) + 1
-    precise = 0.5 if options["precision"] == "int8" else 1
-    return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * precise
+    held = {"tensorflow": 2, "int8": 0.5}.get(engine if engine == "tensorflow" else options["precision"], 1)
+    return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * held
             + 3 * bands * min(window, shape[0]) * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
             + (2 + classes) * window * wide)
 
@@ -271,8 +271,11 @@ def over_dask(jobs, scheduler):
                           code=4) from None
         futures = {client.submit(predict.attempt, *job, threads, False, pure=False): job[1] for job in jobs}
         for future in as_completed(futures):
-            yield future.result() if future.status == "finished" else (
-                3, [f"raster {futures[future]}: {future.exception()}, expected its worker to live; look at its memory"])
+            if future.status == "error" and type(future.exception()).__name__ == "KilledWorker":
+                yield 3, [f"raster {futures[future]}: worker after worker was lost at it, expected one to finish; look "
+                          "at their memory"]
+            else:
+                yield future.result()
 
 
 def main(settings, run, tile, extra=None, scheduler=None):

@@ -2,9 +2,10 @@
 
     python benchmarks/fidelity.py       about 10 minutes on 2 cores; writes docs/seams.png too
 
-`points_lost_*`: validation mean IoU in float32 less that in 8 bit, in points, whole tiles, one view. The seam meter
-compares maps made of windows of 512 px with one made at once: the share of pixels whose class differs, by their
-distance to the nearest border of a window, on the validation tiles of Dubai (1536 x 1536 px of each).
+`points_lost_*`: validation mean IoU in float32 less that in 8 bit, in points, whole tiles, one view. `same_*`: share
+of the pixels to which another engine gives the class that TensorFlow gives. The seam meter compares maps made of windows
+of 512 px with one made at once: the share of pixels whose class differs, by their distance to the nearest border of a
+window, on the validation tiles of Dubai (1536 x 1536 px of each).
 """
 import bench
 import numpy as np
@@ -22,8 +23,11 @@ def trained(folder, data):
     return run, read_facts(run), recipe.settings_of("ours", data, 1, folder / "recipe")
 
 
-def int8_loss(folder, data):
-    """Mean IoU of the validation tiles in float32 and in 8 bit, and the share of pixels of the same class."""
+WAYS = {"tensorflow": ("tensorflow", "float32"), "openvino": ("openvino", "float32"), "int8": ("openvino", "int8")}
+
+
+def compare(folder, data):
+    """Mean IoU of the validation tiles with every engine, and the share of pixels of TensorFlow's class."""
     import nncf  # noqa: F401  passed over where it is missing
 
     import engines
@@ -32,24 +36,25 @@ def int8_loss(folder, data):
     from scores import confusion_matrix, mean_iou
     from tiles import IGNORE, open_prepared
     run, facts, settings = trained(folder, data)
-    settings["predict"].update(engine="openvino", views=[0], window=512 if data == "dubai" else 256, overlap=0.25,
-                               batch_size=2)
-    confusions, maps = {}, {}
-    for precision in ("float32", "int8"):
-        settings["predict"]["precision"] = precision
-        engines.ensure_engine(run, facts, settings)
+    options = settings["predict"]
+    options.update(views=[0], window=512 if data == "dubai" else 256, overlap=0.25, batch_size=2)
+    confusions, maps = {way: 0 for way in WAYS}, {way: [] for way in WAYS}
+    for way, (engine, precision) in WAYS.items():
+        options.update(engine=engine, precision=precision)
+        if engine == "openvino":
+            engines.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
-            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, "openvino", show=False)
+            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine, show=False)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)
             labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)
-            confusions[precision] = confusions.get(precision, 0) + confusion_matrix(labels, predicted,
-                                                                                    len(facts["classes"]))
-            maps.setdefault(precision, []).append(predicted.ravel())
-    scores = {precision: mean_iou(confusion) for precision, confusion in confusions.items()}
-    same = np.mean(np.concatenate(maps["float32"]) == np.concatenate(maps["int8"]))
-    return {"mean_iou": scores["float32"], "mean_iou_int8": scores["int8"],
-            "points_lost": 100 * (scores["float32"] - scores["int8"]), "same": float(same)}
+            confusions[way] += confusion_matrix(labels, predicted, len(facts["classes"]))
+            maps[way].append(predicted.ravel())
+    scores = {way: mean_iou(confusion) for way, confusion in confusions.items()}
+    whole = {way: np.concatenate(parts) for way, parts in maps.items()}
+    return {"mean_iou": scores["openvino"], "mean_iou_int8": scores["int8"],
+            "points_lost": 100 * (scores["openvino"] - scores["int8"]),
+            **{f"same_{way}": float(np.mean(whole[way] == whole["tensorflow"])) for way in ("openvino", "int8")}}
 
 
 OVERLAPS = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
@@ -111,6 +116,6 @@ def summarise(medians):
 
 
 if __name__ == "__main__":
-    bench.main(__file__, __doc__, {**{f"int8 {data}": lambda folder, data=data: int8_loss(folder, data)
+    bench.main(__file__, __doc__, {**{data: lambda folder, data=data: compare(folder, data)
                                       for data in ("dubai", "sample")}, "seams": seams},
                lambda folder: None, summarise, rounds=1)

@@ -38,7 +38,7 @@ def smooth(losses, width):
     lag, and at both ends taken over what is there."""
     reach = math.ceil(4 * width)
     kernel = np.exp(-(np.arange(-reach, reach + 1) / width) ** 2 / 2)
-    return (np.convolve(losses, kernel)[reach: -reach] / np.convolve(np.ones(len(losses)), kernel)[reach: -reach])
+    return np.convolve(losses, kernel)[reach: -reach] / np.convolve(np.ones(len(losses)), kernel)[reach: -reach]
 
 
 def suggest(rates, smoothed):

@@ -20,7 +20,8 @@ PY := .venv/bin/python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13, /a/path.tif or /a/folder what to predict"
+	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13, /a/path.tif or /a/folder what to predict;"
+	@echo "  EXTRA= its extra raster; SCHEDULER=local:4 or tcp://host:8786 a Dask cluster to predict on"
 
 # -- environment
 
@@ -58,7 +59,7 @@ endif
 
 # -- the steps
 
-demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 6 minutes
+demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
 
 data/raw/sample/.made: sample_tiles.py | .venv/.installed

@@ -10,7 +10,9 @@ weights.
 """
 import contextlib
 import functools
+import io
 import json
+import logging
 import os
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -141,14 +143,19 @@ def engine_files(run, precision, window):
     return [run / "engine" / f"{precision}_{window}.{kind}" for kind in ("xml", "bin", "json")]
 
 
+def made_from(facts, precision):
+    """What decides a translation: the model, whose hash stands for its settings and tiles too, the tools, this code."""
+    tools = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
+    return [facts["sha256"], *map(version, tools), sha256(__file__)]
+
+
 def read_engine(run, facts, precision, window):
     """What the .json of a translated network says; None where it is missing, damaged or another model's."""
     xml, weights, about = engine_files(run, precision, window)
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
-        made_from = facts["sha256"], version("openvino"), sha256(__file__)
         whole = [found["xml"], found["bin"]] == [sha256(xml), sha256(weights)]
-        return found if whole and found["made_from"] == list(made_from) else None
+        return found if whole and found["made_from"] == made_from(facts, precision) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -161,12 +168,19 @@ def ensure_engine(run, facts, settings):
     if found is None:
         print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
               flush=True)
+        pool = ProcessPoolExecutor(1, get_context("spawn"))
         try:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                print(pool.submit(translate, run, facts, settings).result(), flush=True)
+            said = pool.submit(translate, run, facts, settings).result()
         except BrokenProcessPool:
-            raise Problem(f"engine in {run / 'engine'}: its making was killed, expected about "
-                          "8 GB of free memory; lower predict.window", code=4) from None
+            raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; lower "
+                          "predict.window", code=4) from None
+        except BaseException:
+            for process in pool._processes.values():  # a translation that goes on would hold up whoever stops this
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(wait=True)
+        print(said, flush=True)
         found = read_engine(run, facts, options["precision"], options["window"])
     return found
 
@@ -218,7 +232,7 @@ def translate(run, facts, settings):
     with quiet_stderr():
         model = ov.convert_model(graph_of(network, 1, side, side, network.input_shape[-1]))
     said = {"activation_bytes": activation_bytes(network, side)}
-    text = "float32"
+    text = f"translated: {engine_files(run, precision, side)[0]}"
     if precision == "int8":
         exact = model.clone()
         model = quantise(model, settings)
@@ -229,9 +243,12 @@ def translate(run, facts, settings):
     xml, weights, about = engine_files(run, precision, side)
     about.unlink(missing_ok=True)
     with replacing(xml) as temporary, replacing(weights):  # whose temporary names differ in the suffix alone
-        ov.save_model(model, temporary, compress_to_fp16=False)
-    said.update(xml=sha256(xml), bin=sha256(weights),
-                made_from=[facts["sha256"], version("openvino"), sha256(__file__)])
+        try:
+            ov.save_model(model, temporary, compress_to_fp16=False)
+        except RuntimeError as error:  # all that OpenVINO says of a disk
+            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the disk; "
+                          "free some space and run the same command again", code=4) from None
+    said.update(xml=sha256(xml), bin=sha256(weights), made_from=made_from(facts, precision))
     with replacing(about) as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return text
@@ -255,12 +272,13 @@ def windows_of(settings, role, side, count):
 
 def quantise(model, settings):
     """The model in 8 bit, its ranges taken from windows of the training tiles."""
-    with quiet_stderr():
-        import nncf
+    import nncf
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     side = settings["predict"]["window"]
     patches = [pixels[None] for pixels, _ in windows_of(settings, "train", side, CALIBRATION)]
-    return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
-                         ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
+                             ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
 
 
 def compare(exact, quantised, settings):

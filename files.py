@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$")  # the names that `replacing` gives
+TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$", re.DOTALL)  # the names that `replacing` gives
 
 
 class Problem(Exception):

@@ -8,11 +8,13 @@
 <name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
 """
 import contextlib
+import itertools
 import json
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
@@ -24,7 +26,19 @@ from tiles import IGNORE, palette
 
 PREVIEW = 1500  # pixels: longest side of the .png
 ALSO = ("confidence", "probabilities", "colours", "polygons")
+OVERVIEWS = {None: Resampling.mode, "colours": Resampling.nearest, "confidence": Resampling.average,
+             "probabilities": Resampling.average}
 CERTAIN = 200  # what a probability of 1 is written as
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turns GDAL's failure to write into a Problem (exit 4) that names the file."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
+                      "free some space and run the same command again", code=4) from None
 
 
 def sidecars(path):
@@ -60,36 +74,48 @@ def write_preview(path, map_path, classes):
         shape = tuple(max(1, round(n / scale)) for n in source.shape)
         small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
     options = dict(driver="PNG", height=shape[0], width=shape[1], count=1, dtype="uint8", zlevel=3)
-    with replacing(path) as temporary, without_place_allowed(), rasterio.open(temporary, "w", **options) as target:
-        target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
-        target.write(small, 1)
+    with replacing(path) as temporary, without_place_allowed(), writing(path):
+        with rasterio.open(temporary, "w", **options) as target:
+            target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
+            target.write(small, 1)
 
 
 def write_polygons(path, map_path, classes, least):
     """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of fewer than
-    `least` pixels given to their largest neighbour. `area` is in square units of the map's coordinate system. Holds
-    the whole map in memory, a byte a pixel."""
+    `least` pixels given to their largest neighbour, if they have one. `area` is in square units of the map's
+    coordinate system. Holds the whole map in memory, a byte a pixel."""
     with open_raster(map_path) as source:
         crs, transform, indices = source.crs, source.transform, source.read(1)
     if least > 1:
-        indices = sieve(indices, least)
+        indices = sieve(indices, least, mask=(indices != IGNORE).astype(np.uint8))
+    found = shapes(indices, indices != IGNORE, transform=transform)
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for number, (shape, index) in enumerate(shapes(indices, indices != IGNORE, transform=transform)):
-            rings = [np.array(ring) for ring in shape["coordinates"]]
-            areas = [abs(np.dot(x[:-1] - x[0], y[1:] - y[0]) - np.dot(x[1:] - x[0], y[:-1] - y[0])) / 2 for x, y in
-                     (ring.T for ring in rings)]
-            placed = [np.array(ring) for ring in transform_geom(crs, "EPSG:4326", shape)["coordinates"]]
-            for i, ring in enumerate(placed):
-                x, y = (ring - ring[0]).T
-                turns_left = np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])
-                placed[i] = (ring if turns_left == (i == 0) else ring[::-1]).round(8).tolist()
-            name = list(classes)[int(index)]
-            file.write(("," if number else "") + "\n" + json.dumps(
-                {"type": "Feature", "properties": {"class": name, "index": int(index), "colour": classes[name],
-                                                   "area": round(float(areas[0] - sum(areas[1:])), 4)},
-                 "geometry": {"type": "Polygon", "coordinates": placed}}))
+        comma = "\n"
+        while batch := list(itertools.islice(found, 5000)):  # a call for each is thirty times slower
+            placed = transform_geom(crs, "EPSG:4326", [shape for shape, _ in batch])
+            for (shape, index), geometry in zip(batch, placed):
+                file.write(comma + json.dumps(feature(shape, geometry, int(index), classes)))
+                comma = ",\n"
         file.write("\n]}\n")
+
+
+def enclosed(ring):
+    """Twice the area inside a ring of points (float [N, 2], closed), negative where it turns right."""
+    x, y = (np.array(ring) - ring[0]).T
+    return np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])
+
+
+def feature(shape, geometry, index, classes):
+    """One polygon as GeoJSON: `shape` in the map's coordinates, whose area counts, `geometry` in degrees."""
+    areas = [abs(enclosed(ring)) / 2 for ring in shape["coordinates"]]
+    rings = [ring if (enclosed(ring) > 0) == (i == 0) else ring[::-1]
+             for i, ring in enumerate(geometry["coordinates"])]
+    name = list(classes)[index]
+    return {"type": "Feature",
+            "properties": {"class": name, "index": index, "colour": classes[name],
+                           "area": round(float(areas[0] - sum(areas[1:])), 4)},
+            "geometry": {"type": "Polygon", "coordinates": [np.round(ring, 8).tolist() for ring in rings]}}
 
 
 def check_written(path, factors):
@@ -136,7 +162,7 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
         stack.enter_context(without_place_allowed())
         temporary = {what: stack.enter_context(replacing(paths[what])) for what in written}
         stack.enter_context(gdal)
-        try:
+        with writing(path):
             with contextlib.ExitStack() as opened:
                 targets = {}
                 for what in written:
@@ -158,12 +184,8 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
                         target.write(np.moveaxis(pixels, -1, 0), window=window)
             for what in written:
                 with rasterio.open(temporary[what], "r+", driver="GTiff") as target:
-                    target.build_overviews(factors, Resampling.mode if what in (None, "colours") else
-                                           Resampling.average)
+                    target.build_overviews(factors, OVERVIEWS[what])
                 check_written(temporary[what], factors)
-        except RasterioError as error:
-            raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
-                          "free some space and run the same command again", code=4) from None
         for old in (*sidecars(path), *(beside(path, what) for what in ALSO)):
             old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
     write_sidecars(path, classes)
@@ -178,7 +200,7 @@ def stands(path, tags, also):
     try:
         for part in (path, *(beside(path, what) for what in also if what != "polygons")):
             with open_raster(part) as source:
-                if any(source.tags().get(key) != value for key, value in tags.items()):
+                if any(source.tags().get(key, "") != value for key, value in tags.items()):  # no empty ones are kept
                     return False
         return True
     except Problem:

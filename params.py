@@ -196,6 +196,7 @@ KEYS = {
     "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
+BESIDE = (".confidence", ".probabilities", ".colours")  # ends of the names of rasters beside a class map
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
@@ -381,8 +382,8 @@ def find_rasters(tile, settings):
     if named or not tile or not Path(tile).is_dir():
         return [find_raster(tile, settings)]
     paths = sorted(path for path in Path(tile).iterdir()
-                   if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    found = [find_raster(str(path), settings) for path in paths]
+                   if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
+    found = [(path.stem, path) for path in paths]
     twice = [path for i, path in enumerate(paths) if path.stem in {other.stem for other in paths[:i]}]
     if twice or not paths:
         raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so that the "
@@ -402,13 +403,22 @@ def find_raster(tile, settings):
             return tile, places[0]
     path = Path(tile)
     if is_file(path):
-        own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
-        if path.stem in names and path.resolve() not in own:
-            raise Problem(f"TILE {shown(tile)}: named as the tile {path.stem} of the split, expected another name, so "
-                          "that the maps are not confused; rename the file", code=3)
+        check_name(path, settings)
         return path.stem, path
     raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
                   f"as {names[-1]}) or the path of a GeoTIFF", code=3)
+
+
+def check_name(path, settings):
+    """Problem (exit 3) where the map of a raster would take the name of a tile's map, or of what goes beside one."""
+    data, names = settings["data"], [name for role in settings["split"].values() for name in role]
+    if Path(path.stem).suffix in BESIDE:
+        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files beside a map "
+                      "do, expected another; rename it", code=3)
+    own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
+    if path.stem in names and path.resolve() not in own:
+        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected another name, so "
+                      "that the maps are not confused; rename the file", code=3)
 
 
 # -- for make ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ rasters a bad one does not stop the rest: it is named at the end, with exit code
 and the window, not on its height, and is stated first.
 """
 import contextlib
+import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -26,12 +26,22 @@ from pathlib import Path
 import numpy as np
 
 from command import command, progress
-from engines import choose_engine, engine_of, ensure_engine, read_facts
-from files import Problem, clear_temporaries, only_one, sha256
+from engines import choose_engine, engine_files, engine_of, ensure_engine, read_facts
+from files import Problem, clear_temporaries, is_file, only_one, sha256
 from maps import CERTAIN, stands, write_map
-from params import find_rasters, find_raw
+from params import SUFFIXES, check_name, find_rasters, find_raw
 from patches import cut
-from rasters import Layers, check_bands, georeference, open_raster, resampled, same_place
+from rasters import (
+    Layers,
+    check_bands,
+    check_crs,
+    georeference,
+    in_degrees,
+    open_raster,
+    pixel_size,
+    resampled,
+    same_place,
+)
 from tiles import starts, unview, view
 
 CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is
@@ -75,18 +85,23 @@ def decide(sums, out):
         out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
 
 
+def place_windows(size, window, overlap, multiple):
+    """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, overlapping by at least `overlap` of
+    their side (by `multiple` where that is less), on multiples of `multiple`. The network pools and averages cells so
+    many pixels wide; cells that lie alike in every window make neighbours agree. The last may reach past the end."""
+    step = max(1, int(window * (1 - overlap)) // multiple)
+    return multiple * starts(-(-size // multiple), window // multiple, step)
+
+
 def predict_rows(run, read, shape, classes, window, overlap, views, multiple, depth=1):
     """Yields (first row, uint8 [rows, W, depth] as `decide` fills it) from the top down, every row of a raster once.
 
     `run` is an engine; `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows
-    overlap by at least `overlap` of their side; where the raster is smaller, the window shrinks to a multiple of
-    `multiple` and reaches past the edge, where the raster is mirrored. Sums stand in one window that slides to the
+    lie as `place_windows` says; past the raster's edge it is mirrored. Sums stand in one window that slides to the
     right, and below it, as wide as the raster, in the rows that it shares with the next row of windows.
     """
     height, width = shape
-    window = min(window, -(-max(height, width) // multiple) * multiple)
-    step = max(1, int(window * (1 - overlap)))
-    rows, columns = starts(height, window, step), starts(width, window, step)
+    rows, columns = (place_windows(size, window, overlap, multiple) for size in shape)
     answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
     mean, sums = np.empty((2, classes, window, window), np.float32)
     below = np.zeros((classes, 0, width), np.float32)
@@ -118,7 +133,8 @@ def find_extra(name, given, facts, settings):
         return None
     pattern = settings["data"]["extra"]
     if given and Path(given).is_dir():
-        places = sorted(path for path in Path(given).iterdir() if path.stem == name)
+        places = sorted(path for path in Path(given).iterdir()
+                        if path.stem == name and path.suffix.lower() in SUFFIXES)
     else:
         places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
     if not places:
@@ -127,89 +143,105 @@ def find_extra(name, given, facts, settings):
     return places[0]
 
 
-def check_raster(path, raster, extra, facts):
-    """Problem (exit 3) where an open raster, or the open extra raster beside it, is not what the network takes."""
-    wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
-    if wrong:
-        raise Problem(f"raster {path}: {wrong}", code=3)
-    if extra:
-        wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
-        if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
-            wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
-        if (extra.height, extra.width) != (raster.height, raster.width):
-            wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
+def check_raster(path, extra_path, facts):
+    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes."""
+    with open_raster(path) as raster, open_raster(extra_path) if extra_path else contextlib.nullcontext() as extra:
+        wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
         if wrong:
-            raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
+            raise Problem(f"raster {path}: {wrong}", code=3)
+        if extra:
+            wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
+            if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
+                wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
+            if (extra.height, extra.width) != (raster.height, raster.width):
+                wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
+            if wrong:
+                raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
 
 
-def provenance(facts, settings, engine, place, sources):
+def provenance(facts, settings, run, engine, place, sources):
     """The tags of a map: what it was made from and by. The same tags, the same map."""
     options = settings["predict"]
     code = hashlib.sha256("".join(sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
     read = hashlib.sha256(json.dumps([options, settings["data"]]).encode()).hexdigest()
-    tool = f" {version(engine)} {options['precision']}"
+    tool = f"{engine} {version(engine)} {options['precision']}"
+    if options["precision"] == "int8":  # other weights, by its calibration
+        tool += " " + sha256(engine_files(run, "int8", options["window"])[1])[:16]
+    masks = [sha256(f"{source}{end}") for source in sources if source for end in (".msk", ".aux.xml")
+             if is_file(f"{source}{end}")]
     return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
-            "OVERLAP": str(options["overlap"]), "ENGINE": engine + tool, "VERSION": code[:16],
-            "SOURCE": " ".join(sha256(source) for source in sources if source)}
+            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code[:16],
+            "MASKS": " ".join(masks),            "SOURCE": " ".join(sha256(source) for source in sources if source)}
 
 
-def memory(shape, bands, classes, options, engine, activations):
+def memory(shape, facts, options, engine, activations):
     """About how many bytes predicting a raster of this shape takes, from what is held at once: the libraries, the
-    activations of each window under way (TensorFlow keeps twice as much), rows of pixels, and sums."""
-    window, wide = options["window"], max(shape[1], options["window"])
-    shared = int(window * options["overlap"]) + 1
+    activations of each window under way (TensorFlow keeps twice as much), rows of pixels, sums; with polygons the map.
+    """
+    (height, width), window, classes = shape, options["window"], len(facts["classes"])
+    wide, rows = max(width, window), place_windows(height, window, options["overlap"], facts["multiple"])
+    shared = window - int(np.diff(rows).min(initial=window))  # of neighbours, which are spread evenly
     held = {"tensorflow": 2, "int8": 0.5}.get(engine if engine == "tensorflow" else options["precision"], 1)
+    copies = sum(3 if limits is None else 16 for limits in facts["scale"])  # of a pixel's bands, as bytes or as numbers
     return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * held
-            + 3 * bands * min(window, shape[0]) * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
-            + (2 + classes) * window * wide)
+            + (copies + 2 + classes) * window * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
+            + ("polygons" in options["also"]) * 3 * height * width)
 
 
-def scale_to(raster, place, trained, resample, path):
-    """How many of the map's pixels to one of the raster's, 1 unless predict.resample: 1 too where the sizes are the
-    same or one of them is not known. Prints a warning where the network will see objects of another size."""
-    in_metres = place["transform"] and not (raster.crs and raster.crs.is_geographic)
-    ratio = math.hypot(raster.transform.a, raster.transform.d) / trained if in_metres and trained else 1
-    if resample and abs(ratio - 1) > 0.01:
-        return ratio
-    if resample and not (in_metres and trained):
-        print(f"warning: {path}: not resampled, as its pixel size in metres or the network's is not known", flush=True)
-    if not 0.8 < ratio < 1.25:
-        print(f"warning: {path}: pixels of {ratio * trained:g}, the network was trained on {trained:g}; set "
-              "predict.resample to true for good results", flush=True)
-    return 1
+def scale_to(place, trained, resample, path):
+    """(how many of the map's pixels to one of the raster's, a warning or None): 1 unless predict.resample, and where
+    the sizes are the same or one of them is not known. Problem (exit 3) where they have nothing in common."""
+    own = pixel_size(place)
+    if own is None or trained is None:
+        silent = trained is None or not (place["transform"] or resample)  # a picture without a place has no size
+        return 1, None if silent else (f"warning: {path}: its pixel size in metres is not known, so it is not "
+                                       f"resampled; the network was trained on {trained:g} m")
+    ratio = own / trained
+    if resample and not 1 / 32 < ratio < 32:
+        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the network was "
+                      "trained; look at its georeference, or set predict.resample to false", code=3)
+    if resample:
+        return (ratio if abs(ratio - 1) > 0.01 else 1), None
+    return 1, None if 0.8 < ratio < 1.25 else (
+        f"warning: {path}: pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true "
+        "for good results")
 
 
-def predict_raster(name, path, extra_path, settings, run, engine, threads=0, show=True):
-    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there; returns a line that
-    says what it did. `threads` 0: as many as there are cores."""
-    options, facts = settings["predict"], read_facts(run)
+def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say=None):
+    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there. Returns the lines
+    that say what it did; where there is a `say`, that gets them as they come, and progress is shown. `threads` 0: as
+    many as there are cores."""
+    options, facts, lines = settings["predict"], read_facts(run), []
+    say, live = say or lines.append, say is not None
     target = run / "predictions" / f"{name}.tif"
     with contextlib.ExitStack() as opened:
         raster = opened.enter_context(open_raster(path))
         extra = opened.enter_context(open_raster(extra_path)) if extra_path else None
-        check_raster(path, raster, extra, facts)
         place = georeference(raster, settings["data"]["assume_crs"])
-        scale = scale_to(raster, place, facts["ground_sample_distance"], options["resample"], path)
+        of_split = name in sum(settings["split"].values(), [])  # whose maps are compared with labels, pixel by pixel
+        scale, warning = scale_to(place, facts["ground_sample_distance"], options["resample"] and not of_split, path)
+        if warning:
+            say(warning)
         if scale != 1:
             raster, extra = (source and opened.enter_context(resampled(source, scale)) for source in (raster, extra))
             place["transform"] = list(raster.transform)[:6]
-        also = [what for what in options["also"] if what != "polygons" or place["crs"]]
+        also = [what for what in options["also"] if what != "polygons" or in_degrees(raster, place)]
         if len(also) < len(options["also"]):
-            print(f"warning: {path}: no coordinate system, so no polygons", flush=True)
-        tags = provenance(facts, settings, engine, place, (path, extra_path))
+            say(f"warning: {path}: no place in longitude and latitude is known, so no polygons")
+        tags = provenance(facts, settings, run, engine, place, (path, extra_path))
         if stands(target, tags, also):
-            return f"{name:>12}  stands already  {target}"
-        if target.exists() and show:
-            print(f"{name:>12}  replaces the map of another raster, model, setting or version", flush=True)
+            say(f"{name:>12}  stands already  {target}")
+            return lines
+        if target.exists():
+            say(f"{name:>12}  replaces the map of another raster, model, setting or version")
         started, layers = time.monotonic(), Layers(raster, extra, facts["bands"], facts["scale"])
         answer, activations = engine_of(run, facts["sha256"], engine, options["precision"], options["window"],
                                         options["batch_size"], threads)
-        (height, width), classes = layers.shape, facts["classes"]
-        if show:
-            needed = memory(layers.shape, len(facts["scale"]), len(classes), options, engine, activations)
-            print(f"{name:>12}  {height} x {width} px, windows of {options['window']}, {len(options['views'])} "
-                  f"view(s), {tags['ENGINE']}: about {needed / 1e9:.1f} GB of memory", flush=True)
+        (height, width), classes, views = layers.shape, facts["classes"], len(options["views"])
+        needed = memory(layers.shape, facts, {**options, "also": also}, engine, activations)
+        say(f"{name:>12}  {height} x {width} px, windows of {options['window']}, views: {views}, {tags['ENGINE']}: "
+            f"about {needed / 1e9:.1f} GB of memory")
         read, outside = 0, np.zeros(len(facts["scale"]), np.int64)
 
         def read_rows(start, stop):
@@ -222,36 +254,39 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, sho
         def rows():
             depth = 1 if not {"confidence", "probabilities"}.intersection(also) else 2 + len(classes) * (
                 "probabilities" in also)
-            for row, found in predict_rows(answer, read_rows, layers.shape, len(classes), options["window"],
-                                           options["overlap"], options["views"], multiple, depth):
+            for row, found in predict_rows(answer, read_rows, layers.shape, len(classes), window, options["overlap"],
+                                           options["views"], facts["multiple"], depth):
                 yield row, found
-                if show:
+                if live:
                     progress(f"{name:>12}  {100 * (row + len(found)) // height:3d} %")
 
-        # OpenVINO's windows are all of one size
-        multiple = facts["multiple"] if engine == "tensorflow" else options["window"]
+        window = options["window"]
+        if engine == "tensorflow":  # which takes windows of any size: no larger than the raster
+            window = min(window, -(-max(height, width) // facts["multiple"]) * facts["multiple"])
         write_map(target, layers, rows(), classes, place, tags, also, options["sieve"])
     if outside.max() > 0.2 * read:
-        print(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
-              f"trained with ({facts['scale']}); see data.scale", flush=True)
+        say(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
+            f"trained with ({facts['scale']}); see data.scale")
     seconds = time.monotonic() - started
-    return (f"{name:>12}  {height} x {width} px, {len(options['views'])} views: {seconds:.0f} s, "
-            f"{height * width * len(options['views']) / seconds / 1e6:.2f} Mpx/s per view  {target}")
+    say(f"{name:>12}  {height} x {width} px, views: {views}: {seconds:.0f} s, "
+        f"{height * width * views / seconds / 1e6:.2f} Mpx/s per view  {target}")
+    return lines
 
 
 # -- one after the other, or over a Dask cluster ----------------------------------------------------------------------
 
 def attempt(*job):
-    """(exit code, lines) of predicting one raster: 0 and what predict_raster says, or those of its Problem."""
+    """(exit code, lines) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
     try:
-        return 0, [predict_raster(*job)]
+        return 0, predict_raster(*job)
     except Problem as problem:
         return problem.code, problem.lines
 
 
 def over_dask(jobs, scheduler):
     """Yields what `attempt` returns for each job, as the workers of a Dask cluster finish: "local:N" starts N on this
-    machine, "tcp://..." is a scheduler whose workers run in this folder. What a lost worker was at, another does."""
+    machine, "tcp://..." is a scheduler which, as its workers, runs in this folder. What a lost worker was at, another
+    does."""
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
@@ -261,21 +296,26 @@ def over_dask(jobs, scheduler):
     count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
     threads = max(1, (os.cpu_count() or 1) // count) if count else 0
     with contextlib.ExitStack() as opened:
-        if count:
-            scheduler = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
-                                                          dashboard_address=None))
         try:
-            client = opened.enter_context(Client(scheduler, timeout=20))
-        except OSError as error:
-            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler, or local:N",
-                          code=4) from None
-        futures = {client.submit(predict.attempt, *job, threads, False, pure=False): job[1] for job in jobs}
+            address = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
+                                                        dashboard_address=None)) if count else scheduler
+            client = opened.enter_context(Client(address, timeout=20))
+            client.wait_for_workers(1, timeout=60)
+        except OSError as error:  # a timeout too
+            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "
+                          "or local:N", code=4) from None
+        futures = {client.submit(predict.attempt, *job, threads, pure=False): job[1] for job in jobs}
         for future in as_completed(futures):
-            if future.status == "error" and type(future.exception()).__name__ == "KilledWorker":
+            try:
+                yield future.result()
+            except OSError:
+                raise
+            except Exception as error:
+                if type(error).__name__ != "KilledWorker":
+                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
+                                  "and workers that run in this folder, with these packages", code=4) from None
                 yield 3, [f"raster {futures[future]}: worker after worker was lost at it, expected one to finish; look "
                           "at their memory"]
-            else:
-                yield future.result()
 
 
 def main(settings, run, tile, extra=None, scheduler=None):
@@ -285,10 +325,15 @@ def main(settings, run, tile, extra=None, scheduler=None):
                       code=2)
     rasters = [found for name in (split["test"] if tile is None else [tile]) for found in find_rasters(name, settings)]
     facts = read_facts(run)
-    if facts["classes"] != settings["data"]["classes"]:
+    if list(facts["classes"].items()) != list(settings["data"]["classes"].items()):
         raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(facts['classes'])}, expected those of "
-                      f"data.classes: {', '.join(settings['data']['classes'])}, with the same colours; run train.py "
-                      "again", code=3)
+                      f"data.classes: {', '.join(settings['data']['classes'])}, in this order and these colours; run "
+                      "train.py again", code=3)
+    if options["window"] % facts["multiple"]:
+        raise Problem(f"settings, key predict.window: {options['window']}, expected a multiple of {facts['multiple']}, "
+                      "as the trained network takes it; run train.py again after an edit of model", code=2)
+    if settings["data"]["assume_crs"] is not None:
+        check_crs(settings["data"]["assume_crs"])
     if extra and (tile is None or rasters[0][0] in sum(split.values(), []) or not facts["extra"]):
         raise Problem(f"option --extra (EXTRA= for make) {extra}: given for "
                       + ("no --tile" if tile is None else f"{tile}, a tile of the split" if facts["extra"] else
@@ -298,20 +343,36 @@ def main(settings, run, tile, extra=None, scheduler=None):
     engine, problems, jobs = choose_engine(options), [], []
     for name, path in rasters:
         try:
-            jobs.append((name, path, find_extra(name, extra, facts, settings), settings, run, engine))
+            if tile is not None and Path(tile).is_dir():
+                check_name(path, settings)
+            extra_path = find_extra(name, extra, facts, settings)
+            check_raster(path, extra_path, facts)
+            jobs.append((name, path, extra_path, settings, run, engine))
         except Problem as problem:
             problems += problem.lines
+    if jobs:
+        problems += predict_all(jobs, scheduler, facts)
+    if problems:
+        raise Problem(*problems, code=3)
+
+
+def predict_all(jobs, scheduler, facts):
+    """Predicts the rasters of `jobs`, prints what is to be said, and returns the lines of those that failed."""
+    settings, run, engine = jobs[0][3:6]
+    problems, say = [], functools.partial(progress, last=True)
     with only_one(run):
         if engine == "openvino":
             ensure_engine(run, facts, settings)
-        for code, lines in over_dask(jobs, scheduler) if scheduler else (attempt(*job) for job in jobs):
-            if code not in (0, 3):
-                raise Problem(*lines, code=code)
-            problems += lines if code else []
-            progress(f"not predicted: {lines[0]}" if code else lines[0], last=True)
-        clear_temporaries(run)  # of lost workers
-    if problems:
-        raise Problem(*problems, code=3)
+        try:
+            for code, lines in over_dask(jobs, scheduler) if scheduler else (attempt(*job, 0, say) for job in jobs):
+                if code not in (0, 3):
+                    raise Problem(*problems, *lines, code=code)
+                problems += lines if code else []
+                for line in lines if len(jobs) > 1 or not code else []:
+                    say(f"not predicted: {line}" if code else line)
+        finally:
+            clear_temporaries(run)  # of lost workers
+    return problems
 
 
 if __name__ == "__main__":

@@ -23,14 +23,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import CRSError
 
 from command import command
 from files import Problem, only_one, replacing, sha256
-from params import check_roles, count_bands, fill, find_raw, shown
-from rasters import Layers, check_bands, georeference, open_raster, overlap, reading, same_place, scales
+from params import check_roles, count_bands, fill, find_raw
+from rasters import Layers, check_bands, check_crs, georeference, open_raster, overlap, reading, same_place, scales
 from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
@@ -171,15 +169,6 @@ def check_twins(pixels):
         if first.setdefault(digest, tile) != tile:
             yield (f"tiles {first[digest]} and {tile}: the same pixels, expected different images; take one out of "
                    "split or fetch the right file")
-
-
-def check_crs(name):
-    """Problem (exit 2) where data.assume_crs is no coordinate system."""
-    try:
-        CRS.from_user_input(name)
-    except (CRSError, ValueError) as error:
-        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
-                      f"({' '.join(str(error).split())})", code=2) from None
 
 
 def check_disk(folder, shapes):

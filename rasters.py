@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
@@ -18,7 +19,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from files import Problem, check_member, is_file, split_zip
-from params import count_bands
+from params import count_bands, shown
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 KINDS = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
@@ -41,6 +42,7 @@ def reading(path):
     try:
         yield
     except RasterioError as error:
+        error = error.__cause__ or error  # "see previous exception", which nobody sees
         raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; fetch it "
                       "again", code=3) from None
 
@@ -52,6 +54,8 @@ def open_raster(path):
     Only the driver of the suffix, on a file that exists: a VRT or a network address under a .tif name is refused.
     """
     path = os.path.abspath(path)
+    if any("\ud800" <= sign <= "\udfff" for sign in path):
+        raise Problem(f"raster {path}: a name that is no UTF-8, expected one; rename it", code=3)
     if not is_file(path):
         raise Problem(f"raster {path}: no such file, expected a GeoTIFF, PNG or JPEG", code=3)
     check_member(path)
@@ -72,6 +76,8 @@ def georeference(raster, assume_crs):
     if raster.transform.is_identity:
         return {"crs": None, "transform": None}
     crs = raster.crs.to_string() if raster.crs else assume_crs
+    if raster.crs and CRS.from_string(crs) != raster.crs:  # a short name that does not say all
+        crs = raster.crs.to_wkt()
     return {"crs": crs, "transform": list(raster.transform)[:6]}
 
 
@@ -85,6 +91,39 @@ def resampled(raster, scale):
     return WarpedVRT(raster, src_crs=crs, crs=crs, height=shape[0], width=shape[1], add_alpha=masked,
                      transform=rasterio.Affine(a / scale, b / scale, c, d / scale, e / scale, f),
                      resampling=Resampling.average if scale < 1 else Resampling.bilinear)
+
+
+def check_crs(name):
+    """Problem (exit 2) where data.assume_crs is no coordinate system."""
+    try:
+        CRS.from_user_input(name)
+    except (CRSError, ValueError) as error:
+        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
+                      f"({' '.join(str(error).split())})", code=2) from None
+
+
+def pixel_size(place):
+    """Metres from one pixel to the next along a row, from a `georeference`; None where they are not known, as in
+    degrees or without a transform. Units other than metres are converted; without a coordinate system it is taken for
+    metres."""
+    if place["transform"] is None:
+        return None
+    crs = place["crs"] and CRS.from_user_input(place["crs"])
+    if crs and crs.is_geographic:
+        return None
+    unit = crs.linear_units_factor[1] if crs and crs.is_projected else 1
+    return unit * math.hypot(place["transform"][0], place["transform"][3])
+
+
+def in_degrees(raster, place):
+    """True where an open raster with this georeference can be placed in longitude and latitude."""
+    if place["crs"] is None:
+        return False
+    try:
+        return bool(np.isfinite(transform_bounds(place["crs"], "EPSG:4326", *array_bounds(
+            raster.height, raster.width, rasterio.Affine(*place["transform"])))).all())
+    except (RasterioError, CRSError, CPLE_BaseError):
+        return False
 
 
 def same_place(raster, transform):

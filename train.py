@@ -24,7 +24,7 @@ from optimizers import OneCycle
 from params import check_roles, coarsest, count_bands
 from patches import changes_of, plan_epoch, validation_plan
 from pipeline import open_tiles
-from rasters import scales
+from rasters import pixel_size, scales
 from records import describe_run, differences, fingerprint, identity, now, write_rows, write_text
 from scores import accuracy, mean_iou
 from tiles import read_manifest
@@ -296,7 +296,7 @@ def stops_early(state, train):
 def finish(settings, run, state, facts):
     """Completes run.json and writes model.json, the word that the run is finished."""
     data = settings["data"]
-    transform = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]["transform"]
+    place = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]
     model = sha256(run / "model.keras")
     try:
         about = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -307,7 +307,7 @@ def finish(settings, run, state, facts):
     write_text(run / "run.json", json.dumps(about, indent=1) + "\n")
     write_text(run / "model.json", json.dumps({
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
-        "ground_sample_distance": transform and math.hypot(transform[0], transform[3]),
+        "ground_sample_distance": pixel_size(place),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
         **facts, "sha256": model}, indent=1) + "\n")

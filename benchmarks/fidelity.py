@@ -5,7 +5,7 @@
 `points_lost_*`: validation mean IoU in float32 less that in 8 bit, in points, whole tiles, one view. `same_*`: share
 of the pixels to which another engine gives the class that TensorFlow gives. The seam meter compares maps made of
 windows of 512 px with one made at once: the share of pixels whose class differs, by their distance to the nearest
-border of a window, on the validation tiles of Dubai (1536 x 1536 px of each).
+border of a window, on nine windows of each validation tile of Dubai.
 """
 import bench
 import numpy as np
@@ -44,7 +44,7 @@ def compare(folder, data):
         if engine == "openvino":
             engines.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
-            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine, show=False)
+            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)
             labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)
@@ -65,7 +65,7 @@ def seams(folder):
     """The share of pixels whose class differs from that of a map made at once, by distance to a window's border."""
     import engines
     import predict
-    from tiles import open_prepared, starts
+    from tiles import open_prepared
     run, facts, settings = trained(folder, "dubai")
     window, multiple, figures, curves = 512, facts["multiple"], {}, {}
     engine = engines.tensorflow_engine(engines.load_network(run, facts), 1)
@@ -73,13 +73,14 @@ def seams(folder):
     for overlap in OVERLAPS:
         wrong, pixels, all_wrong, all_pixels = np.zeros(len(edges)), np.zeros(len(edges)), 0, 0
         for tile in settings["split"]["val"]:
-            image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:1536, :1536])
+            side = window + 2 * int(window * (1 - overlap))  # three windows that overlap by just so much
+            image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:side, :side])
             whole, cut_up = (np.concatenate([found[..., 0] for _, found in predict.predict_rows(
                 engine, lambda start, stop: image[start:stop], image.shape[:2], len(facts["classes"]), size, share,
-                [0], multiple)]) for size, share in ((1536, 0), (window, overlap)))
+                [0], multiple)]) for size, share in ((side, 0), (window, overlap)))
             away = []
             for length in image.shape[:2]:
-                first = starts(length, window, max(1, int(window * (1 - overlap))))
+                first = predict.place_windows(length, window, overlap, multiple)
                 borders = np.unique([*first[1:], *(first[:-1] + window)])
                 away.append(np.abs(np.arange(length)[:, None] + 0.5 - borders).min(1))
             bins = np.digitize(np.minimum(*np.meshgrid(*away, indexing="ij")), edges) - 1

@@ -23,7 +23,7 @@ import rasterio
 
 SIDE, PATCH = 3000, 256
 GFLOP = 516  # for a Mpx of the published network: 33.81 for a patch
-WINDOWS = {"tensorflow": (768, 0.03, 1), "openvino": (768, 0.03, 2), "int8": (768, 0.03, 2)}  # side, overlap, at once
+WINDOWS = {"tensorflow": (768, 0.02, 1), "openvino": (768, 0.02, 2), "int8": (768, 0.02, 2)}  # side, overlap, at once
 LARGE = {"wide": (12_000, 40_000), "tall": (40_000, 12_000)}  # height, width
 
 
@@ -161,11 +161,11 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
             pass  # traced before the clock runs
         shutil.rmtree(run / "predictions", ignore_errors=True)
         started = time.perf_counter()
-        predict.predict_raster("map", folder / f"predict/{tile}.tif", None, settings, run, chosen, show=False)
+        predict.predict_raster("map", folder / f"predict/{tile}.tif", None, settings, run, chosen)
         seconds.append(time.perf_counter() - started)
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         height, width = source.shape
-    stated = predict.memory((height, width), 3, 6, options, chosen, activations)
+    stated = predict.memory((height, width), facts, options, chosen, activations)
     return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6, "resident_mb": bench.resident()[1],
             "stated_mb": stated / 1e6, "seconds": seconds[0],
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}

@@ -93,11 +93,9 @@ def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, t
     assert "translating" not in capsys.readouterr().out and (run / "predictions/a.tif").read_bytes() == before
     with open(run / "engine/float32_64.bin", "r+b") as file:
         file.write(b"damage")
-    predict.main(settings, run, "a.tif")
-    assert "translating" not in capsys.readouterr().out or (run / "predictions/a.tif").read_bytes() == before
     (run / "predictions/a.tif").unlink()
     predict.main(settings, run, "a.tif")
-    assert (run / "predictions/a.tif").read_bytes() == before
+    assert "translating" in capsys.readouterr().out and (run / "predictions/a.tif").read_bytes() == before
 
 
 def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run, settings, tmp_path, capsys):
@@ -109,7 +107,7 @@ def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run,
     check = json.loads((run / "engine/int8_64.json").read_text())["check"]
     assert check["windows"] == 2 and 0 <= check["mean_iou_int8"] <= 1 and check["same"] > 0.8
     with rasterio.open(run / "predictions/a.tif") as source:
-        assert source.tags()["ENGINE"].endswith("int8")
+        assert " int8 " in source.tags()["ENGINE"]
     settings["predict"]["window"] = 32  # another window, another translation, for which the tiles are needed again
     (tmp_path / "prepared/manifest.json").unlink()
     with pytest.raises(Problem, match="manifest.json") as caught:
@@ -168,6 +166,10 @@ def test_a_hostile_model_is_refused_and_does_no_harm(run, settings, tmp_path):
 
 def test_a_model_of_other_classes_or_bands_is_refused(run, settings, tmp_path):
     ortho(tmp_path / "a.tif")
+    classes = settings["data"]["classes"]
+    settings["data"]["classes"] = dict(reversed(classes.items()))  # in another order they are others
+    with pytest.raises(Problem, match="in this order"):
+        predict.main(settings, run, "a.tif")
     settings["data"]["classes"] = {"road": "#ffffff", "rest": "#000001"}
     with pytest.raises(Problem, match="of the classes impervious, .*, expected those of data.classes: road, rest"):
         predict.main(settings, run, "a.tif")

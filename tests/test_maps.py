@@ -78,6 +78,8 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
             x, y = (np.array(ring) - ring[0]).T
             assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
     assert len(json.loads(maps.beside(write(ALL, least=0), "polygons").read_text())["features"]) == 3
+    merged = json.loads(maps.beside(write(ALL, least=30), "polygons").read_text())["features"]
+    assert [f["properties"]["area"] for f in merged] == [(600 - 25) * 0.25]  # nodata, 25 pixels, is given to nobody
 
 
 def test_a_map_stands_only_with_all_that_is_asked_for(drawn):
@@ -94,3 +96,15 @@ def test_a_picture_of_a_map_has_its_colours(drawn):
     found, write = drawn
     picture = imread(write([]).with_suffix(".png"))
     assert (picture[11, 9] == COLOURS[1]).all() and (picture[15, 20] == 255).all() and (picture[0, 0] == 0).all()
+
+
+def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
+    write_raster(tmp_path / "image.tif", np.ones((700, 600, 1), np.uint8))
+    classes = {f"class {i}": "#%02x%02x%02x" % tuple(colour) for i, colour in enumerate(COLOURS)}
+    found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint8).repeat(7, 0).repeat(7, 1)[:, :600]
+    with open_raster(tmp_path / "image.tif") as source:
+        place, layers = {"crs": None, "transform": None}, Layers(source, None, [1], [None])
+        maps.write_map(tmp_path / "map.tif", layers, [(0, found)], classes, place, {}, ["colours"], 0)
+    with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
+        seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
+    assert seen == {(*map(int, colour), 255) for colour in COLOURS}

@@ -24,6 +24,7 @@ import maps
 import predict
 from files import Problem, sha256
 from model import build_network, keras
+from rasters import pixel_size
 from tiles import IGNORE
 
 
@@ -116,6 +117,16 @@ def test_views_are_averaged_each_turned_back():
 def test_windows_count_most_in_their_middle_and_everywhere_a_little():
     weights = predict.blend_weights(32)
     assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
+
+
+@given(st.integers(1, 3000), st.integers(1, 20), st.floats(0, 0.9), st.sampled_from([1, 4, 32]))
+def test_windows_cover_an_axis_overlap_and_lie_on_the_networks_grid(size, cells, overlap, multiple):
+    window = cells * multiple
+    first = predict.place_windows(size, window, overlap, multiple)
+    assert first[0] == 0 and size <= first[-1] + window < size + multiple + window * (len(first) == 1)
+    assert (first % multiple == 0).all() and (np.diff(first) > 0).all()
+    if len(first) > 1:
+        assert np.diff(first).max() <= max(multiple, window * (1 - overlap))
 
 
 def write_run(folder, settings, bands=3, extra=False, scale=(None, None, None)):
@@ -416,7 +427,7 @@ def test_pixels_of_another_size_are_warned_of_whatever_their_direction(run, sett
     predict.main(settings, run, "turned.tif")
     assert "warning" not in capsys.readouterr().out
     predict.main(settings, run, "coarse.tif")
-    assert "pixels of 0.2, the network was trained on 0.05" in capsys.readouterr().out
+    assert "pixels of 0.2 m, the network was trained on 0.05 m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", [200, 250, 290, 300])
@@ -446,7 +457,7 @@ def test_a_folder_is_predicted_whole_and_a_bad_raster_named_at_the_end(run, sett
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, str(folder))
     assert caught.value.code == 3
-    assert [line.split(":")[0] for line in caught.value.lines] == [
+    assert sorted(line.split(":")[0] for line in caught.value.lines) == [
         f"raster {folder}/a.tif",
         f"raster {folder}/page.tif",
     ]
@@ -539,7 +550,7 @@ def test_a_raster_of_other_pixels_is_resampled_where_that_is_asked_for(run, sett
     assert (found == read_map(run, "right"))[found != IGNORE].mean() > 0.8  # but beside the corner without data
     write_raster(tmp_path / "nowhere.tif", image)
     predict.main(settings, run, "nowhere.tif")
-    assert "not resampled, as its pixel size" in capsys.readouterr().out
+    assert "its pixel size in metres is not known" in capsys.readouterr().out
 
 
 def test_the_maps_tags_say_what_it_was_made_from(run, settings, tmp_path):
@@ -583,3 +594,101 @@ def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settin
             assert (run / "predictions/a.tif").read_bytes() == whole["a.tif"]
         predict.main(settings, run, "a.tif")
         assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == whole
+
+
+@pytest.mark.parametrize("name", ["x.confidence.tif", "x.colours.tif", "x.probabilities.png"])
+def test_a_raster_named_as_what_goes_beside_a_map_is_refused(run, settings, tmp_path, name):
+    """Its map would be taken for a part of the map of x, and removed with it."""
+    for each in ("x.tif", name):
+        write_raster(
+            tmp_path / f"folder/{each}", np.ones((20, 20, 3), np.uint8), driver="PNG" if "png" in each else "GTiff"
+        )
+    with pytest.raises(Problem, match="as files beside a map do"):
+        predict.main(settings, run, f"folder/{name}")
+    with pytest.raises(Problem, match="as files beside a map do"):
+        predict.main(settings, run, "folder")
+    assert (run / "predictions/x.tif").exists()
+
+
+def test_one_odd_entry_does_not_stop_a_folder(run, settings, tmp_path):
+    ortho(tmp_path / "folder/a.tif", (20, 20))
+    ortho(tmp_path / "folder/2_13.tif", (20, 20))  # the name of a tile of the split
+    (tmp_path / "folder/b.tif").mkdir()
+    (tmp_path / "folder/c.tif").symlink_to("nowhere")
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, "folder")
+    assert len(caught.value.lines) == 2 and (run / "predictions/a.tif").exists()
+    assert not (run / "predictions/2_13.tif").exists()
+
+
+def test_a_mask_that_is_added_later_is_noticed(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (40, 50))
+    predict.main(settings, run, "a.tif")
+    assert (read_map(run, "a") != IGNORE).all()
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(tmp_path / "a.tif", "r+") as target:
+        target.write_mask(np.repeat([[True], [False]], 20, 0).repeat(50, 1))
+    assert (tmp_path / "a.tif.msk").exists()
+    predict.main(settings, run, "a.tif")
+    assert ((read_map(run, "a") == IGNORE) == (np.arange(40) >= 20)[:, None]).all()
+
+
+@pytest.mark.parametrize(
+    "crs, unit, expected",
+    [
+        ("EPSG:32633", 1, 0.05),
+        ("EPSG:2263", 0.3048006096, 0.05 * 0.3048006096),
+        ("EPSG:4326", 1, None),
+        (None, 1, 0.05),
+    ],
+)
+def test_pixel_sizes_are_in_metres_whatever_the_unit(crs, unit, expected):
+    place = {"crs": crs, "transform": [0, 0.05, 10, 0.05, 0, 20]}
+    found = pixel_size(place)
+    assert found is expected is None or found == pytest.approx(expected, rel=1e-6)
+    assert pixel_size({"crs": None, "transform": None}) is None
+
+
+def test_sizes_that_have_nothing_in_common_are_refused_and_unknown_ones_said(run, settings, tmp_path, capsys):
+    settings["predict"]["resample"] = True
+    ortho(tmp_path / "far.tif", crs="EPSG:32633", transform=from_origin(0, 0, 500, 500))
+    with pytest.raises(Problem, match="pixels of 500 m, expected about 0.05 m"):
+        predict.main(settings, run, "far.tif")
+    ortho(tmp_path / "degrees.tif", crs="EPSG:4326", transform=from_origin(13, 52, 1e-6, 1e-6))
+    predict.main(settings, run, "degrees.tif")
+    assert "its pixel size in metres is not known" in capsys.readouterr().out
+
+
+def test_the_windows_must_fit_the_trained_network(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    settings["predict"]["window"] = 66
+    with pytest.raises(Problem, match="predict.window: 66, expected a multiple of 4") as caught:
+        predict.main(settings, run, "a.tif")
+    assert caught.value.code == 2
+
+
+def test_a_coordinate_system_that_is_none_is_refused(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif")
+    settings["data"]["assume_crs"] = "EPSG:999999"
+    with pytest.raises(Problem, match="data.assume_crs") as caught:
+        predict.main(settings, run, "a.tif")
+    assert caught.value.code == 2
+
+
+def test_polygons_where_there_is_no_longitude_are_left_out_with_a_word(run, settings, tmp_path, capsys):
+    settings["predict"]["also"] = ["polygons"]
+    ortho(tmp_path / "a.tif")
+    ortho(tmp_path / "b.tif", crs="EPSG:32633", transform=from_origin(1e9, 1e12, 0.05, 0.05))
+    for name in "ab":
+        predict.main(settings, run, f"{name}.tif")
+        assert "so no polygons" in capsys.readouterr().out and not (run / f"predictions/{name}.geojson").exists()
+        predict.main(settings, run, f"{name}.tif")
+        assert "stands already" in capsys.readouterr().out
+
+
+def test_stated_memory_grows_with_the_width_and_not_with_the_height():
+    facts = {"classes": dict.fromkeys("abcdef"), "scale": [None] * 3, "multiple": 32}
+    options = {"window": 512, "overlap": 0.25, "batch_size": 2, "precision": "float32", "also": []}
+    stated = [
+        predict.memory(shape, facts, options, "openvino", 1e8) for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
+    ]
+    assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]

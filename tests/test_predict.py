@@ -430,7 +430,7 @@ def test_pixels_of_another_size_are_warned_of_whatever_their_direction(run, sett
     assert "pixels of 0.2 m, the network was trained on 0.05 m" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("limit", [200, 250, 290, 300])
+@pytest.mark.parametrize("limit", [250, 290])
 def test_a_disk_that_fills_up_late_is_noticed_too(run, settings, tmp_path, limit):
     """Whatever byte is the last, the map stands whole or not at all."""
     ortho(tmp_path / "a.tif", (600, 520))

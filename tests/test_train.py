@@ -129,6 +129,7 @@ def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, se
 def test_sigterm_and_ctrl_c_keep_the_last_epoch_and_say_how_to_go_on(prepared, settings, sign, code):
     settings["train"]["epochs"] = 200
     save_settings(prepared, settings)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever started the tests may have ignored
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "--params", "tiny.yaml"],
         cwd=prepared,

@@ -139,8 +139,9 @@ def activation_bytes(network, side):
 # -- OpenVINO ---------------------------------------------------------------------------------------------------------
 
 def engine_files(run, precision, window):
-    """(.xml, .bin, .json) of a translated network."""
-    return [run / "engine" / f"{precision}_{window}.{kind}" for kind in ("xml", "bin", "json")]
+    """(.xml, .bin, .json) of a translated network; bfloat16 is float32's, run in less."""
+    name = "int8" if precision == "int8" else "float32"
+    return [run / "engine" / f"{name}_{window}.{kind}" for kind in ("xml", "bin", "json")]
 
 
 def made_from(facts, precision):
@@ -185,11 +186,13 @@ def ensure_engine(run, facts, settings):
     return found
 
 
-def openvino_engine(model, streams, threads=0):
-    """A `run` that has `streams` patches under way at once, each in its own threads. `model`: a path or a model."""
+def openvino_engine(model, streams, threads=0, precision="float32"):
+    """A `run` that has `streams` patches under way at once, each in its own threads. `model`: a path or a model. In
+    bfloat16 where that is the precision and the processor has it, else in float32 (what is 8 bit stays so)."""
     import openvino as ov
-    compiled = ov.Core().compile_model(model, "CPU", {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
-                                                      "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = ov.Core().compile_model(model, "CPU", {
+        "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"})
     requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, so that no stream does
 
     def run(patches):
@@ -217,7 +220,7 @@ def engine_of(run, model, engine, precision, window, batch_size, threads):
     facts = read_facts(run)
     if engine == "openvino":
         xml, _, about = engine_files(run, precision, window)
-        return (openvino_engine(xml, batch_size, threads),
+        return (openvino_engine(xml, batch_size, threads, precision),
                 json.loads(about.read_text(encoding="utf-8"))["activation_bytes"])
     network = load_network(run, facts)
     return tensorflow_engine(network, batch_size, threads), activation_bytes(network, window)

@@ -190,7 +190,8 @@ KEYS = {
     "train.mixed_precision": either("bfloat16", SWITCH), "train.jit": SWITCH, "train.tensorboard": SWITCH,
     "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
     "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
-    "predict.engine": one_of("auto", "tensorflow", "openvino"), "predict.precision": one_of("float32", "int8"),
+    "predict.engine": one_of("auto", "tensorflow", "openvino"),
+    "predict.precision": one_of("float32", "bfloat16", "int8"),
     "predict.resample": SWITCH, "predict.sieve": whole(0, 2**31 - 1),
     "predict.also": list_of(one_of("confidence", "probabilities", "colours", "polygons")),
     "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
@@ -266,8 +267,9 @@ def check_together(settings):
                          "most"))
     if settings["augment"]["hue"] and len(data["bands"]) != 3:
         problems.append(("augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"))
-    if (settings["predict"]["engine"], settings["predict"]["precision"]) == ("tensorflow", "int8"):
-        problems.append(("predict.precision", '"int8", expected float32 unless predict.engine is openvino or auto'))
+    if settings["predict"]["engine"] == "tensorflow" and settings["predict"]["precision"] != "float32":
+        problems.append(("predict.precision", f"{shown(settings['predict']['precision'])}, expected float32 unless "
+                         "predict.engine is openvino or auto"))
     if len(settings["train"]["momentum"]) != 2:
         problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
                          "ends, at the peak]"))

@@ -23,7 +23,8 @@ def trained(folder, data):
     return run, read_facts(run), recipe.settings_of("ours", data, 1, folder / "recipe")
 
 
-WAYS = {"tensorflow": ("tensorflow", "float32"), "openvino": ("openvino", "float32"), "int8": ("openvino", "int8")}
+WAYS = {"tensorflow": ("tensorflow", "float32"), "openvino": ("openvino", "float32"),
+        "bfloat16": ("openvino", "bfloat16"), "int8": ("openvino", "int8")}
 
 
 def compare(folder, data):
@@ -54,7 +55,8 @@ def compare(folder, data):
     whole = {way: np.concatenate(parts) for way, parts in maps.items()}
     return {"mean_iou": scores["openvino"], "mean_iou_int8": scores["int8"],
             "points_lost": 100 * (scores["openvino"] - scores["int8"]),
-            **{f"same_{way}": float(np.mean(whole[way] == whole["tensorflow"])) for way in ("openvino", "int8")}}
+            "points_lost_bfloat16": 100 * (scores["openvino"] - scores["bfloat16"]),
+            **{f"same_{way}": float(np.mean(whole[way] == whole["tensorflow"])) for way in WAYS}}
 
 
 OVERLAPS = (0, 1 / 16, 1 / 8, 1 / 4)  # of 512: multiples of the network's grid of 32 px

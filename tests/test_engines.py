@@ -91,6 +91,12 @@ def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, t
     (run / "predictions/a.tif").unlink()
     predict.main(settings, run, "a.tif")  # from the files under engine/
     assert "translating" not in capsys.readouterr().out and (run / "predictions/a.tif").read_bytes() == before
+    settings["predict"]["precision"] = "bfloat16"  # the same files
+    predict.main(settings, run, "a.tif")
+    assert "translating" not in capsys.readouterr().out and (read_map(run, "a") == maps["openvino"][0]).mean() > 0.95
+    with rasterio.open(run / "predictions/a.tif") as source:
+        assert source.tags()["ENGINE"].endswith(" bfloat16")
+    settings["predict"]["precision"] = "float32"
     with open(run / "engine/float32_64.bin", "r+b") as file:
         file.write(b"damage")
     (run / "predictions/a.tif").unlink()

@@ -1,12 +1,11 @@
 """How the network is run on windows of an image: by TensorFlow, or on CPUs faster by OpenVINO, also in 8 bit.
 
 The network is translated once, into runs/<run>/engine/<precision>_<window>.xml, .bin and .json, and from then on run
-without TensorFlow, in a fifth of its memory. For 8 bit its ranges are calibrated on windows of the training tiles, and
-windows of the validation tiles say what it costs.
+without TensorFlow, in less memory (benchmarks/predict.py). For 8 bit its ranges are calibrated on windows of the
+training tiles, and windows of the validation tiles say what it costs.
 
 A `run` takes an iterable of patches (uint8 [S, S, B]) and yields, in their order, probabilities (float32 [C, S, S],
-valid until the next). Method of the 8 bit: post-training quantisation with min-max calibration (NNCF), per channel for
-weights.
+valid until the next). Method of the 8 bit: post-training quantisation by NNCF, with its defaults.
 """
 import contextlib
 import functools
@@ -28,7 +27,7 @@ from patches import cut
 from scores import confusion_matrix, mean_iou
 from tiles import IGNORE, open_prepared, starts
 
-CALIBRATION = 24  # windows; the ranges of the notebook's network stand still from about 12 on
+CALIBRATION = 24  # windows at most, to calibrate on and to compare on
 FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # of local contrast: stay in float32
 
 

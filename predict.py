@@ -172,7 +172,7 @@ def provenance(facts, settings, run, engine, place, sources):
     return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
             "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code[:16],
-            "MASKS": " ".join(masks),            "SOURCE": " ".join(sha256(source) for source in sources if source)}
+            "MASKS": " ".join(masks), "SOURCE": " ".join(sha256(source) for source in sources if source)}
 
 
 def memory(shape, facts, options, engine, activations):

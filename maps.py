@@ -6,6 +6,7 @@
 <name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
 <name>.colours.tif       where asked for: the map in the classes' colours, RGB and alpha
 <name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
+<name>.<way>.tif         a test tile's map made in one of the other `ways`
 """
 import contextlib
 import itertools
@@ -31,6 +32,23 @@ OVERVIEWS = {None: Resampling.mode, "colours": Resampling.nearest, "confidence":
 CERTAIN = 200  # what a probability of 1 is written as
 
 
+def ways(settings):
+    """{way: predict settings} in which test tiles are predicted too, where predict.compare is on, so that what each
+    part of predicting adds can be told: "one_view", where the map itself is made in several, and "side_by_side", as
+    patches are cut for training, one view each, no overlap."""
+    options = settings["predict"]
+    if not options["compare"]:
+        return {}
+    one = {**options, "views": options["views"][:1], "also": [], "resample": False}
+    return {**({"one_view": one} if len(options["views"]) > 1 else {}),
+            "side_by_side": {**one, "window": settings["input"]["patch_size"], "overlap": 0}}
+
+
+def options_of(predict):
+    """The predict settings that make a map what it is, as its tag PREDICT holds them."""
+    return json.dumps({key: value for key, value in predict.items() if key != "compare"})
+
+
 @contextlib.contextmanager
 def writing(path):
     """Turns GDAL's failure to write into a Problem (exit 4) that names the file."""
@@ -47,7 +65,7 @@ def sidecars(path):
 
 
 def beside(path, what):
-    """The file of one of `ALSO` beside a map."""
+    """The file of one of `ALSO`, or the map made in one of the `ways`, beside a map."""
     return path.with_suffix(".geojson" if what == "polygons" else f".{what}.tif")
 
 

@@ -192,12 +192,12 @@ KEYS = {
     "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
     "predict.engine": one_of("auto", "tensorflow", "openvino"),
     "predict.precision": one_of("float32", "bfloat16", "int8"),
-    "predict.resample": SWITCH, "predict.sieve": whole(0, 2**31 - 1),
+    "predict.resample": SWITCH, "predict.compare": SWITCH, "predict.sieve": whole(0, 2**31 - 1),
     "predict.also": list_of(one_of("confidence", "probabilities", "colours", "polygons")),
-    "evaluate.erode": whole(0, 100), "evaluate.leave_out": list_of(TEXT),
+    "evaluate.erode": whole(0, 100), "evaluate.reach": whole(1, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
-BESIDE = (".confidence", ".probabilities", ".colours")  # ends of the names of rasters beside a class map
+BESIDE = (".confidence", ".probabilities", ".colours", ".one_view", ".side_by_side")  # ends of maps' names
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))

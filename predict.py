@@ -8,11 +8,13 @@
 
 Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif (class
 index, nodata 255, colours, names, the input's georeference), .qml for QGIS, a .png to look at, and what predict.also
-names (maps.py). A map that stands already, from the same model, settings, raster and code, is left alone. Of several
+names (maps.py), and for test tiles, where predict.compare is on, maps in other ways beside it; predict.csv holds the
+seconds of each. A map that stands already, from the same model, settings, raster and code, is left alone. Of several
 rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on the raster's width
 and the window, not on its height, and is stated first.
 """
 import contextlib
+import csv
 import functools
 import hashlib
 import json
@@ -27,8 +29,8 @@ import numpy as np
 
 from command import command, progress
 from engines import choose_engine, engine_files, engine_of, ensure_engine, read_facts
-from files import Problem, clear_temporaries, is_file, only_one, sha256
-from maps import CERTAIN, stands, write_map
+from files import Problem, clear_temporaries, is_file, only_one, read_table, replacing, sha256
+from maps import CERTAIN, options_of, stands, ways, write_map
 from params import SUFFIXES, check_name, find_rasters, find_raw
 from patches import cut
 from rasters import (
@@ -87,8 +89,11 @@ def decide(sums, out):
 
 def place_windows(size, window, overlap, multiple):
     """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, overlapping by at least `overlap` of
-    their side (by `multiple` where that is less), on multiples of `multiple`. The network pools and averages cells so
-    many pixels wide; cells that lie alike in every window make neighbours agree. The last may reach past the end."""
+    their side, on multiples of `multiple`; side by side from the first pixel where `overlap` is 0. The network pools
+    and averages cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
+    reach past the end."""
+    if overlap == 0:
+        return np.arange(0, size, window)
     step = max(1, int(window * (1 - overlap)) // multiple)
     return multiple * starts(-(-size // multiple), window // multiple, step)
 
@@ -163,13 +168,13 @@ def provenance(facts, settings, run, engine, place, sources):
     """The tags of a map: what it was made from and by. The same tags, the same map."""
     options = settings["predict"]
     code = hashlib.sha256("".join(sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
-    read = hashlib.sha256(json.dumps([options, settings["data"]]).encode()).hexdigest()
+    read = hashlib.sha256(json.dumps([options_of(options), settings["data"]]).encode()).hexdigest()
     tool = f"{engine} {version(engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(run, "int8", options["window"])[1])[:16]
     masks = [sha256(f"{source}{end}") for source in sources if source for end in (".msk", ".aux.xml")
              if is_file(f"{source}{end}")]
-    return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": json.dumps(options), "PLACE": json.dumps(place),
+    return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": options_of(options), "PLACE": json.dumps(place),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
             "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code[:16],
             "MASKS": " ".join(masks), "SOURCE": " ".join(sha256(source) for source in sources if source)}
@@ -210,8 +215,8 @@ def scale_to(place, trained, resample, path):
 
 def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say=None):
     """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there. Returns the lines
-    that say what it did; where there is a `say`, that gets them as they come, and progress is shown. `threads` 0: as
-    many as there are cores."""
+    that say what it did, and the map's row of predict.csv (None where it stood); where there is a `say`, that gets the
+    lines as they come, and progress is shown. `threads` 0: as many as there are cores."""
     options, facts, lines = settings["predict"], read_facts(run), []
     say, live = say or lines.append, say is not None
     target = run / "predictions" / f"{name}.tif"
@@ -232,10 +237,10 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         tags = provenance(facts, settings, run, engine, place, (path, extra_path))
         if stands(target, tags, also):
             say(f"{name:>12}  stands already  {target}")
-            return lines
+            return lines, None
         if target.exists():
             say(f"{name:>12}  replaces the map of another raster, model, setting or version")
-        started, layers = time.monotonic(), Layers(raster, extra, facts["bands"], facts["scale"])
+        layers = Layers(raster, extra, facts["bands"], facts["scale"])
         answer, activations = engine_of(run, facts["sha256"], engine, options["precision"], options["window"],
                                         options["batch_size"], threads)
         (height, width), classes, views = layers.shape, facts["classes"], len(options["views"])
@@ -263,6 +268,7 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         window = options["window"]
         if engine == "tensorflow":  # which takes windows of any size: no larger than the raster
             window = min(window, -(-max(height, width) // facts["multiple"]) * facts["multiple"])
+        started = time.monotonic()
         write_map(target, layers, rows(), classes, place, tags, also, options["sieve"])
     if outside.max() > 0.2 * read:
         say(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
@@ -270,17 +276,18 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
     seconds = time.monotonic() - started
     say(f"{name:>12}  {height} x {width} px, views: {views}: {seconds:.0f} s, "
         f"{height * width * views / seconds / 1e6:.2f} Mpx/s per view  {target}")
-    return lines
+    return lines, {"map": name, "height": height, "width": width, "views": views, "window": options["window"],
+                   "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": f"{seconds:.2f}"}
 
 
 # -- one after the other, or over a Dask cluster ----------------------------------------------------------------------
 
 def attempt(*job):
-    """(exit code, lines) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
+    """(exit code, lines, row) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
     try:
-        return 0, predict_raster(*job)
+        return 0, *predict_raster(*job)
     except Problem as problem:
-        return problem.code, problem.lines
+        return problem.code, problem.lines, None
 
 
 def over_dask(jobs, scheduler):
@@ -315,7 +322,7 @@ def over_dask(jobs, scheduler):
                     raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
                                   "and workers that run in this folder, with these packages", code=4) from None
                 yield 3, [f"raster {futures[future]}: worker after worker was lost at it, expected one to finish; look "
-                          "at their memory"]
+                          "at their memory"], None
 
 
 def main(settings, run, tile, extra=None, scheduler=None):
@@ -340,7 +347,7 @@ def main(settings, run, tile, extra=None, scheduler=None):
                          "a network without an extra band")
                       + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
                       "leave it out", code=2)
-    engine, problems, jobs = choose_engine(options), [], []
+    engine, problems, jobs, others = choose_engine(options), [], [], []
     for name, path in rasters:
         try:
             if tile is not None and Path(tile).is_dir():
@@ -348,26 +355,42 @@ def main(settings, run, tile, extra=None, scheduler=None):
             extra_path = find_extra(name, extra, facts, settings)
             check_raster(path, extra_path, facts)
             jobs.append((name, path, extra_path, settings, run, engine))
+            others += [(f"{name}.{way}", path, extra_path, {**settings, "predict": chosen}, run, engine)
+                       for way, chosen in ways(settings).items() if tile is None]
         except Problem as problem:
             problems += problem.lines
     if jobs:
-        problems += predict_all(jobs, scheduler, facts)
+        others.sort(key=lambda job: job[3]["predict"]["window"])  # a network is loaded for each size of windows
+        problems += predict_all(jobs + others, scheduler, facts)
     if problems:
         raise Problem(*problems, code=3)
 
 
+def record(path, row):
+    """Writes a map's row into predict.csv, in place of an earlier one."""
+    rows = [earlier for earlier in read_table(path) if earlier["map"] != row["map"]] if path.exists() else []
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+
+
 def predict_all(jobs, scheduler, facts):
     """Predicts the rasters of `jobs`, prints what is to be said, and returns the lines of those that failed."""
-    settings, run, engine = jobs[0][3:6]
+    run, engine = jobs[0][4:6]
     problems, say = [], functools.partial(progress, last=True)
     with only_one(run):
         if engine == "openvino":
-            ensure_engine(run, facts, settings)
+            for settings in {job[3]["predict"]["window"]: job[3] for job in jobs}.values():
+                ensure_engine(run, facts, settings)
         try:
-            for code, lines in over_dask(jobs, scheduler) if scheduler else (attempt(*job, 0, say) for job in jobs):
+            done = over_dask(jobs, scheduler) if scheduler else (attempt(*job, 0, say) for job in jobs)
+            for code, lines, row in done:
                 if code not in (0, 3):
                     raise Problem(*problems, *lines, code=code)
                 problems += lines if code else []
+                if row:
+                    record(run / "predict.csv", row)
                 for line in lines if len(jobs) > 1 or not code else []:
                     say(f"not predicted: {line}" if code else line)
         finally:

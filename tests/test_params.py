@@ -82,7 +82,11 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
         ("local_contrast: [8, 32]", "local_contrast: 8", "key model.local_contrast: 8, expected a list"),
         ("seed: 1", "seed: !!python/object/apply:os.system ['touch canary']", "tag"),
         ("seed: 1", "", "key seed: missing"),
-        ("evaluate:\n  erode: 3\n  leave_out: [clutter]", "evaluate: true", "key evaluate: true, expected its keys"),
+        (
+            "evaluate:\n  erode: 3\n  reach: 20\n  leave_out: [clutter]",
+            "evaluate: true",
+            "key evaluate: true, expected its keys",
+        ),
         ("seed: 1", "seed: &a 1\nother: *a", "an alias"),
         ("seed: 1", "\tseed: 1", "expected YAML"),
         ("stride: random", "stride: 129", "key input.stride: 129, expected at most input.patch_size"),

@@ -100,16 +100,27 @@ class ColourDecoder:
 
     def decode(self, colours):
         """(labels uint8 [H, W], pixels of each of KINDS int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H, W, 3]."""
-        codes = colours[..., 0].astype(np.uint32) << 16
-        codes |= colours[..., 1].astype(np.uint32) << 8
-        codes |= colours[..., 2]
-        kinds = self.kinds[codes]
-        if (kinds == 255).any():
-            self._meet(codes[kinds == 255])
-            kinds = self.kinds[codes]
-        unknown, counts = np.unique(codes[kinds == 3], return_counts=True)
-        return (self.labels[codes], np.bincount(kinds.ravel(), minlength=4),
-                {f"#{code:06x}": int(count) for code, count in zip(unknown, counts)})
+        height, width = colours.shape[:2]
+        labels, counts, unknown = np.empty((height, width), np.uint8), np.zeros(4, np.int64), []
+        rows = max(1, 2**16 // max(1, width))  # that stay in the cache
+        for start in range(0, height, rows):
+            part = colours[start: start + rows]
+            codes = part[..., 0].astype(np.uint32)
+            for band in (1, 2):
+                codes <<= 8
+                codes |= part[..., band]
+            kinds = self.kinds.take(codes)
+            if kinds.any():  # not all exact
+                if (kinds == 255).any():
+                    self._meet(codes[kinds == 255])
+                    kinds = self.kinds.take(codes)
+                unknown.append(codes[kinds == 3])
+                counts += np.bincount(kinds.ravel(), minlength=4)
+            else:
+                counts[0] += kinds.size
+            labels[start: start + rows] = self.labels.take(codes)
+        unknown, often = np.unique(np.concatenate([*unknown, np.empty(0, np.uint32)]), return_counts=True)
+        return labels, counts, {f"#{code:06x}": int(count) for code, count in zip(unknown, often)}
 
 
 class ValueDecoder:

@@ -2,9 +2,12 @@
 
     python evaluate.py --params demo.yaml
 
-Reads predictions/<tile>.tif of every test tile, the prepared labels, and the official eroded labels where the data
-set has them; elsewhere a disc of evaluate.erode pixels around class boundaries is left out. All scores come from one
-confusion matrix (rows labels, columns predictions), summed over the tiles. About 1 s a 6000 x 6000 tile.
+Reads predictions/<tile>.tif of every test tile, the maps in other ways beside it (maps.py), predict.csv, the prepared
+labels, and the official eroded labels where the data set has them; elsewhere a disc of evaluate.erode pixels around
+class boundaries is left out. All scores come from confusion matrices (rows labels, columns predictions), summed over
+the tiles: on all labelled pixels and without class boundaries, over all classes and without evaluate.leave_out, in all
+views and in one. Beside them the gain of each way of predicting, errors by distance to the class boundary, and the
+calibration of the confidence. About 4 s a 6000 x 6000 tile.
 """
 import csv
 import json
@@ -13,28 +16,39 @@ import math
 import numpy as np
 
 from command import command
-from files import Problem, only_one, replacing
+from files import Problem, only_one, read_table, replacing
+from maps import CERTAIN, beside, options_of, ways
 from rasters import open_raster, reading
-from scores import accuracy, class_scores, confusion_matrix, divide, mean_of
+from scores import accuracy, card, class_scores, confusion_matrix, divide, mean_iou, mean_of
 from tiles import IGNORE, open_prepared, read_manifest
 
+BINS = 20  # of confidence, equally wide
 
-def erode(labels, radius):
-    """Labels (uint8 [H, W]) with IGNORE wherever a pixel of another label lies within a disc of `radius` pixels.
 
-    The field's custom for ISPRS scores, radius 3. The edge of the tile is no boundary.
+def boundary_distance(labels, reach):
+    """Distance of every pixel to the nearest one of another label (uint8 [H, W]) in whole pixels, rounded up:
+    uint8 [H, W], 1..reach, and reach + 1 where it is farther. The edge of the tile is no boundary.
+
+    Exact Euclidean distances, first down the columns, then of those the least along each row, as in Felzenszwalb and
+    Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of labels at once: a column in
+    which the label differs is at distance zero, in any other the nearest other label is its own.
     """
     height, width = labels.shape
-    near = np.zeros(labels.shape, bool)
-    for down in range(min(radius, height - 1) + 1):
-        reach = min(math.isqrt(radius**2 - down**2), width - 1)
-        for right in range(-reach if down else 1, reach + 1):
-            here = np.s_[: height - down, max(-right, 0): width - max(right, 0)]
-            there = np.s_[down:, max(right, 0): width - max(-right, 0)]
-            differs = labels[here] != labels[there]
-            near[here] |= differs
-            near[there] |= differs
-    return np.where(near, IGNORE, labels).astype(np.uint8)
+    column = np.full(labels.shape, reach + 1, np.uint8)
+    same = labels[1:] == labels[:-1]
+    for here, there, between in (*((row, row - 1, row - 1) for row in range(1, height)),
+                                 *((row, row + 1, row) for row in range(height - 2, -1, -1))):
+        np.minimum(column[here], np.where(same[between], column[there] + 1, 1), out=column[here])
+    rounded = np.ceil(np.sqrt(np.arange((reach + 1) ** 2 + 1))).astype(np.uint8)
+    for start in range(0, height, 32):  # rows that stay in the cache
+        rows, down = labels[start: start + 32], column[start: start + 32].astype(np.uint16) ** 2
+        squared = down.copy()
+        for right in range(1, min(reach, width - 1) + 1):
+            same = rows[:, right:] == rows[:, :-right]
+            for one, other in ((np.s_[:, :-right], np.s_[:, right:]), (np.s_[:, right:], np.s_[:, :-right])):
+                np.minimum(squared[one], down[other] * same + np.uint16(right**2), out=squared[one])
+        column[start: start + 32] = rounded[squared]
+    return column
 
 
 def plain(value):
@@ -55,36 +69,123 @@ def describe(confusion, classes, leave_out):
             "confusion": confusion.tolist()}
 
 
-def read_map(path, shape):
-    """(predicted uint8 [H, W], tags) of a class map; Problem (exit 3) where it does not fit its labels."""
+# -- one tile ---------------------------------------------------------------------------------------------------------
+
+def read_band(path, shape, expected):
+    """(uint8 [H, W], tags) of a map; Problem (exit 3) where it is not of this shape or lacks the `expected` tags."""
     with open_raster(path) as source:
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
             raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected one "
                           f"of uint8, {tuple(shape)}; run predict.py again", code=3)
+        tags = source.tags()
+        for key, what in (("MODEL", "by another model"), ("PREDICT", "with other predict settings"),
+                          ("SOURCE", "from another image than the tile was prepared")):
+            if tags.get(key) != expected[key]:
+                raise Problem(f"class map {path}: made {what}, expected this run's; run prepare_data.py and predict.py "
+                              "again", code=3)
         with reading(path):
-            return source.read(1), source.tags()
+            return source.read(1), tags
 
 
-def evaluate_tile(tile, settings, run):
-    """{"full", "eroded": confusion matrix}, the map's tags, and whether the eroded labels are the official ones."""
-    data = settings["data"]
+def read_map(path, shape, expected, classes):
+    """`read_band` of class indices; Problem (exit 3) where one is past the last class."""
+    predicted, tags = read_band(path, shape, expected)
+    highest = predicted[predicted != IGNORE].max(initial=0)
+    if highest >= classes:
+        raise Problem(f"class map {path}: class {highest}, expected less than {classes}; run predict.py again", code=3)
+    return predicted, tags
+
+
+def evaluate_tile(tile, settings, run, facts, raw):
+    """What one tile adds to the scores: {"maps": {way: {"full", "eroded": confusion matrix}}, "distances": a confusion
+    matrix for each distance to the boundary, "confidence": int64 [CERTAIN + 1, 2], wrong and right pixels of each,
+    "official": whether its eroded labels are, "tags": the map's}. The way of the map itself
+    is None, and "uncovered" is side_by_side as it were without the windows that reach past the edge."""
+    data, options, classes = settings["data"], settings["evaluate"], len(settings["data"]["classes"])
     prepared = open_prepared(data, tile)
     labels, official = np.ascontiguousarray(prepared.labels), prepared.eroded
+    expected = {"MODEL": facts["sha256"],
+                "SOURCE": " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)}
+    reach = max(options["reach"], options["erode"])
+    distance = boundary_distance(labels, reach)
+    found = {"maps": {}, "official": official is not None, "confidence": None}
+
+    def count(way, predicted, seen):
+        by_distance = confusion_matrix(np.where(seen, labels, IGNORE), predicted, classes, distance, reach + 2)
+        eroded = (by_distance[options["erode"] + 1:].sum(0) if official is None else
+                  confusion_matrix(np.where(seen, official, IGNORE), predicted, classes))
+        found["maps"][way] = {"full": by_distance.sum(0), "eroded": eroded}
+        return by_distance
+
     path = run / "predictions" / f"{tile}.tif"
-    predicted, tags = read_map(path, labels.shape)
-    seen = predicted != IGNORE  # nodata in the image: neither predicted nor scored
-    highest = predicted[seen].max(initial=0)
-    if highest >= len(data["classes"]):
-        raise Problem(f"class map {path}: class {highest}, expected less than {len(data['classes'])}; run predict.py "
-                      "again", code=3)
-    eroded = official if official is not None else erode(labels, settings["evaluate"]["erode"])
-    return ({name: confusion_matrix(np.where(seen, truth, IGNORE), predicted, len(data["classes"]))
-             for name, truth in (("full", labels), ("eroded", eroded))}, tags, official is not None)
+    for way, predict in {None: settings["predict"], **ways(settings)}.items():
+        expected["PREDICT"] = options_of(predict)
+        predicted, tags = read_map(beside(path, way) if way else path, labels.shape, expected, classes)
+        seen = predicted != IGNORE  # nodata in the image: neither predicted nor scored
+        by_distance = count(way, predicted, seen)
+        if way is None:
+            found["distances"], found["tags"] = by_distance, tags
+            if "confidence" in predict["also"]:
+                confidence, _ = read_band(beside(path, "confidence"), labels.shape, expected)
+                levels = np.where(seen & (labels != IGNORE), confidence, IGNORE)
+                found["confidence"] = confusion_matrix(levels, (predicted == labels).view(np.uint8),
+                                                       CERTAIN + 1)[:, :2]
+        elif way == "side_by_side":
+            covered = [size // predict["window"] * predict["window"] for size in labels.shape]
+            predicted[covered[0]:] = predicted[:, covered[1]:] = 0  # the class of the highest of so many zeros
+            count("uncovered", predicted, seen)
+    return found
+
+
+# -- all tiles --------------------------------------------------------------------------------------------------------
+
+def describe_boundary(distances):
+    """Errors by distance to the class boundary, from a confusion matrix of each distance (the last: all beyond): for
+    each the share of the scored pixels that lie there and of these the share that is wrong, and the scores of what
+    lies farther."""
+    total, rows = distances.sum(), []
+    for pixels in range(len(distances) - 1):
+        there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
+        rows.append({"pixels": pixels, "share": plain(float(divide(there.sum(), total))),
+                     "error": plain(1 - accuracy(there)), "accuracy_beyond": plain(accuracy(beyond)),
+                     "mean_iou_beyond": plain(mean_iou(beyond))})
+    return rows
+
+
+def describe_calibration(levels):
+    """How sure the network is against how often it is right, from wrong and right pixels of each confidence: the bins
+    of a reliability diagram, and the expected calibration error (Guo et al., On Calibration of Modern Neural Networks,
+    2017), the mean of their differences weighted by their pixels."""
+    level = np.arange(CERTAIN + 1)
+    place = np.minimum(level * BINS // CERTAIN, BINS - 1)
+    pixels, right, sure = (np.bincount(place, weights, BINS)
+                           for weights in (levels.sum(1), levels[:, 1], levels.sum(1) * level / CERTAIN))
+    rows = [{"low": i / BINS, "high": (i + 1) / BINS, "pixels": int(pixels[i]),
+             "confidence": plain(float(divide(sure[i], pixels[i]))),
+             "accuracy": plain(float(divide(right[i], pixels[i])))} for i in range(BINS)]
+    return {"expected_calibration_error": plain(float(divide(np.abs(sure - right).sum(), pixels.sum()))), "bins": rows}
+
+
+def describe_gains(maps, seconds, settings):
+    """The gain ledger: what each step from the notebook's way of predicting to this one adds, all test tiles
+    together."""
+    options, size = settings["predict"], settings["input"]["patch_size"]
+    first = next(iter(settings["data"]["classes"]))
+    steps = {"uncovered": f"patches of {size} px side by side, what is left at the right and at the bottom {first}",
+             "side_by_side": "every pixel predicted",
+             "one_view": f"windows of {options['window']} px that overlap by {options['overlap']:g}, blended",
+             None: f"{len(options['views'])} views averaged"}
+    if "one_view" not in maps:  # the map itself is in one
+        steps[None] = steps.pop("one_view")
+    return [{"step": text, "way": way or "map", "accuracy": maps[way]["full"]["accuracy"],
+             "mean_iou": maps[way]["full"]["mean_iou"],
+             "classes": {name: scores["iou"] for name, scores in maps[way]["full"]["classes"].items()},
+             "seconds_per_tile": seconds.get(way)} for way, text in steps.items() if way in maps]
 
 
 def describe_protocol(settings, facts, tags, official):
     """What the numbers mean, in fields and in a sentence that a paper can quote."""
-    options, evaluate, split = json.loads(tags["PREDICT"]), settings["evaluate"], settings["split"]
+    options, evaluate, split = settings["predict"], settings["evaluate"], settings["split"]
     kinds = set(official)
     eroded = ("official" if kinds == {True} else f"disc of {evaluate['erode']} px" if kinds == {False}
               else f"official where given, else disc of {evaluate['erode']} px")
@@ -92,60 +193,79 @@ def describe_protocol(settings, facts, tags, official):
                 "checkpoint": f"epoch {facts['epoch']}: {facts['chosen_by']}", "views": options["views"],
                 "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
                 "eroded_labels": eroded, "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
+    views = len(options["views"])
     protocol["text"] = (
         f"{len(split['test'])} test tile(s), none of which was trained on or chose anything; checkpoint of epoch "
         f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
-        f"overlapping by {options['overlap']:g}, {len(options['views'])} view(s) averaged, {tags['ENGINE']}; every "
-        f"labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means over "
-        f"{len(settings['data']['classes'])} classes"
+        f"overlapping by {options['overlap']:g}, {f'{views} views averaged' if views > 1 else 'one view'}, "
+        f"{tags['ENGINE']}; every labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means "
+        f"over {len(settings['data']['classes'])} classes"
         + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
     return protocol
 
 
 def print_scores(metrics, classes):
-    """The scores as a table."""
+    """The scores as tables: each class, then the protocol card."""
     print(f"{'':>16}{'full IoU':>10}{'F1':>8}{'eroded IoU':>13}{'F1':>8}")
     show = lambda value: "-" if value is None else f"{value:.4f}"  # noqa: E731
-    both, means = (metrics["full"], metrics["eroded"]), ("mean_iou", "mean_f1")
-    rows = [(name, *(scores["classes"][name][s] for scores in both for s in ("iou", "f1"))) for name in classes]
-    rows.append(("mean", *(scores[s] for scores in both for s in means)))
-    if metrics["protocol"]["leave_out"]:
-        without = f"without {', '.join(metrics['protocol']['leave_out'])}"
-        rows.append((without, *(scores["left_out"][s] for scores in both for s in means)))
-    for name, *values in rows:
+    for name in classes:
+        values = [metrics[kind]["classes"][name][score] for kind in ("full", "eroded") for score in ("iou", "f1")]
         print(f"{name:>16}{show(values[0]):>10}{show(values[1]):>8}{show(values[2]):>13}{show(values[3]):>8}")
-    print(f"{'accuracy':>16}{show(metrics['full']['accuracy']):>10}{'':8}{show(metrics['eroded']['accuracy']):>13}")
+    print(f"\n{'views':>6}  {'labels':<8}{'classes':<28}{'accuracy':>10}{'mean IoU':>10}{'mean F1':>10}")
+    for views, labels, counted, *values in card(metrics):
+        print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{show(value):>10}" for value in values))
+
+
+def read_seconds(path):
+    """{map: seconds that it took} of predict.csv; those of maps that it does not know are not told."""
+    rows = read_table(path) if path.exists() else []
+    try:
+        return {row["map"]: float(row["seconds"]) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise Problem(f"table {path}: {error}, expected columns map and seconds; remove it", code=3) from None
+
+
+def evaluate_run(settings, run, facts):
+    """metrics.json of a run."""
+    classes, leave_out = list(settings["data"]["classes"]), settings["evaluate"]["leave_out"]
+    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
+    found = {}
+    for tile in settings["split"]["test"]:
+        if tile not in manifest:
+            raise Problem(f"tile {tile} in {settings['data']['prepared']}: not prepared, expected it in manifest.json; "
+                          "run prepare_data.py again", code=3)
+        found[tile] = evaluate_tile(tile, settings, run, facts, manifest[tile]["raw"])
+    first, each = next(iter(found.values())), found.values()
+    total = {way: {kind: describe(sum(one["maps"][way][kind] for one in each), classes, leave_out)
+                   for kind in ("full", "eroded")} for way in first["maps"]}
+    tiles = {way: {tile: {kind: describe(confusion, classes, leave_out) for kind, confusion in one["maps"][way].items()}
+                   for tile, one in found.items()} for way in first["maps"]}
+    taken = read_seconds(run / "predict.csv")
+    seconds = {way: plain(float(np.mean([taken.get(f"{tile}.{way}" if way else tile, np.nan) for tile in found])))
+               for way in first["maps"]}
+    metrics = {"protocol": describe_protocol(settings, facts, first["tags"], [one["official"] for one in each]),
+               **total.pop(None), "tiles": tiles.pop(None)}
+    total[None] = {"full": metrics["full"]}
+    metrics["ways"] = {way: {**total[way], "tiles": tiles[way]} for way in tiles}
+    metrics["gains"] = describe_gains(total, seconds, settings) if tiles else []
+    metrics["boundary"] = describe_boundary(sum(one["distances"] for one in each))
+    metrics["calibration"] = (None if first["confidence"] is None else
+                              describe_calibration(sum(one["confidence"] for one in each)))
+    return metrics
 
 
 def main(settings, run):
-    classes, leave_out = list(settings["data"]["classes"]), settings["evaluate"]["leave_out"]
+    classes = list(settings["data"]["classes"])
     try:
         facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise Problem(f"model {run / 'model.json'}: missing or damaged, expected a finished training; run train.py",
                       code=3) from None
     with only_one(run):
-        total = {name: np.zeros((len(classes),) * 2, np.int64) for name in ("full", "eroded")}
-        tiles, officials, manifest = {}, [], read_manifest(settings["data"]["prepared"])
-        for tile in settings["split"]["test"]:
-            confusions, tags, official = evaluate_tile(tile, settings, run)
-            officials.append(official)
-            if (tags.get("MODEL"), tags.get("PREDICT")) != (facts["sha256"], json.dumps(settings["predict"])):
-                raise Problem(f"class map {run / 'predictions' / tile}.tif: made by another model or with other "
-                              "predict settings, expected this run's; run predict.py again", code=3)
-            raw = manifest["tiles"][tile]["raw"]
-            if tags.get("SOURCE") != " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw):
-                raise Problem(f"class map {run / 'predictions' / tile}.tif: made from another image than the tile was "
-                              "prepared from, expected the same; run prepare_data.py and predict.py again", code=3)
-            tiles[tile] = {name: describe(confusion, classes, leave_out) for name, confusion in confusions.items()}
-            for name, confusion in confusions.items():
-                total[name] += confusion
-        metrics = {"protocol": describe_protocol(settings, facts, tags, officials),
-                   **{name: describe(confusion, classes, leave_out) for name, confusion in total.items()},
-                   "tiles": tiles}
+        metrics = evaluate_run(settings, run, facts)
         with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["label \\ predicted", *classes],
-                                        *([name, *row] for name, row in zip(classes, total["full"].tolist()))])
+                                        *([name, *row] for name, row in zip(classes, metrics["full"]["confusion"]))])
         with replacing(run / "metrics.json") as temporary:
             temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     print_scores(metrics, classes)

@@ -4,20 +4,27 @@ import numpy as np
 from tiles import IGNORE
 
 
-def confusion_matrix(labels, predicted, classes):
-    """Pixels of every (label, predicted) pair: int64 [classes, classes], from two uint8 arrays of one shape.
+def confusion_matrix(labels, predicted, classes, groups=None, count=1):
+    """Pixels of every (label, predicted) pair: int64 [classes, classes], from two uint8 arrays of one shape; with
+    `groups` (uint8 of that shape, below `count`) one such matrix for each group: [count, classes, classes].
 
     Pixels labelled IGNORE count nowhere. Problem for the caller: a labelled pixel predicted IGNORE (ValueError).
     """
-    pairs = np.zeros((256, 256), np.int64)
-    for start in range(0, labels.size, 2**20):  # pieces that stay in the cache
-        codes = labels.reshape(-1)[start: start + 2**20].astype(np.uint16) << 8
-        codes |= predicted.reshape(-1)[start: start + 2**20]
-        pairs += np.bincount(codes, minlength=2**16).reshape(256, 256)
-    scored = pairs[:classes]
-    if scored[:, classes:].any() or pairs[classes:IGNORE].any():
+    pairs = np.full((256, 256), classes**2 + 1)  # of label and prediction, as one number; the last: no class
+    pairs[IGNORE], pairs[:classes, :classes] = classes**2, np.arange(classes**2).reshape(classes, classes)
+    total, pairs = np.zeros(count * (classes**2 + 2), np.int64), pairs.ravel()
+    for start in range(0, labels.size, 2**16):  # pieces that stay in the cache
+        codes = labels.reshape(-1)[start: start + 2**16].astype(np.uint16) << 8
+        codes |= predicted.reshape(-1)[start: start + 2**16]
+        codes = pairs.take(codes)
+        if groups is not None:
+            codes += groups.reshape(-1)[start: start + 2**16] * np.int64(classes**2 + 2)
+        total += np.bincount(codes, minlength=len(total))
+    total = total.reshape(count, -1)
+    if total[:, -1].any():
         raise ValueError("a class index past the last class")
-    return scored[:, :classes].copy()
+    matrices = total[:, : classes**2].reshape(count, classes, classes)
+    return matrices[0].copy() if groups is None else matrices.copy()
 
 
 def divide(part, whole):
@@ -47,3 +54,20 @@ def mean_of(values, keep=slice(None)):
 def mean_iou(confusion):
     """Mean intersection over union of the classes that occur in labels or predictions."""
     return mean_of(class_scores(confusion)["iou"])
+
+
+def card(metrics):
+    """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every common
+    meaning of "the score"."""
+    protocol, rows = metrics["protocol"], []
+    maps = {len(protocol["views"]): metrics}
+    if "one_view" in metrics["ways"]:
+        maps[1] = metrics["ways"]["one_view"]
+    for views, scores in maps.items():
+        for kind in ("full", "eroded"):
+            means = [(f"all {len(scores[kind]['classes'])}", scores[kind])]
+            if protocol["leave_out"]:
+                means.append((f"without {', '.join(protocol['leave_out'])}", scores[kind]["left_out"]))
+            rows += [(views, kind, name, *(mean[key] for key in ("accuracy", "mean_iou", "mean_f1")))
+                     for name, mean in means]
+    return rows

@@ -16,7 +16,7 @@ PY := .venv/bin/python
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report evaluate predict train lr_find prepare params model tile test extras clean
+.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test extras clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,20 +90,26 @@ predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: predict.py engines.py maps.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/predict
+$(S)/predicted: predict.py engines.py maps.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: evaluate.py scores.py rasters.py tiles.py $(S)/predicted $(S)/evaluate
+$(RUN)/metrics.json: evaluate.py scores.py maps.py rasters.py tiles.py $(S)/predicted $(S)/input $(S)/evaluate
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: report.py patches.py rasters.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
+$(RUN)/report.html: report.py figures.py pictures.py page.html scores.py maps.py patches.py rasters.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain
+
+figures: .venv/.installed  ## figures and page again, from the results as they stand
+	$(PY) report.py --params="$$PARAMS"
+
+compare: .venv/.installed  ## all runs side by side, and the settings in which they differ
+	@$(PY) compare.py --params="$$PARAMS"
 
 params: .venv/.installed  ## the settings as resolved
 	@$(PY) params.py --params="$$PARAMS"

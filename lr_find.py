@@ -12,11 +12,11 @@ import itertools
 import json
 import math
 
-import matplotlib
 import numpy as np
 
 from command import command, progress
-from files import Problem, replacing
+from figures import draw_finder, style
+from files import Problem
 from optimizers import Exponential
 from params import check_roles
 from patches import changes_of, plan_epoch
@@ -80,27 +80,6 @@ def range_test(settings, strategy):
     return np.array(rates), np.array(losses)
 
 
-def draw(path, rates, losses, smoothed, steepest, suggestion):
-    """The curve with both suggestions, as a figure."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
-    axes.plot(rates, smoothed, color="#1f4e8c", linewidth=1.8, label="smoothed")
-    for rate, label, style in ((suggestion, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")):
-        axes.axvline(rate, color="#b5452c", linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
-    low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
-             ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=200)
-    plt.close(figure)
-
-
 def stands(run, made_from):
     """True where the same test was made already; then the time of its result is renewed, for make."""
     try:
@@ -115,7 +94,8 @@ def stands(run, made_from):
 
 def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
     """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
-    draw(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
+    with style():
+        draw_finder(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
     write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
                [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
                 zip(rates.tolist(), losses.tolist(), smoothed.tolist())])

@@ -1,14 +1,18 @@
 """The whole chain once, as a user runs it: raw tiles to a report, on made-up tiles."""
 
+import csv
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import rasterio
 from conftest import COLOURS, SIZES, run_script, save_settings
 
-import report
+import figures
+import pictures
 from tiles import manifest_text
 
 
@@ -23,6 +27,7 @@ def finished(tmp_path_factory):
     settings = json.loads(json.dumps(SETTINGS))
     settings["model"].update(residual="add", centre="plain", stem=2, local_contrast=[4, 8])
     settings["train"].update(max_lr="auto", epochs=12, optimizer="adamw", class_weights=0.75)
+    settings["predict"].update(compare=True, also=["confidence"])
     settings["report"]["title"] = "<script>alert(1)</script> & title"
     save_settings(folder, settings)
     for script in ("prepare_data.py", "lr_find.py", "train.py", "predict.py", "evaluate.py", "report.py"):
@@ -50,7 +55,7 @@ def test_scores_equal_those_computed_from_the_map_and_the_painted_labels(finishe
 
 def test_metrics_have_their_fixed_shape(finished):
     metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
-    assert set(metrics) == {"protocol", "full", "eroded", "tiles"}
+    assert set(metrics) == {"protocol", "full", "eroded", "tiles", "ways", "gains", "boundary", "calibration"}
     for scores in (metrics["full"], metrics["eroded"], metrics["tiles"]["2_13"]["eroded"]):
         assert set(scores) == {"accuracy", "mean_iou", "mean_f1", "left_out", "classes", "confusion"}
         assert set(scores["left_out"]) == {"accuracy", "mean_iou", "mean_f1"}
@@ -61,10 +66,61 @@ def test_metrics_have_their_fixed_shape(finished):
     assert rows[0] == "label \\ predicted,impervious,building,low vegetation,tree,car,clutter" and len(rows) == 7
 
 
+def read_band(path):
+    with rasterio.open(path) as source:
+        return source.read(1)
+
+
+def test_the_gain_ledger_counts_what_each_way_of_predicting_says(finished):
+    metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
+    labels = np.load(finished / "prepared/2_13.pixels.npy")[..., 3]
+    folder = finished / "runs/tiny/predictions"
+    maps = {way: read_band(folder / f"2_13.{way}.tif") for way in ("side_by_side", "one_view")}
+    maps["uncovered"] = np.zeros_like(labels)  # 83 x 66 pixels hold 2 x 2 patches of 32
+    maps["uncovered"][:64, :64] = maps["side_by_side"][:64, :64]
+    maps["map"] = read_band(folder / "2_13.tif")
+    assert [step["way"] for step in metrics["gains"]] == ["uncovered", "side_by_side", "one_view", "map"]
+    for step in metrics["gains"]:
+        assert step["accuracy"] == pytest.approx((maps[step["way"]] == labels).mean())
+    assert metrics["gains"][0]["seconds_per_tile"] is None
+    rows = list(csv.DictReader((finished / "runs/tiny/predict.csv").open()))
+    taken = {row["map"]: float(row["seconds"]) for row in rows}
+    assert [step["seconds_per_tile"] for step in metrics["gains"][1:]] == [
+        taken["2_13.side_by_side"],
+        taken["2_13.one_view"],
+        taken["2_13"],
+    ]
+    alone = metrics["ways"]["one_view"]["full"]["accuracy"]
+    assert alone == pytest.approx((maps["one_view"] == labels).mean()) and alone > 0.5
+
+
+def test_a_patch_beside_patches_is_predicted_as_if_alone(finished):
+    import keras
+
+    network = keras.models.load_model(finished / "runs/tiny/model.keras", compile=False)
+    image = np.load(finished / "prepared/2_13.pixels.npy")[32:64, :32, :3]
+    expected = np.asarray(network(image[None]))[0].argmax(-1)
+    found = read_band(finished / "runs/tiny/predictions/2_13.side_by_side.tif")[32:64, :32]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_curve_passes_through_the_eroded_scores_and_confidence_through_the_accuracy(finished):
+    metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
+    at = {row["pixels"]: row for row in metrics["boundary"]}
+    assert at[0]["accuracy_beyond"] == metrics["full"]["accuracy"] and at[0]["mean_iou_beyond"] == pytest.approx(
+        metrics["full"]["mean_iou"]
+    )
+    assert at[3]["accuracy_beyond"] == metrics["eroded"]["accuracy"] and max(at) == 20
+    bins = metrics["calibration"]["bins"]
+    assert sum(row["pixels"] for row in bins) == np.sum(metrics["full"]["confusion"])
+    right = sum(row["pixels"] * row["accuracy"] for row in bins if row["pixels"])
+    assert right == pytest.approx(np.trace(metrics["full"]["confusion"]))
+
+
 def test_the_page_holds_everything_itself_and_escapes_names(finished):
     page = (finished / "runs/tiny/report.html").read_text()
-    assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in page
-    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,)', page)
     names = {p.name for p in (finished / "runs/tiny/figures").iterdir()}
     assert names == {
         "classes.png",
@@ -73,9 +129,14 @@ def test_the_page_holds_everything_itself_and_escapes_names(finished):
         "one_cycle.png",
         "audit.png",
         "augmentation.png",
+        "labels.png",
         "tile_2_13.png",
+        "boundary.png",
+        "gains.png",
+        "reliability.png",
+        "network.png",
     }
-    assert page.count("<img ") == len(names) + 1  # and the finder's curve
+    assert page.count("<img ") == len(names) + 1 + 6  # and the finder's curve, and the layers of the slider
     metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
     assert f"{100 * metrics['full']['mean_iou']:.2f}" in page and metrics["protocol"]["text"].split(";")[0] in page
 
@@ -84,19 +145,136 @@ def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
     monkeypatch.chdir(finished)
     from params import read_settings
 
-    settings = read_settings("tiny.yaml")
-    pictures = report.tile_pictures("2_13", settings, finished / "runs/tiny")
-    wrong = (pictures["labels"] != pictures["prediction"]).any(-1)
-    np.testing.assert_array_equal((pictures["errors"] == (230, 0, 126)).all(-1), wrong)
-    assert pictures["image"].shape == (*SIZES["2_13"], 3)
+    found = pictures.tile_pictures("2_13", read_settings("tiny.yaml"), finished / "runs/tiny")
+    wrong = (found["labels"] != found["prediction"]).any(-1)
+    np.testing.assert_array_equal((found["errors"] == pictures.ERROR).all(-1), wrong)
+    alone = (found["labels"] != found["one view"]).any(-1)
+    change = found["what the views change"]
+    np.testing.assert_array_equal((change == pictures.GAINED).all(-1), alone & ~wrong)
+    np.testing.assert_array_equal((change == pictures.LOST).all(-1), wrong & ~alone)
+    assert found["image"].shape == (*SIZES["2_13"], 3)
+
+
+def test_the_diagram_knows_every_parameter_of_the_built_network(finished):
+    network = figures.read_network(finished / "runs/tiny/model.keras")
+    facts = json.loads((finished / "runs/tiny/model.json").read_text())
+    assert sum(block["parameters"] for block in network.values()) == facts["parameters"]
+    assert network["input"]["channels"] == 9 and network["head"]["channels"] == 6  # three bands, thrice
+    assert [network[name]["scale"] for name in ("stem", "down0", "down1", "centre", "up0", "head")] == [
+        2,
+        2,
+        4,
+        8,
+        2,
+        1,
+    ]
+    assert network["centre"]["channels"] == 16
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHECKS = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const said = [], ask = (what, answer) => said.push(what + ": " + answer);
+  const pictures = [...document.images], swipe = document.querySelector(".swipe");
+  const stage = swipe.querySelector(".stage"), range = swipe.querySelector("input");
+  const [left, right] = swipe.querySelectorAll("select");
+  const clip = () => getComputedStyle(stage.querySelector(".left")).clipPath;
+  ask("pictures", pictures.every(picture => picture.complete && picture.naturalWidth > 0));
+  const before = clip();
+  range.value = 20; range.dispatchEvent(new Event("input"));
+  ask("slider", before + " then " + clip());
+  const box = stage.getBoundingClientRect();
+  stage.setPointerCapture = () => {};
+  stage.dispatchEvent(new PointerEvent("pointerdown", {clientX: box.left + 0.75 * box.width, clientY: box.top + 5}));
+  ask("pointer", range.value);
+  left.value = "errors"; left.dispatchEvent(new Event("input"));
+  const shown = [...stage.children].filter(layer => getComputedStyle(layer).visibility === "visible");
+  ask("shown", shown.map(layer => layer.dataset.layer).join(" and "));
+  range.focus(); ask("focus", document.activeElement === range);
+  ask("wide", document.documentElement.scrollWidth <= innerWidth);
+  document.title = said.join("; ");
+}, 100));
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_works_in_a_browser(finished, tmp_path, width):
+    page = tmp_path / "page.html"
+    page.write_text((finished / "runs/tiny/report.html").read_text().replace("</body>", CHECKS + "</body>"))
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            f"--window-size={width},900",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    title = re.search("<title>(.*?)</title>", done.stdout, re.S)[1]
+    assert title == (
+        "pictures: true; slider: inset(0px 50% 0px 0px) then inset(0px 80% 0px 0px); pointer: 75; "
+        "shown: prediction and errors; focus: true; wide: true"
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, edit, told",
+    [
+        ("history.csv", lambda text: text.splitlines()[0] + "\n", "history.csv: no rows"),
+        ("history.csv", lambda text: re.sub(r"(?m)^(3,.*?,.*?,).*?,", r"\1nan,", text), "'nan' in line 4, column loss"),
+        ("history.csv", lambda text: text + "1,2\n", "history.csv: a row of another length"),
+        ("metrics.json", lambda text: text[:1000], "metrics.json: no JSON"),
+        ("metrics.json", lambda text: text.replace('"2_13": {', '"2_14": {'), "of other tiles or classes"),
+        ("model.keras", lambda text: "PK", "model.keras: damaged"),
+    ],
+)
+def test_a_report_from_a_damaged_run_is_one_line_and_leaves_the_earlier_page(finished, name, edit, told):
+    path, page = finished / "runs/tiny" / name, finished / "runs/tiny/report.html"
+    before, earlier = path.read_bytes(), page.read_bytes()
+    path.write_text(edit(before.decode("utf-8", "replace")))
+    done = run_script("report.py", "--params", "tiny.yaml", cwd=finished)
+    path.write_bytes(before)
+    assert done.returncode == 3 and told in done.stderr and done.stderr.count("\n") == 1
+    assert page.read_bytes() == earlier
+
+
+def test_runs_stand_side_by_side_with_what_differs(finished):
+    shutil.copytree(finished / "runs/tiny", finished / "runs/<b>wide")
+    (finished / "runs/new").mkdir()
+    settings = (finished / "runs/tiny/params.yaml").read_text()
+    (finished / "runs/<b>wide/params.yaml").write_text(settings.replace("width: 4", "width: 8"))
+    done = run_script("compare.py", "--params", "tiny.yaml", cwd=finished)
+    assert done.returncode == 0 and done.stderr == "" and "not evaluated yet: runs/new" in done.stdout
+    rows = list(csv.DictReader((finished / "runs/compare.csv").open()))
+    assert [row["run"] for row in rows] == ["<b>wide", "tiny"]
+    assert [row["model.width"] for row in rows] == ["8", "4"] and "model.depth" not in rows[0]
+    metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
+    assert float(rows[0]["full mean_iou"]) == metrics["full"]["mean_iou"]
+    with rasterio.open(finished / "runs/compare.png") as source:
+        assert source.width == 1480
+    (finished / "runs/new/metrics.json").write_text("{")
+    done = run_script("compare.py", "--params", "tiny.yaml", cwd=finished)
+    shutil.rmtree(finished / "runs/<b>wide")
+    shutil.rmtree(finished / "runs/new")
+    assert done.returncode == 3 and "error: run runs/new: " in done.stderr and "model.width" in done.stdout
 
 
 def test_no_figure_shows_raw_formulas(finished, monkeypatch):
     kept = []
-    monkeypatch.setattr(report, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
     steps = np.arange(1, 100)
-    with report.plt.rc_context(report.STYLE):
-        report.draw_one_cycle("", {"step": steps, "learning_rate": 10.0 ** (-steps / 20), "momentum": steps / 100})
+    with figures.style():
+        figures.draw_one_cycle("", {"step": steps, "learning_rate": 10.0 ** (-steps / 20), "momentum": steps / 100})
         kept[0].canvas.draw()
     texts = [label.get_text() for axes in kept[0].axes for label in axes.get_xticklabels() + axes.get_yticklabels()]
     assert "0.001" in texts and not any("$" in text for text in texts)
@@ -145,10 +323,10 @@ def test_the_audit_counts_what_the_manifest_says_whatever_the_names(tmp_path):
         "classes": {"$x_$": 100, "b": 60},
     }
     expected = {"repaired": 0.1, "ignored": 0.2, "unknown": 0.01, "no data": 0.05, "outside scale": 0.02}
-    assert report.faults(row) == pytest.approx(expected)
+    assert figures.faults(row) == pytest.approx(expected)
     split, classes = {"train": ["a$^$b"], "val": ["c"], "test": ["d"]}, {"$x_$": "#ff0000", "b": "#00ff00"}
-    with report.plt.rc_context(report.STYLE):
-        report.draw_audit(tmp_path / "audit.png", split, {tile: row for tile in ("a$^$b", "c", "d")}, classes)
+    with figures.style():
+        figures.draw_audit(tmp_path / "audit.png", split, {tile: row for tile in ("a$^$b", "c", "d")}, classes)
     assert (tmp_path / "audit.png").stat().st_size > 10_000
 
 

@@ -29,7 +29,8 @@ EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, a
 @pytest.fixture
 def project(tmp_path):
     """A copy of the project that needs no environment of its own, with everything marked as made."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.yaml"), ROOT / "Makefile", ROOT / "requirements.txt"]:
+    kinds = ("*.py", "*.yaml", "*.html", "Makefile", "requirements.txt")
+    for path in (path for kind in kinds for path in ROOT.glob(kind)):
         shutil.copy(path, tmp_path)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/.installed").touch()

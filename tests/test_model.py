@@ -204,7 +204,7 @@ def test_losses_add_up():
 # -- schedules and optimisers
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 100_000), st.floats(1e-5, 10))
 def test_one_cycle_rises_to_its_peak_and_falls_to_its_end(steps, peak):
     schedule = optimizers.OneCycle(peak / 25, peak, peak / 25_000, steps)

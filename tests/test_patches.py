@@ -44,7 +44,6 @@ def plan_of(tiles, patch=32, stride="random", targets=None, views=True, scale=(1
 
 
 @given(SHAPES, st.sampled_from([16, 32, 64]), STRIDES, st.sampled_from([(1, 1), (0.5, 2), (1.5, 1.5)]))
-@settings(deadline=None)
 def test_windows_lie_in_their_tiles_as_many_in_every_epoch(shapes, patch, stride, scale):
     tiles = marker_tiles(*shapes)
     plan = plan_of(tiles, patch, stride, scale=scale, epoch=0)
@@ -67,7 +66,7 @@ def test_each_random_start_is_drawn_from_its_own_stretch(size, patch, seed):
 
 
 @given(SHAPES, st.sampled_from([16, 32]), st.integers(3, 16))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_grid_has_each_window_once_and_covers_every_pixel(shapes, patch, stride):
     tiles = marker_tiles(*shapes)
     plan = plan_of(tiles, patch, stride)
@@ -126,7 +125,6 @@ def test_windows_without_a_label_are_never_drawn():
 
 
 @given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 400), st.integers(1, 400)), st.integers(1, 200))
-@settings(deadline=None)
 def test_hold_labels_agrees_with_a_look_at_the_pixels(seed, shape, side):
     rng = np.random.default_rng(seed)
     labels = np.full(shape, IGNORE, np.uint8)
@@ -176,7 +174,6 @@ def test_an_aim_at_a_class_without_pixels_is_refused(settings):
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5))
-@settings(deadline=None)
 def test_workers_together_cut_each_window_once_in_the_same_batches(workers, each, batches):
     batch = workers * each
     plan = np.arange(8 * (batches * batch + batch - 1), dtype=np.int32).reshape(-1, 8)
@@ -188,7 +185,6 @@ def test_workers_together_cut_each_window_once_in_the_same_batches(workers, each
 
 
 @given(SHAPES, st.sampled_from([16, 32]), st.integers(1, 7))
-@settings(deadline=None)
 def test_validation_counts_every_pixel_once_in_order(shapes, patch, batch_size):
     tiles = marker_tiles(*shapes)
     plan = validation_plan(tiles, patch, batch_size)

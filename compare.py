@@ -1,0 +1,96 @@
+"""All runs side by side: their scores, what they cost, and the settings in which they differ.
+
+    python compare.py
+
+Reads metrics.json, params.yaml, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for
+each run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints both as
+tables. A run that has not been evaluated yet is named.
+"""
+import csv
+import json
+
+import yaml
+
+from command import command
+from figures import draw_runs, percent, style
+from files import Problem, replacing
+
+MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
+
+
+def flat(settings, path=""):
+    """{"section.key": value} of nested settings; what is no mapping of names is a value."""
+    if not isinstance(settings, dict):
+        return {path: settings}
+    return {key: value for name, part in settings.items()
+            for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()}
+
+
+def read_run(folder):
+    """(metrics, settings, costs) of a finished run. Settings of predict and evaluate are those of its scores, which may
+    be younger than its training."""
+    try:
+        metrics, facts, about = (json.loads((folder / name).read_text(encoding="utf-8"))
+                                 for name in ("metrics.json", "model.json", "run.json"))
+        settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        trained = {section: value for section, value in settings.items()
+                   if section not in ("predict", "evaluate", "report")}
+        trained["data"] = {key: value for key, value in trained["data"].items() if key != "prepared"}
+        scored = {key: value for key, value in metrics["protocol"].items() if key in MEASURED}
+        rows = ("full", "mean_iou"), ("full", "mean_f1"), ("full", "accuracy"), ("eroded", "mean_iou")
+        scores = {f"{kind} {score}": metrics[kind][score] for kind, score in rows}
+        scores["eroded mean_iou, left out"] = metrics["eroded"]["left_out"]["mean_iou"]
+        costs = {"parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
+                 "epoch": facts["epoch"], "training_seconds": about.get("training_seconds"), "commit": about["commit"]}
+        return metrics, {**flat(trained), **scored}, {**scores, **costs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise Problem(f"run {folder}: {' '.join(str(error).split()) or type(error).__name__}, expected the files of a "
+                      "finished run; make report with its settings, or remove the folder", code=3) from None
+
+
+def print_table(rows):
+    """Rows of texts, the first the header, in columns as wide as they need."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) if i == 0 else text.rjust(width)
+                        for i, (text, width) in enumerate(zip(row, widths))).rstrip())
+
+
+def main(settings, run):
+    found, problems = {}, []
+    for folder in sorted(path for path in run.parent.glob("*") if path.is_dir()):
+        if not (folder / "metrics.json").exists():
+            print(f"not evaluated yet: {folder}")
+            continue
+        try:
+            found[folder.name] = read_run(folder)
+        except Problem as problem:
+            problems += problem.lines
+    if not found:
+        raise Problem(*problems, f"folder {run.parent}: no evaluated run, expected one; make report", code=3)
+    keys = list(dict.fromkeys(key for _, chosen, _ in found.values() for key in chosen))
+    chosen = {name: {key: json.dumps(settings.get(key)) for key in keys} for name, (_, settings, _) in found.items()}
+    differing = [key for key in keys if len({row[key] for row in chosen.values()}) > 1]
+    rows = [{"run": name, **costs, **{key: chosen[name][key] for key in differing}}
+            for name, (_, _, costs) in found.items()]
+    with replacing(run.parent / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with style():
+        draw_runs(run.parent / "compare.png", {name: metrics for name, (metrics, _, _) in found.items()})
+    print_table([["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"],
+                 *([name, *map(percent, list(row.values())[1:6]), f"{row['gflop_per_patch']:.2f}",
+                    "-" if row["training_seconds"] is None else f"{row['training_seconds'] / 60:.1f}"]
+                   for name, row in zip(found, rows))])
+    if differing:
+        print("\nsettings that differ")
+        print_table([["", *found], *([key, *(row[key] if len(row[key]) <= 40 else row[key][:37] + "..."
+                                             for row in chosen.values())] for key in differing)])
+    print(f"\n{run.parent / 'compare.csv'}  {run.parent / 'compare.png'}")
+    if problems:
+        raise Problem(*problems, code=3)
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

@@ -20,7 +20,7 @@ from files import Problem, only_one, read_table, replacing
 from maps import CERTAIN, beside, options_of, ways
 from rasters import open_raster, reading
 from scores import accuracy, card, class_scores, confusion_matrix, divide, mean_iou, mean_of
-from tiles import IGNORE, open_prepared, read_manifest
+from tiles import IGNORE, in_pieces, open_prepared, read_manifest
 
 BINS = 20  # of confidence, equally wide
 
@@ -40,14 +40,18 @@ def boundary_distance(labels, reach):
                                  *((row, row + 1, row) for row in range(height - 2, -1, -1))):
         np.minimum(column[here], np.where(same[between], column[there] + 1, 1), out=column[here])
     rounded = np.ceil(np.sqrt(np.arange((reach + 1) ** 2 + 1))).astype(np.uint8)
-    for start in range(0, height, 32):  # rows that stay in the cache
-        rows, down = labels[start: start + 32], column[start: start + 32].astype(np.uint16) ** 2
+
+    def across(start, stop):
+        rows, down = labels[start:stop], column[start:stop].astype(np.uint16) ** 2
         squared = down.copy()
         for right in range(1, min(reach, width - 1) + 1):
             same = rows[:, right:] == rows[:, :-right]
             for one, other in ((np.s_[:, :-right], np.s_[:, right:]), (np.s_[:, right:], np.s_[:, :-right])):
                 np.minimum(squared[one], down[other] * same + np.uint16(right**2), out=squared[one])
-        column[start: start + 32] = rounded[squared]
+        column[start:stop] = rounded.take(squared)
+
+    for _ in in_pieces(across, height, 128):
+        pass
     return column
 
 

@@ -1,7 +1,7 @@
 """Scores from a confusion matrix: int64 [C, C], rows labels, columns predictions."""
 import numpy as np
 
-from tiles import IGNORE
+from tiles import IGNORE, in_pieces
 
 
 def confusion_matrix(labels, predicted, classes, groups=None, count=1):
@@ -12,14 +12,17 @@ def confusion_matrix(labels, predicted, classes, groups=None, count=1):
     """
     pairs = np.full((256, 256), classes**2 + 1)  # of label and prediction, as one number; the last: no class
     pairs[IGNORE], pairs[:classes, :classes] = classes**2, np.arange(classes**2).reshape(classes, classes)
-    total, pairs = np.zeros(count * (classes**2 + 2), np.int64), pairs.ravel()
-    for start in range(0, labels.size, 2**16):  # pieces that stay in the cache
-        codes = labels.reshape(-1)[start: start + 2**16].astype(np.uint16) << 8
-        codes |= predicted.reshape(-1)[start: start + 2**16]
-        codes = pairs.take(codes)
-        if groups is not None:
-            codes += groups.reshape(-1)[start: start + 2**16] * np.int64(classes**2 + 2)
-        total += np.bincount(codes, minlength=len(total))
+    arrays, pairs = [labels.reshape(-1), predicted.reshape(-1)], pairs.ravel()
+    arrays += [] if groups is None else [groups.reshape(-1)]
+
+    def count_piece(start, stop):
+        truth, guess, *group = (array[start:stop] for array in arrays)
+        codes = pairs.take(truth.astype(np.uint16) << 8 | guess)
+        if group:
+            codes += group[0] * np.int64(classes**2 + 2)
+        return np.bincount(codes, minlength=count * (classes**2 + 2))
+
+    total = sum(in_pieces(count_piece, labels.size, 2**18), np.zeros(count * (classes**2 + 2), np.int64))
     total = total.reshape(count, -1)
     if total[:, -1].any():
         raise ValueError("a class index past the last class")

@@ -4,7 +4,10 @@ A tile is one raster with its labels. Arrays are [row, col, band]; labels are ui
 nothing is scored.
 """
 import hashlib
+import itertools
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,17 @@ def unview(array, number):
     return np.rot90(turned, -(number % 4))
 
 
+def in_pieces(work, size, piece):
+    """Yields work(start, stop) for pieces of `size` items, in their order, on all cores at once: NumPy works without
+    the interpreter's lock, and fastest on what stays in a core's cache."""
+    pieces = [(start, min(start + piece, size)) for start in range(0, size, piece)]
+    if len(pieces) < 2:
+        yield from itertools.starmap(work, pieces)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(lambda place: work(*place), pieces)
+
+
 # -- colours and class indices ----------------------------------------------------------------------------------------
 
 def parse_colour(text):
@@ -58,6 +72,7 @@ def palette(classes):
 
 
 KINDS = ("exact", "repaired", "ignored", "unknown")  # of label pixels
+NOT_MET = 0xFFFF
 
 
 def build_decoder(data):
@@ -82,45 +97,44 @@ class ColourDecoder:
         self.colours = np.array([parse_colour(c) for c in [*classes.values(), *ignore_colours]], np.int32)
         self.index = np.array([*range(len(classes)), *[IGNORE] * len(ignore_colours)], np.uint8)
         self.tolerance = tolerance
-        self.labels = np.full(2**24, IGNORE, np.uint8)
-        self.kinds = np.full(2**24, 255, np.uint8)  # 255: not met yet
+        self.table = np.full(2**24, NOT_MET, np.uint16)  # of each colour, its kind times 256 and its label
 
     def _meet(self, codes):
-        met = np.zeros(2**24, bool)
-        met[codes] = True
-        new = np.flatnonzero(met & (self.kinds == 255))
+        new = np.unique(codes)
         for part in np.array_split(new, max(1, len(new) // 2**18)):
             rgb = np.stack([part >> 16, part >> 8 & 255, part & 255], -1).astype(np.int32)
             difference = rgb[:, None] - self.colours
             within = np.abs(difference).max(-1) <= self.tolerance
             nearest = np.where(within, (difference ** 2).sum(-1), 2**20).argmin(-1)
             known, off = within.any(-1), np.abs(rgb - self.colours[nearest]).max(-1)
-            self.labels[part] = np.where(known, self.index[nearest], IGNORE)
-            self.kinds[part] = np.where(~known, 3, np.where(self.index[nearest] == IGNORE, 2, (off > 0).astype(int)))
+            kinds = np.where(~known, 3, np.where(self.index[nearest] == IGNORE, 2, (off > 0).astype(int)))
+            self.table[part] = kinds << 8 | np.where(known, self.index[nearest], IGNORE)
 
     def decode(self, colours):
         """(labels uint8 [H, W], pixels of each of KINDS int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H, W, 3]."""
-        height, width = colours.shape[:2]
-        labels, counts, unknown = np.empty((height, width), np.uint8), np.zeros(4, np.int64), []
-        rows = max(1, 2**16 // max(1, width))  # that stay in the cache
-        for start in range(0, height, rows):
-            part = colours[start: start + rows]
-            codes = part[..., 0].astype(np.uint32)
+        labels, counts, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
+
+        def decode_rows(start, stop):
+            codes = colours[start:stop, :, 0].astype(np.uint32)
             for band in (1, 2):
                 codes <<= 8
-                codes |= part[..., band]
-            kinds = self.kinds.take(codes)
-            if kinds.any():  # not all exact
-                if (kinds == 255).any():
-                    self._meet(codes[kinds == 255])
-                    kinds = self.kinds.take(codes)
-                unknown.append(codes[kinds == 3])
-                counts += np.bincount(kinds.ravel(), minlength=4)
-            else:
-                counts[0] += kinds.size
-            labels[start: start + rows] = self.labels.take(codes)
-        unknown, often = np.unique(np.concatenate([*unknown, np.empty(0, np.uint32)]), return_counts=True)
-        return labels, counts, {f"#{code:06x}": int(count) for code, count in zip(unknown, often)}
+                codes |= colours[start:stop, :, band]
+            found = self.table.take(codes)
+            highest = found.max(initial=0)
+            if highest == NOT_MET:
+                self._meet(codes[found == NOT_MET])
+                found = self.table.take(codes)
+            labels[start:stop] = found  # its lower byte
+            if highest < 256:  # all exact
+                return [found.size, 0, 0, 0], codes[:0, 0]
+            kinds = found >> 8
+            return np.bincount(kinds.ravel(), minlength=4), codes[kinds == 3]
+
+        for some, off in in_pieces(decode_rows, labels.shape[0], max(1, 2**18 // max(1, labels.shape[1]))):
+            counts += some
+            unknown.append(off)
+        codes, often = np.unique(np.concatenate([*unknown, np.empty(0, np.uint32)]), return_counts=True)
+        return labels, counts, {f"#{code:06x}": int(count) for code, count in zip(codes, often)}
 
 
 class ValueDecoder:

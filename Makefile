@@ -1,7 +1,7 @@
 # From raw tiles to a report, in order; `make help` lists the targets. A settings file is a run: PARAMS=wide.yaml
-# writes under runs/wide. A step reruns when a section of the settings that it reads, its input or its code changed;
-# `make -n report` says what would. `make -o model.py report` passes over an edit once; `make -t report` accepts
-# everything as it stands.
+# writes under runs/wide. A step reruns when a section of the settings that it reads, its input or its code changed, not
+# when a file was touched or a comment edited; `make -n report` says what would. `make -t report` accepts everything as
+# it stands.
 
 PARAMS ?= params.yaml
 override PARAMS := $(value PARAMS)
@@ -16,7 +16,7 @@ PY := .venv/bin/python
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test extras clean
+.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test extras clean always
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,8 @@ help:  ## this list
 
 extras: .venv/.extras  ## OpenVINO, its 8 bit and Dask, which predict.py takes where they are
 
-# -- settings: one stamp per section, rewritten only when its content changes
+# -- stamps: one for each section of the settings, each script and the raw files, rewritten only when what it stands
+# for changes; make looks at them first, also under -n
 
 PARENTHESES := ( )
 UNSAFE := $(strip $(foreach c,; & | < > ' " ` $$ % : * ? [ ~ $(PARENTHESES),$(findstring $(c),$(PARAMS))))
@@ -51,13 +52,15 @@ ifneq (,$(filter report evaluate predict train lr_find prepare,$(MAKECMDGOALS)))
 ifeq ($(wildcard $(PARAMS)),)
 $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy params.yaml)
 endif
-$(S)/settings.mk: $(PARAMS) .venv/.installed params.py
-	@$(PY) params.py --params="$$PARAMS" --make
+$(S)/settings.mk: .venv/.installed always
+	@$(PY) stamps.py --params="$$PARAMS"
 
 include $(S)/settings.mk
 endif
 
 # -- the steps
+
+code = $(addprefix $(S)/,$(addsuffix .py,$(1)))
 
 demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
@@ -67,16 +70,16 @@ data/raw/sample/.made: sample_tiles.py | .venv/.installed
 	@touch $@
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
-$(S)/prepared: prepare_data.py tiles.py rasters.py $(S)/data $(S)/split $(RAW_FILES)
+$(S)/prepared: $(call code,prepare_data raw_files tiles rasters) $(S)/data $(S)/split $(S)/raw
 	$(PY) prepare_data.py --params="$$PARAMS"
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
-$(RUN)/lr_find.json: lr_find.py training.py workers.py records.py optimizers.py model.py pipeline.py patches.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
+$(RUN)/lr_find.json: $(call code,lr_find training workers records optimizers model pipeline patches tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: train.py training.py workers.py records.py optimizers.py model.py pipeline.py patches.py scores.py rasters.py tiles.py $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+$(RUN)/model.json: $(call code,train training workers records optimizers model pipeline patches scores rasters tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
 	$(PY) train.py --params="$$PARAMS"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
@@ -89,18 +92,18 @@ else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) params.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: predict.py engines.py maps.py patches.py rasters.py tiles.py $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
+	@$(PY) raw_files.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
+$(S)/predicted: $(call code,predict engines maps patches raw_files rasters tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: evaluate.py scores.py maps.py rasters.py tiles.py $(S)/predicted $(S)/input $(S)/evaluate
+$(RUN)/metrics.json: $(call code,evaluate scores maps rasters tiles) $(S)/predicted $(S)/input $(S)/evaluate
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: report.py figures.py pictures.py page.html scores.py maps.py patches.py rasters.py tiles.py $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
+$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters tiles) $(S)/page.html $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain
@@ -111,7 +114,7 @@ figures: .venv/.installed  ## figures and page again, from the results as they s
 compare: .venv/.installed  ## all runs side by side, and the settings in which they differ
 	@$(PY) compare.py --params="$$PARAMS"
 
-params: .venv/.installed  ## the settings as resolved
+params: .venv/.installed  ## the settings as resolved, and what differs from params.yaml
 	@$(PY) params.py --params="$$PARAMS"
 
 model: .venv/.installed  ## parameters and GFLOP per patch of the settings' network

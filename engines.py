@@ -22,7 +22,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from files import Problem, quiet_stderr, replacing, sha256
+from files import Problem, code_sha256, quiet_stderr, replacing, sha256
 from patches import cut
 from scores import confusion_matrix, mean_iou
 from tiles import IGNORE, open_prepared, starts
@@ -146,7 +146,7 @@ def engine_files(run, precision, window):
 def made_from(facts, precision):
     """What decides a translation: the model, whose hash stands for its settings and tiles too, the tools, this code."""
     tools = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
-    return [facts["sha256"], *map(version, tools), sha256(__file__)]
+    return [facts["sha256"], *map(version, tools), code_sha256(__file__)]
 
 
 def read_engine(run, facts, precision, window):

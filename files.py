@@ -4,10 +4,12 @@ import csv
 import fcntl
 import functools
 import hashlib
+import io
 import os
 import re
 import sys
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -99,6 +101,18 @@ def sha256(path):
     except (KeyError, ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Problem(f"zip member {path}: {' '.join(str(error).split())}, expected a whole file without a password; "
                       "fetch the archive again", code=3) from None
+
+
+def code_sha256(path):
+    """SHA-256 of a file's text, of a script's without its comments, so that an edited one changes nothing."""
+    text = Path(path).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    if str(path).endswith(".py"):
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                row, col = token.start
+                lines[row - 1] = lines[row - 1][:col].rstrip() or None
+    return hashlib.sha256("\n".join(line for line in lines if line is not None).encode()).hexdigest()
 
 
 # -- files inside zip archives, which are read in place: a path may lead through a .zip file as if it were a folder ----

@@ -1,13 +1,10 @@
-"""The settings of a run: read strictly, refused with line numbers, split into stamps for make.
+"""The settings of a run: read strictly, refused with line numbers.
 
-    python params.py --params demo.yaml          prints the settings as resolved
-    python params.py --params demo.yaml --make   writes runs/demo/.make/: settings.mk and one stamp per section
-    python params.py --tile=2_13                 fails where no such tile or raster is there
+    python params.py --params demo.yaml     prints them as resolved, and what differs from params.yaml
 
 A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed. The file is read
 as YAML 1.2 core, so that 1e-3 is a number and 2_10 a name (https://yaml.org/spec/1.2.2/#103-core-schema); PyYAML
-alone reads YAML 1.1. A stamp is rewritten only when the content of its section changes, so make reruns exactly the
-steps that read the section.
+alone reads YAML 1.1.
 """
 import difflib
 import json
@@ -17,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from files import Problem, is_file, members, replacing
+from files import Problem
 
 # -- YAML, strictly ---------------------------------------------------------------------------------------------------
 
@@ -197,9 +194,6 @@ KEYS = {
     "evaluate.erode": whole(0, 100), "evaluate.reach": whole(1, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
-BESIDE = (".confidence", ".probabilities", ".colours", ".one_view", ".side_by_side")  # ends of maps' names
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
-WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 
 
@@ -339,128 +333,24 @@ def count_bands(data):
     return len(data["bands"]) + (data["extra"] is not None)
 
 
-def fill(pattern, tile):
-    """The path of a tile: {tile} is its name, {padded} its name with numbers of two digits (2_10: 02_10)."""
-    padded = re.sub(r"(?<!\d)\d(?!\d)", r"0\g<0>", tile)
-    return Path(pattern.replace("{padded}", padded).replace("{tile}", tile))
+def differences(settings, others, path=""):
+    """[(key, value, other value)] of the keys in which two settings differ, one of them perhaps missing (None)."""
+    if not (isinstance(settings, dict) and isinstance(others, dict)):
+        return [] if settings == others else [(path, settings, others)]
+    return [found for key in {**settings, **others} for found in
+            differences(settings.get(key), others.get(key), f"{path}.{key}" if path else key)]
 
 
-def places_of(raw, pattern, tile):
-    """Where a tile's raw file may lie: as the pattern says, in a doubled folder, or at the root of `raw`.
-
-    The official image archives unzip into a folder within a folder of the same name, the label archives into none.
-    """
-    path = fill(pattern, tile)
-    doubled = path.parent / path.parent.name / path.name
-    return [Path(raw) / place for place in dict.fromkeys((path, doubled, Path(path.name)))]
-
-
-def zipped_places(raw, pattern, tile):
-    """Where it may lie in the .zip files of `raw`, as paths that lead through them: in any as the pattern says, or
-    doubled; at the root of the one that has the name of the pattern's folder."""
-    path = fill(pattern, tile)
-    for archive in sorted(Path(raw).glob("*.[zZ][iI][pP]")):
-        own, inside = archive.stem == path.parent.name, [path, path.parent / path.parent.name / path.name]
-        try:
-            names = members(archive) if archive.is_file() else {}
-        except Problem:  # of consequence only where the tile should be in it
-            if own:
-                raise
-            names = {}
-        yield from (archive / place for place in dict.fromkeys(inside + [Path(path.name)] * own)
-                    if place.as_posix() in names)
-
-
-def find_raw(raw, pattern, tile):
-    """Every place where a tile's raw file lies; inside zip archives only where it lies in no folder."""
-    unpacked = [place for place in places_of(raw, pattern, tile) if place.is_file()]
-    return unpacked or list(zipped_places(raw, pattern, tile))
-
-
-def find_rasters(tile, settings):
-    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3) where
-    there is none, or two would give maps of one name."""
-    named = TILE[1](tile) and find_raw(settings["data"]["raw"], settings["data"]["image"], tile)
-    if named or not tile or not Path(tile).is_dir():
-        return [find_raster(tile, settings)]
-    paths = sorted(path for path in Path(tile).iterdir()
-                   if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
-    found = [(path.stem, path) for path in paths]
-    twice = [path for i, path in enumerate(paths) if path.stem in {other.stem for other in paths[:i]}]
-    if twice or not paths:
-        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so that the "
-                        "maps are not confused; rename one" for path in twice),
-                      *([] if paths else [f"TILE {shown(tile)}: a folder without rasters, expected files with one of "
-                                          f"the suffixes {', '.join(SUFFIXES)}"]), code=3)
-    return found
-
-
-def find_raster(tile, settings):
-    """(name, path) of the image of a tile by name, or of a raster by path; Problem (exit 3) where it is neither."""
-    data = settings["data"]
-    names = [name for role in settings["split"].values() for name in role]
-    if TILE[1](tile):
-        places = find_raw(data["raw"], data["image"], tile)
-        if places:
-            return tile, places[0]
-    path = Path(tile)
-    if is_file(path):
-        check_name(path, settings)
-        return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
-                  f"as {names[-1]}) or the path of a GeoTIFF", code=3)
-
-
-def check_name(path, settings):
-    """Problem (exit 3) where the map of a raster would take the name of a tile's map, or of what goes beside one."""
-    data, names = settings["data"], [name for role in settings["split"].values() for name in role]
-    if Path(path.stem).suffix in BESIDE:
-        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files beside a map "
-                      "do, expected another; rename it", code=3)
-    own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
-    if path.stem in names and path.resolve() not in own:
-        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected another name, so "
-                      "that the maps are not confused; rename the file", code=3)
-
-
-# -- for make ---------------------------------------------------------------------------------------------------------
-
-def write_stamps(settings, run):
-    """Writes run/.make/<section> where its content changed, and run/.make/settings.mk always."""
-    folder = run / ".make"
-    data = settings["data"]
-    tiles = [tile for role in settings["split"].values() for tile in role]
-    patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
-    raw = [path.with_suffix(suffix) for tile in tiles for pattern in patterns
-           for path in places_of(data["raw"], pattern, tile) for suffix in (path.suffix, *WORLD_FILES)]
-    raw += sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))
-    raw = [name for name in map(str, raw) if re.match(r"^[\w./+-]+$", name, re.ASCII)]  # what make can hold
-    makefile = [f"AUTO_LR := {'yes' if settings['train']['max_lr'] == 'auto' else ''}",
-                f"RAW_FILES := $(wildcard {' '.join(raw)})"]
-    contents = {section: json.dumps(settings[section], indent=1) + "\n" for section in SECTIONS}
-    for name, content in {**contents, "settings.mk": "\n".join(makefile) + "\n"}.items():
-        path = folder / name
-        if name == "settings.mk" or not path.exists() or path.read_text(encoding="utf-8") != content:
-            with replacing(path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
-
-
-def main(settings, run, make, tile, extra):
-    if make:
-        write_stamps(settings, run)
-    elif tile is not None:
-        name, _ = find_rasters(tile, settings)[0]
-        if extra and (settings["data"]["extra"] is None or name in sum(settings["split"].values(), [])):
-            raise Problem(f"EXTRA {shown(extra)}: given for {shown(tile)}, expected only where data.extra is set and "
-                          "for a raster outside the split; leave it out", code=2)
-        if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
-            raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
-    else:
-        print(yaml.safe_dump(settings, sort_keys=False), end="")
+def main(settings, run):
+    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
+    default = Path(__file__).with_name("params.yaml")
+    if default.exists():
+        found = differences(settings, read_settings(default))
+        print(f"\n# {len(found)} keys differ from {default.name}" + (":" if found else ""))
+        for key, value, other in found:
+            print(f"# {key}: {shown(value)}, there {shown(other)}")
 
 
 if __name__ == "__main__":
     from command import command  # which itself reads settings by this module
-    command(main, __doc__, make="write the stamps and settings.mk that the Makefile includes",
-            tile="NAME or path of a raster to look for: a refusal where there is none",
-            extra="NAME of the file of its extra raster, likewise")
+    command(main, __doc__)

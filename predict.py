@@ -29,9 +29,8 @@ import numpy as np
 
 from command import command, progress
 from engines import choose_engine, engine_files, engine_of, ensure_engine, read_facts
-from files import Problem, clear_temporaries, is_file, only_one, read_table, replacing, sha256
+from files import Problem, clear_temporaries, code_sha256, is_file, only_one, read_table, replacing, sha256
 from maps import CERTAIN, options_of, stands, ways, write_map
-from params import SUFFIXES, check_name, find_rasters, find_raw
 from patches import cut
 from rasters import (
     Layers,
@@ -44,6 +43,7 @@ from rasters import (
     resampled,
     same_place,
 )
+from raw_files import SUFFIXES, check_name, find_rasters, find_raw
 from tiles import starts, unview, view
 
 CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is
@@ -167,7 +167,7 @@ def check_raster(path, extra_path, facts):
 def provenance(facts, settings, run, engine, place, sources):
     """The tags of a map: what it was made from and by. The same tags, the same map."""
     options = settings["predict"]
-    code = hashlib.sha256("".join(sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
+    code = hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
     read = hashlib.sha256(json.dumps([options_of(options), settings["data"]]).encode()).hexdigest()
     tool = f"{engine} {version(engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration

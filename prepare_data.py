@@ -27,8 +27,9 @@ from rasterio.enums import ColorInterp
 
 from command import command
 from files import Problem, only_one, replacing, sha256
-from params import check_roles, count_bands, fill, find_raw
+from params import check_roles, count_bands
 from rasters import Layers, check_bands, check_crs, georeference, open_raster, overlap, reading, same_place, scales
+from raw_files import fill, find_raw
 from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows

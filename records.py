@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from files import quiet_stderr, replacing, sha256
+from files import code_sha256, quiet_stderr, replacing
 from tiles import made_with, read_manifest
 
 with quiet_stderr():
@@ -42,9 +42,10 @@ def identity(settings):
 
 
 def fingerprint(made_from, *scripts):
-    """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share."""
+    """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share,
+    without their comments."""
     shared = ("training.py", "model.py", "optimizers.py", "workers.py", "pipeline.py", "patches.py", "tiles.py")
-    code = [sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
+    code = [code_sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
     return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
 
 
@@ -74,11 +75,3 @@ def describe_run(settings):
             "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
                         "gpus": gpus},
             "started": now()}
-
-
-def differences(before, now, path=""):
-    """Lines naming every setting in which two nested mappings differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [line for key in {**before, **now} for line in
-                differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
-    return [] if before == now else [f"{path}: {json.dumps(before)} then, {json.dumps(now)} now"]

@@ -21,11 +21,11 @@ from command import command, progress
 from files import Problem, quiet_stderr, replacing, sha256
 from model import count_operations
 from optimizers import OneCycle
-from params import check_roles, coarsest, count_bands
+from params import check_roles, coarsest, count_bands, differences
 from patches import changes_of, plan_epoch, validation_plan
 from pipeline import open_tiles
 from rasters import pixel_size, scales
-from records import describe_run, differences, fingerprint, identity, now, write_rows, write_text
+from records import describe_run, fingerprint, identity, now, write_rows, write_text
 from scores import accuracy, mean_iou
 from tiles import read_manifest
 from training import Trainer, load_checkpoint, restore, save_checkpoint
@@ -91,7 +91,8 @@ def begin(run, made_from):
         path, _, state = found
         changed = differences(state["made_from"], made_from)
         if changed:
-            raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {line}" for line in changed),
+            raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {key}: {json.dumps(before)} then, "
+                            f"{json.dumps(now)} now" for key, before, now in changed),
                           f"to go on, set these back; for another run, copy the settings file; to start anew, "
                           f"remove {checkpoints}", code=2)
         if path != max(checkpoints.glob("epoch_*.npz")) and not has_model(run, state):

@@ -33,7 +33,7 @@ def compare(folder, data):
 
     import engines
     import predict
-    from params import find_raster
+    from raw_files import find_raster
     from scores import confusion_matrix, mean_iou
     from tiles import IGNORE, open_prepared
     run, facts, settings = trained(folder, data)

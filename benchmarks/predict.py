@@ -70,7 +70,7 @@ def made_up(folder):
 
 
 def make(folder):
-    from params import find_raster
+    from raw_files import find_raster
     folder = folder / "predict"
     for recipe in ("notebook", "params", "demo"):
         if not (folder / recipe / "model.json").exists():

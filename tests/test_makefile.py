@@ -1,5 +1,6 @@
 """What make would rerun, asked of make itself (-n) after everything was marked as made (-t)."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 
 import pytest
 from conftest import ROOT
+
+from tiles import manifest_text
 
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, and the steps that it does not
@@ -88,12 +91,27 @@ def test_touching_the_settings_reruns_nothing(project):
         ("predict.py", STEPS[3:]),
         ("evaluate.py", STEPS[4:]),
         ("report.py", STEPS[5:]),
+        ("page.html", STEPS[5:]),
     ],
 )
 def test_a_changed_script_reruns_its_step_and_what_follows(project, script, expected):
-    later = (project / "runs/demo/report.html").stat().st_mtime + 5
-    os.utime(project / script, (later, later))
+    text = (project / script).read_text()
+    (project / script).write_text(text + "\nchanged = True\n")
     assert would_run(project) == expected
+    (project / script).write_text(text)
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    assert would_run(project) == []
+
+
+def test_a_touched_script_and_one_with_another_comment_rerun_nothing(project):
+    for script in project.glob("*.py"):
+        script.touch()
+    assert would_run(project) == []
+    text = (project / "train.py").read_text()
+    (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\n# A comment.\nAHEAD = 2  # more of"))
+    assert (project / "train.py").read_text() != text and would_run(project) == []
+    (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\nAHEAD = 3  #"))
+    assert would_run(project) == STEPS[2:]
 
 
 def test_another_run_shares_nothing_but_prepared_tiles(project):
@@ -103,21 +121,28 @@ def test_another_run_shares_nothing_but_prepared_tiles(project):
     assert would_run(project) == []
 
 
-def test_each_rule_names_the_sections_its_script_reads():
-    makefile, sections = (ROOT / "Makefile").read_text(), {}
-    for rule in re.findall(r"^\$\(\w+\)/\S+: (\w+)\.py (.*)$", makefile, re.M):
-        sections[rule[0]] = set(re.findall(r"\$\(S\)/(\w+)", rule[1]))
-    for step in ("predict", "evaluate", "report", "lr_find", "train"):
-        read = set(re.findall(r'settings\["(\w+)"\]', (ROOT / f"{step}.py").read_text()))
+def test_each_rule_names_the_sections_and_modules_its_script_reads():
+    makefile, sections, modules = (ROOT / "Makefile").read_text(), {}, {}
+    for step, shared, rest in re.findall(r"^\$\(\w+\)/\S+: \$\(call code,(\w+) ([\w ]+)\)(.*)$", makefile, re.M):
+        sections[step], modules[step] = set(re.findall(r"\$\(S\)/(\w+)", rest)), set(shared.split())
+    assert list(modules) == STEPS
+    plumbing = {"command", "files", "params"}  # make nothing themselves
+    for step in STEPS:
+        text = (ROOT / f"{step}.py").read_text()
+        imported = {
+            found for found in re.findall(r"^(?:from|import) (\w+)", text, re.M) if (ROOT / f"{found}.py").exists()
+        }
+        imported -= plumbing | ({"figures"} if step == "lr_find" else set())  # whose picture the report draws again
+        assert imported <= modules[step], step
+        read = set(re.findall(r'settings\["(\w+)"\]', text))
         inherited = {"prepared", "predicted", "data", "split"}  # by way of the steps before
         if step in ("evaluate", "report"):
             inherited |= {"predict"}
-        shared = (
-            set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text()))
-            if step in ("lr_find", "train")
-            else set()
-        )
-        assert (read | shared) - inherited <= sections[step], step
+        if step == "report":
+            inherited |= {"evaluate"}
+        if step in ("lr_find", "train"):
+            read |= set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text()))
+        assert read - inherited <= sections[step], step
 
 
 def test_wrong_settings_stop_make_at_once(project):
@@ -182,12 +207,33 @@ def test_files_beside_the_raw_tiles_rerun_nothing_and_break_nothing(project):
     assert would_run(project) == []
 
 
-def test_a_replaced_raw_tile_is_noticed(project):
+@pytest.mark.parametrize("name", ["top_potsdam_2_13_label.tif", "top_potsdam_2_13_label.tfw"])
+def test_a_new_and_a_replaced_raw_file_are_noticed(project, name):
     folder = project / "data/raw/sample/5_Labels_all"
     folder.mkdir(parents=True)
-    (folder / "top_potsdam_2_13_label.tif").touch()
-    later = (project / "runs/demo/report.html").stat().st_mtime + 5
-    os.utime(folder / "top_potsdam_2_13_label.tif", (later, later))
+    (folder / name).write_text("one")
+    assert would_run(project) == STEPS
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    assert would_run(project) == []
+    (folder / name).write_text("two")
+    assert would_run(project) == STEPS
+
+
+def test_a_raw_file_of_any_name_is_watched_and_one_that_was_only_touched_reruns_nothing(project):
+    text = (project / "demo.yaml").read_text()
+    (project / "demo.yaml").write_text(text.replace("raw: data/raw/sample", "raw: my $(raw) tiles"))
+    path = project / "my $(raw) tiles/5_Labels_all/top_potsdam_2_13_label.tif"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"labels")
+    manifest = project / "data/prepared/sample/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    about = {"path": str(path.relative_to(project)), "sha256": hashlib.sha256(b"labels").hexdigest()}
+    manifest.write_text(manifest_text({"2_13": {"raw": {"label": about}}}))
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    assert would_run(project) == []
+    os.utime(path, (1, 1))
+    assert would_run(project) == [] and would_run(project) == []
+    path.write_bytes(b"labelz")
     assert would_run(project) == STEPS
 
 

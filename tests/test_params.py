@@ -1,13 +1,14 @@
-import copy
+import re
 
 import pytest
 import yaml
-from conftest import ROOT, SETTINGS, run_script, save_settings
+from conftest import ROOT, run_script, save_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from files import Problem
-from params import KEYS, SECTIONS, fill, read_settings, write_stamps
+from params import KEYS, SECTIONS, read_settings
+from raw_files import fill
 
 
 def problems_of(tmp_path, text):
@@ -168,16 +169,6 @@ def test_deep_nesting_is_refused(tmp_path):
     assert "nested too deeply" in problems_of(tmp_path, "[" * 20_000)
 
 
-def test_a_stamp_is_rewritten_only_when_its_section_changes(tmp_path):
-    settings = copy.deepcopy(SETTINGS)
-    write_stamps(settings, tmp_path)
-    before = {s: (tmp_path / ".make" / s).stat().st_mtime_ns for s in SECTIONS}
-    settings["train"]["epochs"] += 1
-    write_stamps(settings, tmp_path)
-    after = {s: (tmp_path / ".make" / s).stat().st_mtime_ns for s in SECTIONS}
-    assert [s for s in SECTIONS if before[s] != after[s]] == ["train"]
-
-
 def test_a_script_refuses_in_ascii_and_with_exit_code_2(tmp_path, settings):
     settings["report"]["title"] = 7
     save_settings(tmp_path, settings)
@@ -185,3 +176,28 @@ def test_a_script_refuses_in_ascii_and_with_exit_code_2(tmp_path, settings):
     assert done.returncode == 2 and done.stderr.startswith("error: settings in tiny.yaml, line ")
     assert "Traceback" not in done.stderr and done.stderr.isascii()
     assert not list(tmp_path.glob("runs")) and not list(tmp_path.glob("prepared"))
+
+
+def test_the_settings_are_shown_as_resolved_with_what_differs_from_the_default():
+    done = run_script("params.py", "--params", str(ROOT / "demo.yaml"))
+    assert yaml.safe_load(done.stdout) == read_settings(ROOT / "demo.yaml")
+    assert "\n# train.epochs: 15, there 60\n" in done.stdout and "augment.blur" not in done.stdout
+    done = run_script("params.py", "--params", str(ROOT / "params.yaml"))
+    assert "\n# 0 keys differ from params.yaml\n" in done.stdout
+
+
+def test_every_key_is_explained_in_place_and_every_section_names_its_steps():
+    section, lines = None, (ROOT / "params.yaml").read_text().splitlines()
+    keys = {}
+    for line in lines:
+        if found := re.match(r"^(\w+):(.*)$", line):
+            section = found[1]
+            keys[section] = found[2]
+        elif found := re.match(r"^  ([a-z_]+):(.*)$", line):
+            keys[f"{section}.{found[1]}"] = found[2]
+    assert set(KEYS) <= set(keys)
+    unexplained = [key for key in KEYS if "#" not in keys[key] and key != "data.classes"]
+    assert unexplained == []
+    steps = {"prepare_data", "lr_find", "train", "predict", "evaluate", "report"}
+    for name in SECTIONS:
+        assert steps & set(re.findall(r"\w+", keys[name].partition("#")[2])), name

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from files import Problem
-from params import find_raw
 from rasters import Layers, check_bands, georeference, open_raster
+from raw_files import find_raw
 from tiles import IGNORE, KINDS, ColourDecoder, palette, starts, unview, view
 
 CLASSES = {

@@ -1,0 +1,84 @@
+"""What make goes by: stamps under runs/<run>/.make, each rewritten only when what it stands for changes.
+
+    python stamps.py --params demo.yaml
+
+Writes a stamp for each section of the settings, for each script (its code without comments), for the raw files, and
+settings.mk, which the Makefile includes. So a step reruns when something that it reads has changed, and not when a file
+was touched or a comment edited. seen.json remembers each file's size, time and digest: only what has another size or
+time is read again.
+"""
+import json
+import os
+from pathlib import Path
+
+from command import command
+from files import Problem, code_sha256, replacing, sha256
+from params import SECTIONS
+from raw_files import WORLD_FILES, places_of
+from tiles import read_manifest
+
+HERE = Path(__file__).parent
+
+
+def raw_files(settings):
+    """Every file below data.raw that the settings may name and that is there: rasters, world files, archives."""
+    data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
+    patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
+    places = [place.with_suffix(suffix) for tile in tiles for pattern in patterns
+              for place in places_of(data["raw"], pattern, tile) for suffix in (place.suffix, *WORLD_FILES)]
+    return [place for place in dict.fromkeys([*places, *sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))])
+            if place.is_file()]
+
+
+def prepared_from(settings):
+    """{path: SHA-256} of the raw files that the prepared tiles were made from; {} where there are none yet."""
+    try:
+        rows = read_manifest(settings["data"]["prepared"])["tiles"].values()
+        return {file["path"]: file["sha256"] for row in rows for file in row["raw"].values()}
+    except (Problem, KeyError, TypeError):  # prepare_data.py says what is wrong with it
+        return {}
+
+
+def look(path, before, known):
+    """[size, time, since] of a file: its size and time now, and the time of its last change of content. A file of
+    another time but the same bytes as `known`, {path: SHA-256} of it or of its members, has not changed."""
+    about = os.stat(path)
+    now = [about.st_size, about.st_mtime_ns]
+    if before and before[:2] == now:
+        return before
+    own = {name: digest for name, digest in known.items() if name == str(path) or name.startswith(f"{path}/")}
+    try:
+        same = before and own and before[0] == now[0] and all(sha256(name) == own[name] for name in own)
+    except (OSError, Problem):
+        same = False
+    return [*now, before[2] if same else now[1]]
+
+
+def main(settings, run):
+    folder = run / ".make"
+    try:
+        seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
+        raw_seen, code_seen = dict(seen["raw"]), dict(seen["code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raw_seen, code_seen = {}, {}
+    known = prepared_from(settings)
+    raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
+    code = {}
+    for path in sorted([*HERE.glob("*.py"), HERE / "page.html"]):
+        about = os.stat(path)
+        now, before = [about.st_size, about.st_mtime_ns], code_seen.get(path.name, [])
+        code[path.name] = before if before[:2] == now else [*now, code_sha256(path)]
+    auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
+    contents = {"seen.json": json.dumps({"raw": raw, "code": code}, indent=1), "settings.mk": f"AUTO_LR := {auto}\n",
+                "raw": json.dumps({path: [size, since] for path, (size, _, since) in raw.items()}, indent=1),
+                **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
+                **{name: digest for name, (*_, digest) in code.items()}}
+    for name, content in contents.items():
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            with replacing(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command(main, __doc__)

@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from importlib.util import find_spec
 
 import numpy as np
@@ -210,6 +211,19 @@ def write_scalars(board, row):
     board.flush()
 
 
+def save_network(network, path):
+    """Writes a network as .keras, without the time of day that Keras puts in: the same weights, the same bytes."""
+    with replacing(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary) as saved:
+            parts = {name: saved.read(name) for name in saved.namelist()}
+        about = json.loads(parts["metadata.json"])
+        parts["metadata.json"] = json.dumps({**about, "date_saved": "1980-01-01@00:00:00"}).encode()
+        with zipfile.ZipFile(temporary, "w") as saved:
+            for name, content in parts.items():
+                saved.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+
+
 def save_results(run, trainer, state):
     """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint.
 
@@ -217,8 +231,7 @@ def save_results(run, trainer, state):
     """
     path = run / "model.keras"
     if state["best_epoch"] == state["epoch"]:
-        with replacing(path) as temporary:
-            trainer.averaged.save(temporary)
+        save_network(trainer.averaged, path)
         state["model_sha256"] = sha256(path)
     elif not has_model(run, state):
         raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "

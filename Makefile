@@ -93,17 +93,17 @@ predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) raw_files.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: $(call code,predict engines maps patches raw_files rasters tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
+$(S)/predicted: $(call code,predict engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: $(call code,evaluate scores maps rasters tiles) $(S)/predicted $(S)/input $(S)/evaluate
+$(RUN)/metrics.json: $(call code,evaluate scores maps rasters results tiles) $(S)/predicted $(S)/input $(S)/evaluate
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters tiles) $(S)/page.html $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
+$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain

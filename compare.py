@@ -14,6 +14,7 @@ import yaml
 from command import command
 from figures import draw_runs, percent, style
 from files import Problem, replacing
+from results import read_facts, read_json, read_metrics
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
 
@@ -30,8 +31,8 @@ def read_run(folder):
     """(metrics, settings, costs) of a finished run. Settings of predict and evaluate are those of its scores, which may
     be younger than its training."""
     try:
-        metrics, facts, about = (json.loads((folder / name).read_text(encoding="utf-8"))
-                                 for name in ("metrics.json", "model.json", "run.json"))
+        metrics = read_metrics(folder / "metrics.json")
+        facts, about = read_facts(folder), read_json(folder / "run.json")
         settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         trained = {section: value for section, value in settings.items()
                    if section not in ("predict", "evaluate", "report")}

@@ -24,6 +24,7 @@ import numpy as np
 
 from files import Problem, code_sha256, quiet_stderr, replacing, sha256
 from patches import cut
+from results import not_readable, read_facts
 from scores import confusion_matrix, mean_iou
 from tiles import IGNORE, open_prepared, starts
 
@@ -46,28 +47,6 @@ def choose_engine(options):
                       f"{options['engine']} with precision {options['precision']}; run make extras, or set engine: "
                       "tensorflow and precision: float32", code=4)
     return wanted
-
-
-def read_facts(run):
-    """model.json of a finished run, whose model.keras is the file that it names; Problem (exit 3) otherwise."""
-    try:
-        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        for key in ("classes", "bands", "extra", "scale", "multiple", "ground_sample_distance"):
-            facts[key]  # KeyError: written by an earlier version
-        if sha256(run / "model.keras") != facts["sha256"]:
-            raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that "
-                          "run; run train.py again", code=3)
-        return facts
-    except FileNotFoundError as missing:
-        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
-                      code=3) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise not_readable(run, error) from None
-
-
-def not_readable(run, error):
-    return Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
-                   "model.json as train.py writes them; run it again", code=3)
 
 
 # -- TensorFlow -------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import math
 import numpy as np
 
 from command import command
-from files import Problem, only_one, read_table, replacing
+from files import Problem, only_one, replacing
 from maps import CERTAIN, beside, options_of, ways
 from rasters import open_raster, reading
+from results import read_facts, read_table
 from scores import accuracy, card, class_scores, confusion_matrix, divide, mean_iou, mean_of
 from tiles import IGNORE, in_pieces, open_prepared, read_manifest
 
@@ -260,11 +261,7 @@ def evaluate_run(settings, run, facts):
 
 def main(settings, run):
     classes = list(settings["data"]["classes"])
-    try:
-        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise Problem(f"model {run / 'model.json'}: missing or damaged, expected a finished training; run train.py",
-                      code=3) from None
+    facts = read_facts(run)
     with only_one(run):
         metrics = evaluate_run(settings, run, facts)
         with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -1,6 +1,5 @@
 """Whole files, folders with one writer, and the one kind of expected failure: what every step relies on."""
 import contextlib
-import csv
 import fcntl
 import functools
 import hashlib
@@ -71,22 +70,6 @@ def clear_temporaries(folder):
         for left in place.glob(".*.tmp*"):
             if TEMPORARY.match(left.name) and left.is_file():
                 left.unlink(missing_ok=True)
-
-
-def read_table(path):
-    """The rows of a CSV file with a header, each {column: text}; Problem (exit 3) where there is no such table."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except FileNotFoundError:
-        raise Problem(f"table {path}: no such file, expected that of an earlier step; run make report",
-                      code=3) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Problem(f"table {path}: {error}, expected a CSV file; remove it and run make report", code=3) from None
-    if any(None in row or None in row.values() for row in rows):
-        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; remove it and run "
-                      "make report", code=3)
-    return rows
 
 
 def sha256(path):

@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from command import command, progress
-from engines import choose_engine, engine_files, engine_of, ensure_engine, read_facts
-from files import Problem, clear_temporaries, code_sha256, is_file, only_one, read_table, replacing, sha256
+from engines import choose_engine, engine_files, engine_of, ensure_engine
+from files import Problem, clear_temporaries, code_sha256, is_file, only_one, replacing, sha256
 from maps import CERTAIN, options_of, stands, ways, write_map
 from patches import cut
 from rasters import (
@@ -44,6 +44,7 @@ from rasters import (
     same_place,
 )
 from raw_files import SUFFIXES, check_name, find_rasters, find_raw
+from results import read_facts, read_table
 from tiles import starts, unview, view
 
 CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is

@@ -11,53 +11,19 @@ import base64
 import html
 import io
 import json
-import math
 import string
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 import figures
 import pictures
 from command import command
 from figures import percent
-from files import Problem, only_one, read_table, replacing
+from files import Problem, only_one, replacing
+from results import read_columns, read_facts, read_json, read_metrics
 from scores import card
 from tiles import read_manifest
-
-# -- what the steps wrote ---------------------------------------------------------------------------------------------
-
-def unreadable(path, what):
-    return Problem(f"report input {path}: {what}, expected the file of an earlier step; run make report", code=3)
-
-
-def read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise unreadable(path, error.strerror) from None
-    except (ValueError, RecursionError):
-        raise unreadable(path, "no JSON") from None
-
-
-def read_columns(path, *columns):
-    """{column: float64 [N]} of a CSV file; Problem (exit 3) where a column is missing, no row is there, or a number is
-    not finite, which no step writes."""
-    rows, found = read_table(path), {}
-    for name in columns:
-        if not rows or name not in rows[0]:
-            raise unreadable(path, f"no column {name}" if rows else "no rows")
-        for line, row in enumerate(rows, 2):
-            try:
-                value = float(row[name])
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                raise unreadable(path, f"{row[name]!r} in line {line}, column {name}, no finite number")
-            found.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in found.items()}
-
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 
@@ -245,7 +211,7 @@ def draw_data(settings, run, manifest):
 
 
 def main(settings, run):
-    metrics, facts, provenance = (read_json(run / name) for name in ("metrics.json", "model.json", "run.json"))
+    metrics, facts, provenance = read_metrics(run / "metrics.json"), read_facts(run), read_json(run / "run.json")
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
     missing = [tile for role in settings["split"].values() for tile in role if tile not in manifest]
     if missing:

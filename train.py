@@ -29,15 +29,13 @@ from rasters import pixel_size, scales
 from records import describe_run, fingerprint, identity, now, write_rows, write_text
 from scores import accuracy, mean_iou
 from tiles import read_manifest
-from training import Trainer, load_checkpoint, restore, save_checkpoint
+from training import COLUMNS, Trainer, load_checkpoint, restore, save_checkpoint
 from workers import agree, choose_strategy, first_says, leads, working_in
 
 with quiet_stderr():
     import tensorflow as tf
 
 AHEAD = 2  # updates that may be under way at a time
-COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
-           "val_mean_iou", "seconds", "patches_per_second", "waiting"]
 
 
 def peak_rate(train, run):

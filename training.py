@@ -11,6 +11,7 @@ from optimizers import build_optimizer
 from params import count_bands
 from patches import shard
 from pipeline import batches
+from results import fits
 from tiles import read_manifest
 from workers import agree
 
@@ -20,8 +21,10 @@ with quiet_stderr():
 
 POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16"}  # of train.mixed_precision
 
-
-STATE = ("epoch", "best", "best_epoch", "model_sha256", "history", "made_from")  # of a run, as its checkpoint keeps it
+COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
+           "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
+STATE = {"epoch": 0, "best": 0.0, "best_epoch": 0, "history": [dict.fromkeys(COLUMNS, 0.0)]}  # of a run, as its
+# checkpoint keeps it, and what it was made_from (a mapping) and model_sha256 (that of model.keras)
 
 
 class Trainer:
@@ -182,7 +185,10 @@ def load_checkpoint(folder):
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
             state = json.loads(arrays.pop("state").tobytes())
-            state = {key: state[key] for key in STATE}
+            state = {key: state[key] for key in (*STATE, "model_sha256", "made_from")}
+            if not (fits({key: state[key] for key in STATE}, STATE) and isinstance(state["made_from"], dict)
+                    and len(state["history"]) == state["epoch"]):
+                raise ValueError("its state is not as it was written")
             return path, arrays, state
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)

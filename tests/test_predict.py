@@ -144,6 +144,8 @@ def write_run(folder, settings, bands=3, extra=False, scale=(None, None, None)):
         "scale": list(scale),
         "ground_sample_distance": 0.05,
         "multiple": 4,
+        "epoch": 1,
+        "chosen_by": "nobody",
         "sha256": sha256(folder / "model.keras"),
     }
     (folder / "model.json").write_text(json.dumps(facts))

@@ -1,0 +1,134 @@
+"""What the steps wrote about a run, read as strictly as settings are: no step works on a file that is not as it should
+be. Problem (exit 3) names the file and the step that writes it.
+"""
+import csv
+import json
+import math
+
+import numpy as np
+
+from files import Problem, sha256
+
+
+def fits(value, like):
+    """True where a value of JSON is built like another: the same keys, lists of things like its only item; a float
+    stands for a finite number or null, an int for a whole number that is not negative."""
+    if isinstance(like, dict):
+        return isinstance(value, dict) and value.keys() == like.keys() and all(fits(value[k], like[k]) for k in like)
+    if isinstance(like, list):
+        return isinstance(value, list) and all(fits(item, like[0]) for item in value)
+    if isinstance(like, float):
+        return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)
+                                 and math.isfinite(value))
+    return type(value) is type(like) and (not isinstance(like, int) or value >= 0)
+
+
+def read_json(path):
+    """A mapping from a JSON file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        told = "no mapping"
+    except OSError as error:
+        told = error.strerror
+    except (ValueError, RecursionError):
+        told = "no JSON"
+    raise Problem(f"file {path}: {told}, expected that of an earlier step; run make report", code=3)
+
+
+def read_table(path):
+    """The rows of a CSV file with a header, each {column: text}; Problem (exit 3) where there is no such table."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except FileNotFoundError:
+        raise Problem(f"table {path}: no such file, expected that of an earlier step; run make report",
+                      code=3) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Problem(f"table {path}: {error}, expected a CSV file; remove it and run make report", code=3) from None
+    if any(None in row or None in row.values() for row in rows):
+        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; remove it and run "
+                      "make report", code=3)
+    return rows
+
+
+def read_columns(path, *columns):
+    """{column: float64 [N]} of a CSV file with at least one row, all finite numbers."""
+    rows, found = read_table(path), {name: [] for name in columns}
+    for line, row in enumerate(rows, 2):
+        for name in columns:
+            try:
+                found[name].append(float(row[name]))
+                if math.isfinite(found[name][-1]):
+                    continue
+            except (KeyError, ValueError):
+                pass
+            raise Problem(f"table {path}: {row.get(name)!r} in line {line}, column {name}, expected a finite number; "
+                          "remove it and run make report", code=3)
+    if not rows:
+        raise Problem(f"table {path}: no rows, expected some; remove it and run make report", code=3)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+FACTS = {"bands": [1], "extra": True, "ground_sample_distance": 1.0, "multiple": 1, "epoch": 1, "chosen_by": "",
+         "sha256": ""}  # what predict.py and those after it need of model.json, and classes and scale
+
+
+def not_readable(run, error):
+    return Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
+                   "model.json as train.py writes them; run it again", code=3)
+
+
+def read_facts(run):
+    """model.json of a finished run, whose model.keras is the file that it names."""
+    path = run / "model.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        classes, scale = facts["classes"], facts["scale"]
+        known = fits({key: facts[key] for key in FACTS}, FACTS) and fits(classes, dict.fromkeys(classes, ""))
+        if not known or facts["multiple"] < 1 or min(facts["bands"]) < 1 or len(classes) < 2:
+            raise ValueError("model.json is not built as train.py builds it")
+        if len(scale) != len(facts["bands"]) + facts["extra"] or not all(
+                limits is None or (fits(limits, [1.0]) and limits[0] < limits[1]) for limits in scale):
+            raise ValueError("model.json has no scale for each band")
+        if sha256(run / "model.keras") == facts["sha256"]:
+            return facts
+    except FileNotFoundError as missing:
+        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
+                      code=3) from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OSError) as error:
+        raise not_readable(run, error) from None
+    raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; run "
+                  "train.py again", code=3)
+
+
+def read_metrics(path):
+    """metrics.json of a run; Problem (exit 3) where it is not built as evaluate.py builds it."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        classes = metrics["full"]["classes"]
+        means = {"accuracy": 0.0, "mean_iou": 0.0, "mean_f1": 0.0}
+        scores = {**means, "left_out": means, "confusion": [[0]], "classes": dict.fromkeys(
+            classes, {"iou": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0, "pixels": 0})}
+        both = {"full": scores, "eroded": scores}
+        names = {"tiles": [""], "trained_on": [""], "checkpoint_chosen_on": [""], "leave_out": [""]}
+        texts = dict.fromkeys(("checkpoint", "engine", "eroded_labels", "model_sha256", "text"), "")
+        like = {"protocol": {**names, **texts, "views": [0], "window": 0, "overlap": 0.0}, **both,
+                "tiles": dict.fromkeys(metrics["tiles"], both),
+                "ways": {way: {**both, "tiles": dict.fromkeys(metrics["tiles"], both)} for way in metrics["ways"]},
+                "gains": [{"step": "", "way": "", "accuracy": 0.0, "mean_iou": 0.0, "seconds_per_tile": 0.0,
+                           "classes": dict.fromkeys(classes, 0.0)}],
+                "boundary": [{"pixels": 0, "share": 0.0, "error": 0.0, "accuracy_beyond": 0.0, "mean_iou_beyond": 0.0}],
+                "calibration": metrics["calibration"] and {"expected_calibration_error": 0.0, "bins": [
+                    {"low": 0.0, "high": 0.0, "pixels": 0, "confidence": 0.0, "accuracy": 0.0}]}}
+        square = all(len(part["confusion"]) == len(classes) == len(row) for part in (metrics["full"], metrics["eroded"])
+                     for row in part["confusion"])
+        if fits(metrics, like) and square and classes and metrics["boundary"]:
+            return metrics
+        told = "not built as evaluate.py builds it"
+    except OSError as error:
+        told = error.strerror
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        told = "no JSON, or not built as evaluate.py builds it"
+    raise Problem(f"scores {path}: {told}, expected the file of an evaluated run; run evaluate.py again", code=3)

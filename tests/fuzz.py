@@ -1,0 +1,245 @@
+"""Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little memory.
+
+    python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes on 2 cores (make faults)
+    python tests/fuzz.py 100 7      100 of each, by seed 7
+
+Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files: the
+manifest, model.json, metrics.json, run.json, tables and checkpoints, their bytes changed, and their JSON changed and
+written anew with whatever hash guards it, read as the steps read them. Each may take 10 s and 2 GB more than this
+process holds. Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
+"""
+import collections
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
+ODD_NUMBERS = (0, 1, 2, 3, 7, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
+ODD_VALUES = (None, True, "", "x", "<script>", -1, 0, 1, 1.5, 1e308, float("nan"), float("inf"), [], {}, [[]], "9" * 99)
+BATCH = 50  # mutations in one fork
+
+
+def change_bytes(rng, content):
+    """The content with a few of its bytes changed, cut out, doubled, or with its end cut off."""
+    content = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at, length = rng.randrange(len(content) + 1), rng.choice((1, 1, 2, 4, 16, 200))
+        deed = rng.randrange(6)
+        if deed == 0:
+            del content[at:]
+        elif deed == 1:
+            del content[at: at + length]
+        elif deed == 2:
+            content[at:at] = content[at: at + length]
+        elif deed == 3:
+            content[at: at + length] = rng.randbytes(length)
+        elif deed == 4:
+            content[at: at + length] = bytes(min(length, len(content) - at))
+        elif at < len(content):
+            content[at] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
+def change_tags(rng, content):
+    """A TIFF (little-endian) with one field of one tag changed."""
+    content = bytearray(content)
+    first = struct.unpack_from("<I", content, 4)[0]
+    entry = first + 2 + 12 * rng.randrange(struct.unpack_from("<H", content, first)[0])
+    at, form = rng.choice(((0, "<H"), (2, "<H"), (4, "<I"), (8, "<I"), (8, "<I")))
+    limit = 2 ** (8 * struct.calcsize(form))
+    struct.pack_into(form, content, entry + at, rng.choice(ODD_NUMBERS) % limit)
+    return bytes(content)
+
+
+def change_json(rng, value):
+    """A JSON value with one part of it removed, doubled, renamed or replaced by something odd."""
+    value = json.loads(json.dumps(value))
+    places, todo = [], [value]
+    while todo:
+        part = todo.pop()
+        for key in (part if isinstance(part, dict) else range(len(part))):
+            places.append((part, key))
+            if isinstance(part[key], (dict, list)):
+                todo.append(part[key])
+    part, key = rng.choice(places)
+    deed = rng.randrange(4)
+    if deed == 0:
+        del part[key]
+    elif deed == 1 and isinstance(part, dict):
+        part[rng.choice(("", "<b>", "x"))] = part.pop(key)
+    elif deed == 1:
+        part.append(part[key])
+    else:
+        part[key] = rng.choice(ODD_VALUES)
+    return value
+
+
+def finished(folder):
+    """A project in which all steps have run; its settings."""
+    import faults
+
+    from params import read_settings
+    faults.build(folder)
+    for step in faults.STEPS:
+        code, said, _ = faults.run(step, folder)
+        assert code == 0, said
+    os.chdir(folder)
+    return read_settings("tiny.yaml")
+
+
+def raster_case(rng, settings):
+    """A damaged image or label prepared with the others; what reads it."""
+    import shutil
+
+    import prepare_data
+    path = rng.choice(sorted(Path("raw").rglob("*.tif")))
+    content = path.read_bytes()
+    damaged = (change_tags if rng.random() < 0.4 else change_bytes)(rng, content)
+    target = Path("fuzz/raw") / path.relative_to("raw")
+    shutil.copytree("raw", "fuzz/raw", dirs_exist_ok=True)
+    shutil.rmtree("fuzz/prepared", ignore_errors=True)
+    target.write_bytes(damaged)
+    data = {**settings["data"], "raw": "fuzz/raw", "prepared": "fuzz/prepared"}
+    return lambda: prepare_data.main({**settings, "data": data}, Path("fuzz/runs"))
+
+
+def file_case(rng, settings):
+    """A damaged file of a finished run; what reads it."""
+    import shutil
+
+    import numpy as np
+
+    import compare
+    import evaluate
+    import report
+    from results import read_columns, read_facts, read_json, read_metrics, read_table
+    from scores import card
+    from tiles import manifest_text, open_prepared, read_manifest
+    from training import load_checkpoint
+    run = Path("fuzz/run")
+    shutil.rmtree("fuzz", ignore_errors=True)
+    shutil.copytree("runs/tiny", run)
+    kind = rng.choice(("manifest", "model.json", "metrics.json", "run.json", "table", "checkpoint"))
+    whole = rng.random() < 0.5  # JSON that is whole, but says something else
+
+    def spoil(path):
+        value = path.read_bytes()
+        path.write_bytes(json.dumps(change_json(rng, json.loads(value))).encode() if whole and path.suffix == ".json"
+                         else change_bytes(rng, value))
+
+    if kind == "manifest":
+        shutil.copytree("prepared", "fuzz/prepared")
+        path = Path("fuzz/prepared/manifest.json")
+        if whole:
+            path.write_text(manifest_text(json.loads(path.read_text())["tiles"] if rng.random() < 0.1 else
+                                          {"2_13": json.loads(path.read_text())["tiles"]["2_11"]}))
+        else:
+            path.write_bytes(change_bytes(rng, path.read_bytes()))
+        data = {**settings["data"], "prepared": "fuzz/prepared"}
+        return lambda: [open_prepared(data, tile) for tile in (*read_manifest("fuzz/prepared")["tiles"], "2_13")]
+    if kind == "checkpoint":
+        path = max((run / "checkpoints").glob("*.npz"))
+        if whole:
+            with np.load(path) as file:
+                arrays = dict(file)
+            state = change_json(rng, json.loads(arrays["state"].tobytes()))
+            np.savez(path, **{**arrays, "state": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+        else:
+            path.write_bytes(change_bytes(rng, path.read_bytes()))
+        return lambda: load_checkpoint(run / "checkpoints")
+    if kind == "table":
+        name = rng.choice(("history.csv", "schedule.csv", "lr_find.csv", "predict.csv"))
+        spoil(run / name)
+        if name == "predict.csv":
+            return lambda: (read_table(run / name), evaluate.read_seconds(run / name))
+        return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
+    spoil(run / kind)
+
+    def read():
+        facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
+        compare.read_run(run)
+        card(metrics)
+        classes = {name: "#000000" for name in metrics["full"]["classes"]}
+        report.build_headline(metrics, classes), report.build_classes(metrics, classes)
+        json.dumps([facts, about])
+
+    return read
+
+
+def hung(*_):
+    raise TimeoutError("still at it after 10 s")
+
+
+def run_batch(make, seeds, settings, out):
+    """In a fork: every case, its outcome a line of `out`."""
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2 * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    signal.signal(signal.SIGALRM, hung)
+    from files import Problem
+    for seed in seeds:
+        read, said = make(random.Random(seed), settings), io.StringIO()
+        signal.alarm(10)
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                read()
+            outcome = "answered"
+        except Problem as problem:
+            clean = problem.code == 3 and all(line and "\n" not in line for line in problem.lines)
+            outcome = "refused" if clean else f"WRONG seed {seed}: {problem.code} {problem.lines}"
+        except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            outcome = (f"WRONG seed {seed}: {type(error).__name__} {' '.join(str(error).split())[:150]} "
+                       f"at {Path(last.filename).name}:{last.lineno}")
+        signal.alarm(0)
+        with open(out, "a") as file:
+            file.write(outcome + "\n")
+
+
+def fuzz(name, make, seeds, settings):
+    """Prints what became of the cases; the number that were wrong."""
+    counts, out = collections.Counter(), Path("fuzz.txt")
+    while seeds:
+        out.write_text("")
+        process = os.fork()
+        if process == 0:
+            run_batch(make, seeds[:BATCH], settings, out)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        lines = out.read_text().splitlines()
+        if code:
+            lines.append(f"WRONG seed {seeds[len(lines)]}: the process ended with {code}")
+        for line in lines:
+            counts[line.split()[0]] += 1
+            if line.startswith("WRONG"):
+                print(f"{name}: {line}", flush=True)
+        seeds = seeds[len(lines):]
+    print(f"{name}: {counts.total()} tried, {counts['answered']} answered, {counts['refused']} refused, "
+          f"{counts['WRONG']} wrong", flush=True)
+    return counts["WRONG"]
+
+
+def main(count=2000, seed=1):
+    import warnings
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = finished(Path(folder).resolve() / "project")
+        seeds = range(seed * 1_000_000, seed * 1_000_000 + count)
+        wrong = fuzz("other files", file_case, seeds, settings) + fuzz("rasters", raster_case, seeds, settings)
+        os.chdir("/")
+    print(f"{2 * count - wrong} passed, {wrong} failed")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -16,7 +16,7 @@ PY := .venv/bin/python
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test extras clean always
+.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test faults extras lock clean always
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,18 +25,23 @@ help:  ## this list
 
 # -- environment
 
-.venv/.installed: requirements.txt
+REQUIREMENTS := requirements.$(if $(LOCKED),lock,txt)
+.venv/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON): not Python 3.11 or newer, expected it on PATH; install it or name it with PYTHON=" >&2; exit 4; }
-	@echo "installing TensorFlow and the rest of requirements.txt into .venv (2.5 GB, some minutes)"
+	@echo "installing TensorFlow and the rest of $(REQUIREMENTS) into .venv (2.5 GB, some minutes)"
 	@$(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: requirements.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--require-hashes) -r $(REQUIREMENTS) || { echo "error: $(REQUIREMENTS): not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
 	@touch $@
 
 .venv/.extras: requirements-extras.txt .venv/.installed
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@$(if $(LOCKED),true,$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt) || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
 	@touch $@
 
 extras: .venv/.extras  ## OpenVINO, its 8 bit and Dask, which predict.py takes where they are
+
+lock: .venv/.installed  ## renew requirements.lock, which LOCKED=1 installs: Linux, Python 3.11, extras too, by hashes
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements.lock requirements.txt requirements-extras.txt
 
 # -- stamps: one for each section of the settings, each script and the raw files, rewritten only when what it stands
 # for changes; make looks at them first, also under -n
@@ -122,6 +127,10 @@ model: .venv/.installed  ## parameters and GFLOP per patch of the settings' netw
 
 test: .venv/.installed  ## every test
 	$(PY) -m pytest
+
+faults: .venv/.installed  ## kill and starve every step at every write; damaged files by the thousand: about 40 minutes
+	$(PY) tests/faults.py
+	$(PY) tests/fuzz.py
 
 clean:  ## remove this run's results (runs/<name of PARAMS>), and nothing else
 	rm -rf "$(RUN)"

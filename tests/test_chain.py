@@ -1,6 +1,7 @@
 """The whole chain once, as a user runs it: raw tiles to a report, on made-up tiles."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -9,10 +10,12 @@ import subprocess
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from conftest import COLOURS, SIZES, run_script, save_settings
 
 import figures
 import pictures
+import report
 from tiles import manifest_text
 
 
@@ -246,6 +249,38 @@ def test_a_report_from_a_damaged_run_is_one_line_and_leaves_the_earlier_page(fin
     path.write_bytes(before)
     assert done.returncode == 3 and told in done.stderr and done.stderr.count("\n") == 1
     assert page.read_bytes() == earlier
+
+
+HOSTILE = 'Stra\u00dfe"><img src=x onerror=alert(1)>; $(touch canary) `touch canary` $x^2$'
+
+
+def test_a_hostile_tile_name_is_text_everywhere_also_in_ascii(finished, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    for path in [*folder.glob("raw/*/*2_13*")]:
+        path.rename(path.with_name(path.name.replace("2_13", HOSTILE)))
+    settings = yaml.safe_load((folder / "tiny.yaml").read_text())
+    settings["split"]["test"] = [HOSTILE]
+    save_settings(folder, settings)
+    for script in ("prepare_data.py", "predict.py", "evaluate.py", "report.py"):
+        done = run_script(script, "--params", "tiny.yaml", cwd=folder, PYTHONIOENCODING="ascii", LC_ALL="C")
+        assert done.returncode == 0 and done.stderr == "", f"{script}: {done.stderr}"
+    assert (folder / f"runs/tiny/figures/tile_{HOSTILE}.png").exists() and not list(folder.rglob("canary*"))
+    metrics = json.loads((folder / "runs/tiny/metrics.json").read_text())
+    assert list(metrics["tiles"]) == [HOSTILE]
+    page = (folder / "runs/tiny/report.html").read_text(encoding="utf-8")
+    assert HOSTILE not in page and html.escape(HOSTILE) in page and "<img src=x" not in page
+    (folder / "runs/tiny/predictions" / f"{HOSTILE}.tif").write_bytes(b"II*\0")
+    done = run_script("evaluate.py", "--params", "tiny.yaml", cwd=folder, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 3 and done.stderr.isascii() and done.stderr.count("\n") == 1
+
+
+def test_a_hostile_class_name_is_text_on_the_page():
+    scores = dict.fromkeys(("iou", "f1", "precision", "recall"), 0.5) | {"pixels": 3}
+    classes = {"<script>alert(1)</script>": "#ff0000", "$x_$ & b": "#00ff00"}
+    metrics = {kind: {"classes": dict.fromkeys(classes, scores)} for kind in ("full", "eroded")}
+    table = report.build_classes(metrics, classes)
+    assert "<script>" not in table and "&lt;script&gt;alert(1)&lt;/script&gt;" in table and "$x_$ &amp; b" in table
 
 
 def test_runs_stand_side_by_side_with_what_differs(finished):

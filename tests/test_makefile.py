@@ -10,6 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from files import only_one
 from tiles import manifest_text
 
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
@@ -150,6 +151,54 @@ def test_wrong_settings_stop_make_at_once(project):
     (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: many"))
     done = make(project, "report", "PARAMS=demo.yaml", check=False)
     assert done.returncode != 0 and "error: settings in demo.yaml" in done.stderr and "train.epochs" in done.stderr
+
+
+def test_steps_stay_in_order_under_many_jobs(project):
+    (project / "demo.yaml").write_text((project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40"))
+    assert would_run(project, "-j4") == STEPS
+
+
+def test_a_second_make_in_a_folder_that_is_in_use_is_told_so_and_changes_nothing(project):
+    prepared = project / "data/prepared/sample"
+    (project / "data/raw/sample").mkdir(parents=True)
+    (project / "demo.yaml").write_text((project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40"))
+    with only_one(prepared):
+        done = make(project, "prepare", "PARAMS=demo.yaml", check=False)
+    assert "error: busy folder data/prepared/sample: another process is writing there" in done.stderr
+    assert "Error 75" in done.stderr and [path.name for path in prepared.iterdir()] == [".lock"]
+
+
+def test_a_registry_out_of_reach_is_one_clear_line_after_pips_own(tmp_path, monkeypatch):
+    for name in ("Makefile", "requirements.txt", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name, value in {
+        "INDEX_URL": "http://127.0.0.1:9/simple",
+        "EXTRA_INDEX_URL": "",
+        "FIND_LINKS": "",
+        "RETRIES": "0",
+    }.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    for locked, file in (("", "requirements.txt"), ("1", "requirements.lock")):
+        done = make(
+            tmp_path, "test", "PY=.venv/bin/python", f"PYTHON={sys.executable}", f"LOCKED={locked}", check=False
+        )
+        assert f"error: {file}: not installed, expected a package registry within reach" in done.stderr
+        assert "Error 4" in done.stderr and not (tmp_path / ".venv/.installed").exists()
+
+
+def test_the_lock_holds_what_is_required_by_hash_and_names_no_registry():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+) \\$", lock, re.M))
+    wanted = [
+        line.split("#")[0].strip()
+        for name in ("requirements.txt", "requirements-extras.txt")
+        for line in (ROOT / name).read_text().splitlines()
+        if line.split("#")[0].strip()
+    ]
+    for line in wanted:
+        name, floor = line.split(">=")
+        assert tuple(map(int, pinned[name].split(".")[:3])) >= tuple(map(int, floor.split("."))), line
+    assert lock.count("--hash=sha256:") >= len(pinned) > 50 and "http" not in lock
 
 
 def test_help_and_clean_need_no_environment(tmp_path):

@@ -26,12 +26,12 @@ help:  ## this list
 # -- environment
 
 REQUIREMENTS := requirements.$(if $(LOCKED),lock,txt)
-.venv/.installed: $(REQUIREMENTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON): not Python 3.11 or newer, expected it on PATH; install it or name it with PYTHON=" >&2; exit 4; }
-	@echo "installing TensorFlow and the rest of $(REQUIREMENTS) into .venv (2.5 GB, some minutes)"
-	@$(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--require-hashes) -r $(REQUIREMENTS) || { echo "error: $(REQUIREMENTS): not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
-	@touch $@
+.venv/.installed: $(REQUIREMENTS)  # a copy of them: a touched file installs nothing
+	@cmp -s $(REQUIREMENTS) $@ || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON): not Python 3.11 or newer, expected it on PATH; install it or name it with PYTHON=" >&2; exit 4; }
+	@cmp -s $(REQUIREMENTS) $@ || echo "installing TensorFlow and the rest of $(REQUIREMENTS) into .venv (2.5 GB, some minutes)"
+	@cmp -s $(REQUIREMENTS) $@ || $(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
+	@cmp -s $(REQUIREMENTS) $@ || $(PY) -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--require-hashes) -r $(REQUIREMENTS) || { echo "error: $(REQUIREMENTS): not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@cp $(REQUIREMENTS) $@
 
 .venv/.extras: requirements-extras.txt .venv/.installed
 	@$(if $(LOCKED),true,$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt) || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }

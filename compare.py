@@ -14,7 +14,7 @@ import yaml
 from command import command
 from figures import draw_runs, percent, style
 from files import Problem, replacing
-from results import read_facts, read_json, read_metrics
+from results import fits, read_facts, read_json, read_metrics
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
 
@@ -43,6 +43,9 @@ def read_run(folder):
         scores["eroded mean_iou, left out"] = metrics["eroded"]["left_out"]["mean_iou"]
         costs = {"parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
                  "epoch": facts["epoch"], "training_seconds": about.get("training_seconds"), "commit": about["commit"]}
+        if not fits({**costs, "commit": ""}, {"parameters": 0, "gflop_per_patch": 0.0, "epoch": 0,
+                                              "training_seconds": 0.0, "commit": ""}):
+            raise ValueError("model.json or run.json is not built as train.py builds it")
         return metrics, {**flat(trained), **scored}, {**scores, **costs}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise Problem(f"run {folder}: {' '.join(str(error).split()) or type(error).__name__}, expected the files of a "
@@ -81,9 +84,8 @@ def main(settings, run):
     with style():
         draw_runs(run.parent / "compare.png", {name: metrics for name, (metrics, _, _) in found.items()})
     print_table([["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"],
-                 *([name, *map(percent, list(row.values())[1:6]), f"{row['gflop_per_patch']:.2f}",
-                    "-" if row["training_seconds"] is None else f"{row['training_seconds'] / 60:.1f}"]
-                   for name, row in zip(found, rows))])
+                 *([name, *map(percent, list(row.values())[1:6]), f"{row['gflop_per_patch'] or 0:.2f}",
+                    f"{(row['training_seconds'] or 0) / 60:.1f}"] for name, row in zip(found, rows))])
     if differing:
         print("\nsettings that differ")
         print_table([["", *found], *([key, *(row[key] if len(row[key]) <= 40 else row[key][:37] + "..."

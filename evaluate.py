@@ -78,6 +78,8 @@ def describe(confusion, classes, leave_out):
 
 def read_band(path, shape, expected):
     """(uint8 [H, W], tags) of a map; Problem (exit 3) where it is not of this shape or lacks the `expected` tags."""
+    if not path.exists():
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again", code=3)
     with open_raster(path) as source:
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
             raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected one "
@@ -133,6 +135,9 @@ def evaluate_tile(tile, settings, run, facts, raw):
             if "confidence" in predict["also"]:
                 confidence, _ = read_band(beside(path, "confidence"), labels.shape, expected)
                 levels = np.where(seen & (labels != IGNORE), confidence, IGNORE)
+                if ((levels > CERTAIN) & (levels < IGNORE)).any():
+                    raise Problem(f"confidence {beside(path, 'confidence')}: values past {CERTAIN}, expected 0 to "
+                                  f"{CERTAIN}; run predict.py again", code=3)
                 found["confidence"] = confusion_matrix(levels, (predicted == labels).view(np.uint8),
                                                        CERTAIN + 1)[:, :2]
         elif way == "side_by_side":
@@ -204,7 +209,7 @@ def describe_protocol(settings, facts, tags, official):
         f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
         f"overlapping by {options['overlap']:g}, {f'{views} views averaged' if views > 1 else 'one view'}, "
         f"{tags['ENGINE']}; every labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means "
-        f"over {len(settings['data']['classes'])} classes"
+        f"over the {len(settings['data']['classes'])} classes, as far as they occur"
         + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
     return protocol
 
@@ -251,6 +256,7 @@ def evaluate_run(settings, run, facts):
     metrics = {"protocol": describe_protocol(settings, facts, first["tags"], [one["official"] for one in each]),
                **total.pop(None), "tiles": tiles.pop(None)}
     total[None] = {"full": metrics["full"]}
+    metrics["settings"] = {section: settings[section] for section in ("predict", "evaluate")}
     metrics["ways"] = {way: {**total[way], "tiles": tiles[way]} for way in tiles}
     metrics["gains"] = describe_gains(total, seconds, settings) if tiles else []
     metrics["boundary"] = describe_boundary(sum(one["distances"] for one in each))
@@ -261,7 +267,7 @@ def evaluate_run(settings, run, facts):
 
 def main(settings, run):
     classes = list(settings["data"]["classes"])
-    facts = read_facts(run)
+    facts = read_facts(run, settings["data"]["classes"])
     with only_one(run):
         metrics = evaluate_run(settings, run, facts)
         with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -4,6 +4,7 @@ Each `draw_` function writes one PNG. Classes have the colours of the settings; 
 """
 import json
 import re
+import textwrap
 import zipfile
 
 import matplotlib
@@ -33,6 +34,15 @@ def save(figure, path):
 
 def percent(value):
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def shorten_name(name, letters=24):
+    return name if len(name) <= letters else name[: letters - 3] + "..."
+
+
+def legible(name):
+    """A name as a legend's label: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def legend_columns(names):
@@ -143,9 +153,12 @@ def draw_classes(path, metrics, classes):
 
 def draw_gains(path, gains, classes):
     """The gain ledger as a table in colours: the first way's IoU, what each further step adds in points, the last's."""
-    columns = np.array([[step["classes"][name] for name in classes] + [step["mean_iou"]] for step in gains], float).T
+    columns = np.array([[step["classes"][name] for name in classes] for step in gains], float).T
+    common = np.isfinite(columns).all(1)  # in every step: the others would make the means differ by themselves
+    columns = np.vstack([columns, columns[common].mean(0) if common.any() else np.full(len(gains), np.nan)])
     added = 100 * np.diff(columns)
-    names, steps = [*classes, "mean"], [step["step"] for step in gains]
+    names = [*classes, "mean" if common.all() else f"mean of {common.sum()}"]
+    steps = [step["step"] for step in gains]
     figure, axes = plt.subplots(figsize=(7.4, 1.5 + 0.3 * len(names)))
     shown = np.column_stack([np.full(len(names), np.nan), added, np.full(len(names), np.nan)])
     limit = max(1, np.nanmax(np.abs(added), initial=0))
@@ -155,7 +168,7 @@ def draw_gains(path, gains, classes):
         for col, text in enumerate(texts):
             axes.text(col, row, text.replace("nan", "-").replace("+-", "-"), ha="center", va="center", fontsize=8,
                       fontweight="bold" if row == len(names) - 1 else "normal")
-    labels = [wrap(("" if i == 0 else "+ ") + step, 26) for i, step in enumerate(steps)]
+    labels = [textwrap.fill(("" if i == 0 else "+ ") + step, 124 // (len(steps) + 1)) for i, step in enumerate(steps)]
     seconds = [step["seconds_per_tile"] for step in gains]
     labels = [label + ("" if taken is None else f"\n({taken:.3g} s a tile)") for label, taken in zip(labels, seconds)]
     axes.set_xticks(range(len(steps) + 1), [*labels, "together"], fontsize=7)
@@ -166,16 +179,6 @@ def draw_gains(path, gains, classes):
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     save(figure, path)
-
-
-def wrap(text, width):
-    """Text in lines of at most so many letters, broken at spaces."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return "\n".join(lines)
 
 
 def draw_boundary(path, rows, radius):
@@ -240,7 +243,7 @@ def draw_runs(path, runs):
         colour, mark = MARKS[i % len(MARKS)]
         values = [100 * metrics["full"]["classes"][name]["iou"] if metrics["full"]["classes"].get(name, {}).get("iou")
                   is not None else np.nan for name in names]
-        right.plot(values, range(len(names)), mark, color=colour, markersize=5, label=run, alpha=0.85)
+        right.plot(values, range(len(names)), mark, color=colour, markersize=5, label=legible(run), alpha=0.85)
     right.set(xlim=(0, 102), xlabel="IoU, %", yticks=range(len(names)), yticklabels=names)
     right.invert_yaxis()
     handles = [matplotlib.patches.Patch(facecolor="white", edgecolor="0.35", hatch=hatch, label=label) for hatch, label
@@ -273,11 +276,11 @@ def draw_audit(path, split, manifest, classes):
     sizes = np.array([np.prod(manifest[tile]["shape"][:2]) for _, tile in tiles], float)
     shares, start = 100 * counts.T / sizes, np.zeros(len(tiles))
     for (name, colour), share in zip(classes.items(), shares):
-        left.barh(place, share, 0.82, start, color=colour, edgecolor="0.45", linewidth=0.3, label=name)
+        left.barh(place, share, 0.82, start, color=colour, edgecolor="0.45", linewidth=0.3, label=legible(name))
         start += share
     left.barh(place, 100 - start, 0.82, start, color="black", label="not scored")
     left.set(xlim=(0, 100), xlabel="share of the tile's pixels, %", yticks=place,
-             yticklabels=[f"{tile if len(tile) <= 40 else tile[:37] + '...'}  {role}" for role, tile in tiles])
+             yticklabels=[f"{shorten_name(tile, 40)}  {role}" for role, tile in tiles])
     left.invert_yaxis()
     for kind, (colour, marker) in FAULTS.items():
         found = np.array([100 * faults(manifest[tile])[kind] for _, tile in tiles])

@@ -87,14 +87,18 @@ def sha256(path):
 
 
 def code_sha256(path):
-    """SHA-256 of a file's text, of a script's without its comments, so that an edited one changes nothing."""
+    """SHA-256 of a file's text, of a script's without comments and blank lines, so that editing these changes
+    nothing."""
     text = Path(path).read_text(encoding="utf-8")
     lines = text.splitlines()
     if str(path).endswith(".py"):
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.COMMENT:
+        with contextlib.suppress(tokenize.TokenError, SyntaxError):  # which Python tells who runs it
+            for token in tokenize.generate_tokens(io.StringIO(text).readline):
                 row, col = token.start
-                lines[row - 1] = lines[row - 1][:col].rstrip() or None
+                if token.type == tokenize.COMMENT:
+                    lines[row - 1] = lines[row - 1][:col].rstrip() or None
+                elif token.type == tokenize.NL and not (lines[row - 1] or "").strip():  # blank, in no string
+                    lines[row - 1] = None
     return hashlib.sha256("\n".join(line for line in lines if line is not None).encode()).hexdigest()
 
 

@@ -194,6 +194,7 @@ KEYS = {
     "evaluate.erode": whole(0, 100), "evaluate.reach": whole(1, 100), "evaluate.leave_out": list_of(TEXT),
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
+BESIDE = (".confidence", ".probabilities", ".colours", ".one_view", ".side_by_side")  # ends of maps' names
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
 
 
@@ -236,6 +237,12 @@ def check_together(settings):
                 problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in "
                                  f"split.{roles[tile]} too"))
             roles.setdefault(tile, role)
+    for role, tiles in split.items():
+        for tile in tiles:
+            clash = [ending for ending in BESIDE if tile.endswith(ending) and tile[: -len(ending)] in roles]
+            if clash:
+                problems.append((f"split.{role}", f"tile {tile}, expected no name that another tile's map in another "
+                                 f"form has ({tile[: -len(clash[0])]} with {clash[0]}); rename it"))
     weights = settings["train"]["class_weights"]
     if isinstance(weights, dict) and (set(weights) != set(data["classes"]) or not any(weights.values())):
         problems.append(("train.class_weights", f"weights of {', '.join(weights)}, expected one for each of "

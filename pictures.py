@@ -6,9 +6,9 @@ import matplotlib
 import numpy as np
 from skimage.transform import downscale_local_mean
 
-from figures import add_legend, percent, plt, save
+from figures import add_legend, legible, percent, plt, save, shorten_name
 from files import Problem
-from maps import beside, ways
+from maps import beside
 from patches import SEED, changes_of, cut_batch, draw_colours, plan_epoch, recolour
 from rasters import open_raster, reading
 from tiles import IGNORE, open_prepared, palette, read_manifest
@@ -19,7 +19,7 @@ ERROR, GAINED, LOST = (230, 0, 126), (0, 114, 178), (213, 94, 0)  # Okabe and It
 def colour_keys(colours):
     """Legend patches of {name: colour}."""
     return [matplotlib.patches.Patch(facecolor=colour if isinstance(colour, str) else np.array(colour) / 255,
-                                     edgecolor="0.5", label=name) for name, colour in colours.items()]
+                                     edgecolor="0.5", label=legible(name)) for name, colour in colours.items()]
 
 
 def show(axes, picture, title=None):
@@ -91,9 +91,9 @@ def shrink(image, limit):
     """(picture uint8 [h, w, 3], step): an image uint8 [H, W, B] averaged over squares of `step` pixels, so that it is
     at most `limit` long."""
     step = max(1, -(-max(image.shape[:2]) // limit))
-    small = downscale_local_mean(first_bands(image), (step, step, 1))
-    height, width = (-(-size // step) for size in image.shape[:2])
-    return np.clip(small[:height, :width], 0, 255).astype(np.uint8), step
+    rest = [(0, -size % step) for size in image.shape[:2]]
+    small = downscale_local_mean(np.pad(first_bands(image), (*rest, (0, 0)), "edge"), (step, step, 1))
+    return np.rint(small).astype(np.uint8), step
 
 
 def draw_labels(path, settings):
@@ -103,14 +103,16 @@ def draw_labels(path, settings):
     image, step = shrink(prepared.image, 1200)
     height, width = image.shape[:2]
     figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.6 * height / width + 0.7))
-    show(panels[0], image, f"{tile}: image")
-    show(panels[1], palette(data["classes"])[prepared.labels[::step, ::step]], f"{tile}: labels")
+    show(panels[0], image, f"{shorten_name(tile)}: image")
+    show(panels[1], palette(data["classes"])[prepared.labels[::step, ::step]], f"{shorten_name(tile)}: labels")
     add_legend(figure, colour_keys({**data["classes"], "not scored": "#000000"}))
     save(figure, path)
 
 
 def read_small(path, shape, step):
     """A class map as it is shown, uint8 [h, w]; Problem (exit 3) where it has not the shape of its labels."""
+    if not path.exists():
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again", code=3)
     with open_raster(path) as source:
         if source.shape != tuple(shape) or source.dtypes[0] != "uint8":
             raise Problem(f"class map {path}: {source.dtypes[0]} {source.shape}, expected uint8 {tuple(shape)}; run "
@@ -119,8 +121,8 @@ def read_small(path, shape, step):
             return source.read(1)[::step, ::step]
 
 
-def tile_pictures(tile, settings, run):
-    """{"image", "labels", "prediction", "errors", and where there is a map in one view "one view", "what the views
+def tile_pictures(tile, settings, run, alone):
+    """{"image", "labels", "prediction", "errors", and with the map in one view, `alone`, "one view", "what the views
     change"}: uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels long."""
     data, path = settings["data"], run / "predictions" / f"{tile}.tif"
     prepared, colours = open_prepared(data, tile), palette(data["classes"])
@@ -133,12 +135,12 @@ def tile_pictures(tile, settings, run):
     errors, right = grey.copy(), labels == predicted
     errors[scored & ~right] = ERROR
     pictures = {"image": image, "labels": colours[labels], "prediction": colours[predicted], "errors": errors}
-    if "one_view" in ways(settings):
-        alone = read_small(beside(path, "one_view"), prepared.labels.shape, step)
+    if alone:
+        single = read_small(beside(path, "one_view"), prepared.labels.shape, step)
         change = grey.copy()
-        change[scored & right & (alone != labels)] = GAINED
-        change[scored & ~right & (alone == labels)] = LOST
-        pictures.update({"one view": colours[alone], "what the views change": change})
+        change[scored & right & (single != labels)] = GAINED
+        change[scored & ~right & (single == labels)] = LOST
+        pictures.update({"one view": colours[single], "what the views change": change})
     return pictures
 
 
@@ -152,7 +154,7 @@ def draw_tile(path, tile, pictures, classes, score, alone=None):
     figure, panels = plt.subplots(2, columns, figsize=(7.4, 14.4 / columns * height / width + 1))
     scores = {"prediction": score, **({"one view": alone} if alone else {})}
     for axes, name in zip(panels.flat, shown):
-        title = f"image ({tile})" if name == "image" else name
+        title = f"image ({shorten_name(tile)})" if name == "image" else name
         if name in scores:
             title = "all views" if name == "prediction" and alone else name
             title += f": mean IoU {percent(scores[name]['mean_iou'])} %"

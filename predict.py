@@ -332,11 +332,7 @@ def main(settings, run, tile, extra=None, scheduler=None):
         raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or tcp://host:port",
                       code=2)
     rasters = [found for name in (split["test"] if tile is None else [tile]) for found in find_rasters(name, settings)]
-    facts = read_facts(run)
-    if list(facts["classes"].items()) != list(settings["data"]["classes"].items()):
-        raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(facts['classes'])}, expected those of "
-                      f"data.classes: {', '.join(settings['data']['classes'])}, in this order and these colours; run "
-                      "train.py again", code=3)
+    facts = read_facts(run, settings["data"]["classes"])
     if options["window"] % facts["multiple"]:
         raise Problem(f"settings, key predict.window: {options['window']}, expected a multiple of {facts['multiple']}, "
                       "as the trained network takes it; run train.py again after an edit of model", code=2)

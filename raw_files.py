@@ -7,9 +7,8 @@ from pathlib import Path
 
 from command import command
 from files import Problem, is_file, members
-from params import TILE, shown
+from params import BESIDE, TILE, shown
 
-BESIDE = (".confidence", ".probabilities", ".colours", ".one_view", ".side_by_side")  # ends of maps' names
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
 

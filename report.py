@@ -22,7 +22,7 @@ from command import command
 from figures import percent
 from files import Problem, only_one, replacing
 from results import read_columns, read_facts, read_json, read_metrics
-from scores import card
+from scores import card, count_classes
 from tiles import read_manifest
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -73,12 +73,12 @@ def build_table(header, rows):
                                for tag, row in cells) + "</table>"
 
 
-def build_headline(metrics, classes):
+def build_headline(metrics):
     """The four scores that are asked for most."""
     left_out, full, eroded = metrics["protocol"]["leave_out"], metrics["full"], metrics["eroded"]
     without = f" without {', '.join(left_out)}" if left_out else ""
     return "".join(f"<div><b>{percent(value)}</b><span>{html.escape(name)}, %</span></div>" for name, value in (
-        (f"mean IoU, {len(classes)} classes", full["mean_iou"]),
+        (f"mean IoU, {count_classes(full['classes'])} classes", full["mean_iou"]),
         (f"mean IoU{without}, boundaries eroded", eroded["left_out"]["mean_iou"]),
         (f"mean F1{without}, boundaries eroded", eroded["left_out"]["mean_f1"]), ("accuracy", full["accuracy"])))
 
@@ -118,10 +118,11 @@ def build_page(settings, metrics, facts, provenance, manifest, sliders, groups):
     """The page as text, from page.html. Every name in it is escaped."""
     classes = settings["data"]["classes"]
     described = {key: value for key, value in provenance.items() if key != "settings"}
+    used = {**provenance.get("settings", settings), **metrics["settings"], "report": settings["report"]}
     page = string.Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     return page.substitute(
         title=html.escape(settings["report"]["title"]), protocol=html.escape(metrics["protocol"]["text"]),
-        headline=build_headline(metrics, classes), classes=build_classes(metrics, classes),
+        headline=build_headline(metrics), classes=build_classes(metrics, classes),
         card=build_table(["views", "labels", "classes", "accuracy, %", "mean IoU, %", "mean F1, %"],
                          [[views, labels, html.escape(counted), *map(percent, values)]
                           for views, labels, counted, *values in card(metrics)]),
@@ -129,7 +130,7 @@ def build_page(settings, metrics, facts, provenance, manifest, sliders, groups):
         tiles="".join(sliders), audit=build_audit(settings, metrics, manifest),
         figures="".join(f"<h2>{html.escape(title)}</h2>" + "".join(embed(*picture) for picture in group)
                         for title, group in groups.items()),
-        settings=html.escape(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)),
+        settings=html.escape(yaml.safe_dump(used, sort_keys=False, allow_unicode=True)),
         provenance=html.escape(json.dumps({**described, "model": facts}, indent=1, ensure_ascii=False)))
 
 
@@ -140,7 +141,7 @@ def draw_tiles(settings, run, metrics):
     sliders, classes = [], settings["data"]["classes"]
     alone = metrics["ways"].get("one_view", {"tiles": {}})["tiles"]
     for tile in settings["split"]["test"]:
-        layers, score = pictures.tile_pictures(tile, settings, run), metrics["tiles"][tile]
+        layers, score = pictures.tile_pictures(tile, settings, run, bool(alone)), metrics["tiles"][tile]
         path = run / "figures" / f"tile_{tile}.png"
         pictures.draw_tile(path, tile, layers, classes, score["full"], alone.get(tile, {}).get("full"))
         sliders.append(build_slider(tile, layers, score))
@@ -211,7 +212,11 @@ def draw_data(settings, run, manifest):
 
 
 def main(settings, run):
-    metrics, facts, provenance = read_metrics(run / "metrics.json"), read_facts(run), read_json(run / "run.json")
+    metrics, provenance = read_metrics(run / "metrics.json"), read_json(run / "run.json")
+    facts = read_facts(run, settings["data"]["classes"])
+    if metrics["protocol"]["model_sha256"] != facts["sha256"]:
+        raise Problem(f"scores {run / 'metrics.json'}: of another model than {run / 'model.keras'}, expected its own; "
+                      "run predict.py and evaluate.py again", code=3)
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
     missing = [tile for role in settings["split"].values() for tile in role if tile not in manifest]
     if missing:
@@ -225,6 +230,11 @@ def main(settings, run):
         sliders, first = draw_tiles(settings, run, metrics)
         groups = {"Scores": [first, *draw_scores(settings, run, metrics)],
                    "Training": draw_run(settings, run, facts), "Data": draw_data(settings, run, manifest)}
+        drawn = {path for group in groups.values() for path, _ in group}
+        drawn |= {run / "figures" / f"tile_{tile}.png" for tile in settings["split"]["test"]}
+        for path in (run / "figures").glob("*.png"):
+            if path not in drawn:  # of other settings
+                path.unlink()
         page = build_page(settings, metrics, facts, provenance, manifest, sliders, groups)
         with replacing(run / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")

@@ -34,7 +34,10 @@ def read_json(path):
         told = error.strerror
     except (ValueError, RecursionError):
         told = "no JSON"
-    raise Problem(f"file {path}: {told}, expected that of an earlier step; run make report", code=3)
+    raise Problem(f"file {path}: {told}, expected that of an earlier step; remove it and run train.py again", code=3)
+
+
+AGAIN = "remove it and run the script that writes it, train.py, lr_find.py or predict.py, again"
 
 
 def read_table(path):
@@ -43,13 +46,12 @@ def read_table(path):
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
     except FileNotFoundError:
-        raise Problem(f"table {path}: no such file, expected that of an earlier step; run make report",
-                      code=3) from None
+        raise Problem(f"table {path}: no such file, expected that of an earlier step; run the script that writes it, "
+                      "train.py, lr_find.py or predict.py, again", code=3) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Problem(f"table {path}: {error}, expected a CSV file; remove it and run make report", code=3) from None
+        raise Problem(f"table {path}: {error}, expected a CSV file; {AGAIN}", code=3) from None
     if any(None in row or None in row.values() for row in rows):
-        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; remove it and run "
-                      "make report", code=3)
+        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; {AGAIN}", code=3)
     return rows
 
 
@@ -65,9 +67,9 @@ def read_columns(path, *columns):
             except (KeyError, ValueError):
                 pass
             raise Problem(f"table {path}: {row.get(name)!r} in line {line}, column {name}, expected a finite number; "
-                          "remove it and run make report", code=3)
+                          f"{AGAIN}", code=3)
     if not rows:
-        raise Problem(f"table {path}: no rows, expected some; remove it and run make report", code=3)
+        raise Problem(f"table {path}: no rows, expected some; {AGAIN}", code=3)
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -80,27 +82,32 @@ def not_readable(run, error):
                    "model.json as train.py writes them; run it again", code=3)
 
 
-def read_facts(run):
-    """model.json of a finished run, whose model.keras is the file that it names."""
+def read_facts(run, classes=None):
+    """model.json of a finished run, whose model.keras is the file that it names, and whose classes, in their order and
+    colours, are `classes` where these are given."""
     path = run / "model.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        classes, scale = facts["classes"], facts["scale"]
-        known = fits({key: facts[key] for key in FACTS}, FACTS) and fits(classes, dict.fromkeys(classes, ""))
-        if not known or facts["multiple"] < 1 or min(facts["bands"]) < 1 or len(classes) < 2:
+        own, scale = facts["classes"], facts["scale"]
+        known = fits({key: facts[key] for key in FACTS}, FACTS) and fits(own, dict.fromkeys(own, ""))
+        if not known or facts["multiple"] < 1 or min(facts["bands"]) < 1 or len(own) < 2:
             raise ValueError("model.json is not built as train.py builds it")
         if len(scale) != len(facts["bands"]) + facts["extra"] or not all(
                 limits is None or (fits(limits, [1.0]) and limits[0] < limits[1]) for limits in scale):
             raise ValueError("model.json has no scale for each band")
-        if sha256(run / "model.keras") == facts["sha256"]:
-            return facts
+        whole = sha256(run / "model.keras") == facts["sha256"]
     except FileNotFoundError as missing:
         raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
                       code=3) from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OSError) as error:
         raise not_readable(run, error) from None
-    raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; run "
-                  "train.py again", code=3)
+    if not whole:
+        raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; "
+                      "run train.py again", code=3)
+    if classes is not None and list(own.items()) != list(classes.items()):
+        raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(own)}, expected those of data.classes: "
+                      f"{', '.join(classes)}, in this order and these colours; run train.py again", code=3)
+    return facts
 
 
 def read_metrics(path):
@@ -115,6 +122,7 @@ def read_metrics(path):
         names = {"tiles": [""], "trained_on": [""], "checkpoint_chosen_on": [""], "leave_out": [""]}
         texts = dict.fromkeys(("checkpoint", "engine", "eroded_labels", "model_sha256", "text"), "")
         like = {"protocol": {**names, **texts, "views": [0], "window": 0, "overlap": 0.0}, **both,
+                "settings": {"predict": metrics["settings"]["predict"], "evaluate": metrics["settings"]["evaluate"]},
                 "tiles": dict.fromkeys(metrics["tiles"], both),
                 "ways": {way: {**both, "tiles": dict.fromkeys(metrics["tiles"], both)} for way in metrics["ways"]},
                 "gains": [{"step": "", "way": "", "accuracy": 0.0, "mean_iou": 0.0, "seconds_per_tile": 0.0,

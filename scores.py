@@ -59,6 +59,12 @@ def mean_iou(confusion):
     return mean_of(class_scores(confusion)["iou"])
 
 
+def count_classes(classes):
+    """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or predictions."""
+    known = sum(each["iou"] is not None for each in classes.values())
+    return str(known) if known == len(classes) else f"{known} that occur, of {len(classes)}"
+
+
 def card(metrics):
     """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every common
     meaning of "the score"."""
@@ -68,9 +74,12 @@ def card(metrics):
         maps[1] = metrics["ways"]["one_view"]
     for views, scores in maps.items():
         for kind in ("full", "eroded"):
-            means = [(f"all {len(scores[kind]['classes'])}", scores[kind])]
-            if protocol["leave_out"]:
-                means.append((f"without {', '.join(protocol['leave_out'])}", scores[kind]["left_out"]))
+            classes, left_out = scores[kind]["classes"], protocol["leave_out"]
+            means = [(f"all {count_classes(classes)}", scores[kind])]
+            if left_out:
+                rest = {name: each for name, each in classes.items() if name not in left_out}
+                few = "" if None not in (each["iou"] for each in rest.values()) else f", {count_classes(rest)}"
+                means.append((f"without {', '.join(left_out)}{few}", scores[kind]["left_out"]))
             rows += [(views, kind, name, *(mean[key] for key in ("accuracy", "mean_iou", "mean_f1")))
                      for name, mean in means]
     return rows

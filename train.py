@@ -75,6 +75,18 @@ def is_finished(run, made_from):
         return False
 
 
+def restore_records(run, settings, steps, max_lr):
+    """Writes what was removed of a finished run's tables anew: the history from the last checkpoint, the schedule from
+    the settings, and run.json, without the times of its training."""
+    found = None if (run / "history.csv").exists() else load_checkpoint(run / "checkpoints")
+    if found:
+        write_rows(run / "history.csv", COLUMNS, found[2]["history"])
+    if not (run / "schedule.csv").exists():
+        write_schedule(run, *schedules(settings["train"], max_lr, steps), steps)
+    if not (run / "run.json").exists():
+        write_text(run / "run.json", json.dumps({**describe_run(settings), "started": None}, indent=1) + "\n")
+
+
 def begin(run, made_from):
     """The checkpoint to go on from, (path, arrays, state), or None for a fresh start.
 
@@ -273,6 +285,7 @@ def main(settings, run):
         stamp = fingerprint(made_from, "train.py", "scores.py")
         if first_says(strategy, lambda: is_finished(run, stamp)):
             if leads(strategy):
+                restore_records(run, settings, train["epochs"] * steps, max_lr)
                 (run / "model.json").touch()
             print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
             return
@@ -292,7 +305,8 @@ def main(settings, run):
             train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum)
         except KeyboardInterrupt:
             kept = max((int(path.stem[-5:]) for path in (run / "checkpoints").glob("epoch_*.npz")), default=0)
-            print(f"\nstopped after {kept} whole epochs, which are kept in {run / 'checkpoints'}", flush=True)
+            where = f", which are kept in {run / 'checkpoints'}" if kept else ""
+            print(f"\nstopped after {kept} whole epochs{where}", flush=True)
             raise
         if leads(strategy):
             finish(settings, run, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9,

@@ -170,8 +170,8 @@ def file_case(rng, settings):
         facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
         compare.read_run(run)
         card(metrics)
-        classes = {name: "#000000" for name in metrics["full"]["classes"]}
-        report.build_headline(metrics, classes), report.build_classes(metrics, classes)
+        report.build_headline(metrics)
+        report.build_classes(metrics, {name: "#000000" for name in metrics["full"]["classes"]})
         json.dumps([facts, about])
 
     return read

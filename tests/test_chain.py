@@ -16,6 +16,9 @@ from conftest import COLOURS, SIZES, run_script, save_settings
 import figures
 import pictures
 import report
+from evaluate import describe
+from files import sha256
+from scores import card
 from tiles import manifest_text
 
 
@@ -58,7 +61,17 @@ def test_scores_equal_those_computed_from_the_map_and_the_painted_labels(finishe
 
 def test_metrics_have_their_fixed_shape(finished):
     metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
-    assert set(metrics) == {"protocol", "full", "eroded", "tiles", "ways", "gains", "boundary", "calibration"}
+    assert set(metrics) == {
+        "protocol",
+        "full",
+        "eroded",
+        "tiles",
+        "ways",
+        "gains",
+        "boundary",
+        "calibration",
+        "settings",
+    }
     for scores in (metrics["full"], metrics["eroded"], metrics["tiles"]["2_13"]["eroded"]):
         assert set(scores) == {"accuracy", "mean_iou", "mean_f1", "left_out", "classes", "confusion"}
         assert set(scores["left_out"]) == {"accuracy", "mean_iou", "mean_f1"}
@@ -148,7 +161,7 @@ def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
     monkeypatch.chdir(finished)
     from params import read_settings
 
-    found = pictures.tile_pictures("2_13", read_settings("tiny.yaml"), finished / "runs/tiny")
+    found = pictures.tile_pictures("2_13", read_settings("tiny.yaml"), finished / "runs/tiny", alone=True)
     wrong = (found["labels"] != found["prediction"]).any(-1)
     np.testing.assert_array_equal((found["errors"] == pictures.ERROR).all(-1), wrong)
     alone = (found["labels"] != found["one view"]).any(-1)
@@ -238,7 +251,7 @@ def test_the_page_works_in_a_browser(finished, tmp_path, width):
         ("history.csv", lambda text: text + "1,2\n", "history.csv: a row of another length"),
         ("metrics.json", lambda text: text[:1000], "metrics.json: no JSON"),
         ("metrics.json", lambda text: text.replace('"2_13": {', '"2_14": {'), "of other tiles or classes"),
-        ("model.keras", lambda text: "PK", "model.keras: damaged"),
+        ("model.keras", lambda text: "PK", "model.keras: other bytes than model.json names"),
     ],
 )
 def test_a_report_from_a_damaged_run_is_one_line_and_leaves_the_earlier_page(finished, name, edit, told):
@@ -283,6 +296,71 @@ def test_a_hostile_class_name_is_text_on_the_page():
     assert "<script>" not in table and "&lt;script&gt;alert(1)&lt;/script&gt;" in table and "$x_$ &amp; b" in table
 
 
+def run_edited(finished, script, before, after):
+    """A finished script, run while the settings say something else."""
+    text = (finished / "tiny.yaml").read_text()
+    assert before in text
+    (finished / "tiny.yaml").write_text(text.replace(before, after, 1))
+    done = run_script(script, "--params", "tiny.yaml", cwd=finished)
+    (finished / "tiny.yaml").write_text(text)
+    return done
+
+
+def test_maps_of_a_model_with_the_classes_in_another_order_are_not_scored(finished):
+    first, second = "    impervious: '#ffffff'\n", "    building: '#0000ff'\n"
+    for script in ("evaluate.py", "report.py"):
+        done = run_edited(finished, script, first + second, second + first)
+        assert done.returncode == 3 and "in this order and these colours" in done.stderr
+
+
+def test_the_page_is_drawn_again_from_the_results_whatever_the_settings_say_now(finished):
+    page = finished / "runs/tiny/report.html"
+    before = page.read_text()
+    done = run_edited(finished, "report.py", "compare: true", "compare: false")
+    assert done.returncode == 0 and page.read_text() == before
+    done = run_edited(finished, "report.py", "epochs: 12", "epochs: 50")
+    assert done.returncode == 0 and page.read_text() == before
+
+
+def test_a_figure_of_earlier_settings_goes(finished):
+    (finished / "runs/tiny/figures/old.png").write_bytes(b"")
+    assert run_script("report.py", "--params", "tiny.yaml", cwd=finished).returncode == 0
+    assert not (finished / "runs/tiny/figures/old.png").exists()
+
+
+def test_lost_tables_of_a_finished_run_are_written_again_without_training(finished):
+    run = finished / "runs/tiny"
+    kept = {name: (run / name).read_bytes() for name in ("history.csv", "schedule.csv", "model.keras")}
+    about = (run / "run.json").read_bytes()
+    for name in ("history.csv", "schedule.csv", "run.json"):
+        (run / name).unlink()
+    done = run_script("train.py", "--params", "tiny.yaml", cwd=finished)
+    assert "finished already" in done.stdout
+    assert {name: (run / name).read_bytes() for name in kept} == kept and (run / "run.json").exists()
+    (run / "run.json").write_bytes(about)
+
+
+def test_a_confidence_past_certainty_is_one_line(finished):
+    path = finished / "runs/tiny/predictions/2_13.confidence.tif"
+    before = path.read_bytes()
+    with rasterio.open(path, "r+") as target:
+        target.write(np.full((1, 1), 230, np.uint8), 1, window=((0, 1), (0, 1)))
+    done = run_script("evaluate.py", "--params", "tiny.yaml", cwd=finished)
+    path.write_bytes(before)
+    assert done.returncode == 3 and "values past 200" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_picture_of_any_size_has_no_dark_edge():
+    small, step = pictures.shrink(np.full((101, 30, 3), 200, np.uint8), 25)
+    assert step == 5 and small.shape == (21, 6, 3) and (small == 200).all()
+
+
+def test_means_say_how_many_classes_they_are_over():
+    full = describe(np.array([[5, 1, 0], [0, 4, 0], [0, 0, 0]]), ["a", "b", "c"], ["c"])
+    metrics = {"protocol": {"leave_out": ["c"], "views": [0]}, "full": full, "eroded": full, "ways": {}}
+    assert [row[2] for row in card(metrics)] == ["all 2 that occur, of 3", "without c"] * 2
+
+
 def test_runs_stand_side_by_side_with_what_differs(finished):
     shutil.copytree(finished / "runs/tiny", finished / "runs/<b>wide")
     (finished / "runs/new").mkdir()
@@ -301,7 +379,8 @@ def test_runs_stand_side_by_side_with_what_differs(finished):
     done = run_script("compare.py", "--params", "tiny.yaml", cwd=finished)
     shutil.rmtree(finished / "runs/<b>wide")
     shutil.rmtree(finished / "runs/new")
-    assert done.returncode == 3 and "error: run runs/new: " in done.stderr and "model.width" in done.stdout
+    assert done.returncode == 3 and "error: scores runs/new/metrics.json: " in done.stderr
+    assert "model.width" in done.stdout
 
 
 def test_no_figure_shows_raw_formulas(finished, monkeypatch):
@@ -316,11 +395,13 @@ def test_no_figure_shows_raw_formulas(finished, monkeypatch):
 
 
 def test_a_map_of_another_model_is_not_scored(finished):
-    path = finished / "runs/tiny/model.json"
-    before = path.read_text()
-    path.write_text(re.sub(r'"sha256": "\w+"', '"sha256": "0"', before))
+    facts, model = finished / "runs/tiny/model.json", finished / "runs/tiny/model.keras"
+    before = facts.read_text(), model.read_bytes()
+    model.write_bytes(before[1] + b"\0")
+    facts.write_text(json.dumps({**json.loads(before[0]), "sha256": sha256(model)}))
     done = run_script("evaluate.py", "--params", "tiny.yaml", cwd=finished)
-    path.write_text(before)
+    facts.write_text(before[0])
+    model.write_bytes(before[1])
     assert done.returncode == 3 and "made by another model" in done.stderr and done.stderr.count("\n") == 1
 
 

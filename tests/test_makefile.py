@@ -111,6 +111,8 @@ def test_a_touched_script_and_one_with_another_comment_rerun_nothing(project):
     text = (project / "train.py").read_text()
     (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\n# A comment.\nAHEAD = 2  # more of"))
     assert (project / "train.py").read_text() != text and would_run(project) == []
+    (project / "train.py").write_text(text.replace("\n\ndef ", "\n\n# Set off.\n\n\ndef "))
+    assert would_run(project) == []
     (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\nAHEAD = 3  #"))
     assert would_run(project) == STEPS[2:]
 

@@ -69,6 +69,7 @@ def test_scalars_are_read_as_yaml_1_2(tmp_path):
         ("momentum: [0.95, 0.80]", "momentum: [0.95, 1]", "key train.momentum"),
         ("momentum: [0.95, 0.80]", "momentum: [-0.1, 0.8]", "key train.momentum"),
         ("class_weights: 0.75", "class_weights: {car: 2}", "key train.class_weights: weights of car, expected one for"),
+        ("test: [2_13]", "test: [2_13, 2_13.one_view]", "key split.test: tile 2_13.one_view"),
         ("class_weights: 0.75", "class_weights: 2", "key train.class_weights: 2"),
         ("label_smoothing: 0", "label_smoothing: 0.7", "key train.label_smoothing"),
         ("mixed_precision: false", "mixed_precision: float8", "key train.mixed_precision"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, run_script, save_settings, write_tile
@@ -71,7 +72,9 @@ def test_a_run_writes_what_it_promises_and_ends_with_model_json(prepared, settin
 def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch, capsys):
     settings["train"]["epochs"] = 4
     whole, parts = prepared / "runs/whole", prepared / "runs/parts"
+    keras.utils.clear_session()  # which counts what it has named
     train.main(settings, whole)
+    keras.utils.clear_session()
     saved = []
 
     def stop_after_two(*arguments):
@@ -84,6 +87,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(prepared, settings, monkeypatch,
         patched.setattr(train, "save_checkpoint", stop_after_two)
         train.main(settings, parts)
     assert not (parts / "model.json").exists()
+    keras.utils.clear_session()
     train.main(settings, parts)
     assert "going on after epoch 2 of 4" in capsys.readouterr().out
     expected, found = final_weights(whole), final_weights(parts)

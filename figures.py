@@ -62,7 +62,7 @@ def add_legend(figure, handles):
 
 def draw_finder(path, rates, losses, smoothed, steepest, suggestion):
     """The learning-rate range test: the loss of each update, smoothed, and both suggestions."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.2))
+    figure, axes = plt.subplots(figsize=(5.2, 3.5))
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
     for rate, label, line in ((suggestion, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")):
@@ -71,7 +71,7 @@ def draw_finder(path, rates, losses, smoothed, steepest, suggestion):
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
              ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=2)
     save(figure, path)
 
 

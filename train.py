@@ -10,6 +10,7 @@ settings, tiles and code are the same, and else made anew.
 """
 import json
 import math
+import re
 import shutil
 import time
 import zipfile
@@ -222,13 +223,20 @@ def write_scalars(board, row):
 
 
 def save_network(network, path):
-    """Writes a network as .keras, without the time of day that Keras puts in: the same weights, the same bytes."""
+    """Writes a network as .keras, without the time of day and the memory addresses that Keras puts in: the same
+    weights, the same bytes."""
+    numbers = {}
+
+    def renumber(found):
+        return f'"shared_object_id": {numbers.setdefault(found[1], len(numbers))}'
+
     with replacing(path) as temporary:
         network.save(temporary)
         with zipfile.ZipFile(temporary) as saved:
             parts = {name: saved.read(name) for name in saved.namelist()}
         about = json.loads(parts["metadata.json"])
         parts["metadata.json"] = json.dumps({**about, "date_saved": "1980-01-01@00:00:00"}).encode()
+        parts["config.json"] = re.sub(r'"shared_object_id": (\d+)', renumber, parts["config.json"].decode()).encode()
         with zipfile.ZipFile(temporary, "w") as saved:
             for name, content in parts.items():
                 saved.writestr(zipfile.ZipInfo(name), content)  # dated 1980

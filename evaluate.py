@@ -230,7 +230,7 @@ def read_seconds(path):
     """{map: seconds that it took} of predict.csv; those of maps that it does not know are not told."""
     rows = read_table(path) if path.exists() else []
     try:
-        return {row["map"]: float(row["seconds"]) for row in rows}
+        return {row["map"]: float(row["seconds"] or "nan") for row in rows}
     except (KeyError, ValueError) as error:
         raise Problem(f"table {path}: {error}, expected columns map and seconds; remove it", code=3) from None
 

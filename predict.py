@@ -216,8 +216,8 @@ def scale_to(place, trained, resample, path):
 
 def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say=None):
     """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there. Returns the lines
-    that say what it did, and the map's row of predict.csv (None where it stood); where there is a `say`, that gets the
-    lines as they come, and progress is shown. `threads` 0: as many as there are cores."""
+    that say what it did, and the map's row of predict.csv, without seconds where it stood; where there is a `say`, that
+    gets the lines as they come, and progress is shown. `threads` 0: as many as there are cores."""
     options, facts, lines = settings["predict"], read_facts(run), []
     say, live = say or lines.append, say is not None
     target = run / "predictions" / f"{name}.tif"
@@ -236,9 +236,11 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         if len(also) < len(options["also"]):
             say(f"warning: {path}: no place in longitude and latitude is known, so no polygons")
         tags = provenance(facts, settings, run, engine, place, (path, extra_path))
+        row = {"map": name, "height": raster.height, "width": raster.width, "views": len(options["views"]),
+               "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": None}
         if stands(target, tags, also):
             say(f"{name:>12}  stands already  {target}")
-            return lines, None
+            return lines, row
         if target.exists():
             say(f"{name:>12}  replaces the map of another raster, model, setting or version")
         layers = Layers(raster, extra, facts["bands"], facts["scale"])
@@ -277,8 +279,7 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
     seconds = time.monotonic() - started
     say(f"{name:>12}  {height} x {width} px, views: {views}: {seconds:.0f} s, "
         f"{height * width * views / seconds / 1e6:.2f} Mpx/s per view  {target}")
-    return lines, {"map": name, "height": height, "width": width, "views": views, "window": options["window"],
-                   "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": f"{seconds:.2f}"}
+    return lines, {**row, "seconds": f"{seconds:.2f}"}
 
 
 # -- one after the other, or over a Dask cluster ----------------------------------------------------------------------
@@ -364,8 +365,11 @@ def main(settings, run, tile, extra=None, scheduler=None):
 
 
 def record(path, row):
-    """Writes a map's row into predict.csv, in place of an earlier one."""
-    rows = [earlier for earlier in read_table(path) if earlier["map"] != row["map"]] if path.exists() else []
+    """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps that."""
+    before = read_table(path) if path.exists() else []
+    rows = [earlier for earlier in before if earlier.get("map") != row["map"]]
+    if row["seconds"] is None and len(rows) < len(before):
+        return
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row), extrasaction="ignore")
         writer.writeheader()

@@ -6,6 +6,7 @@ import json
 import re
 import textwrap
 import zipfile
+import zlib
 
 import matplotlib
 import numpy as np
@@ -347,7 +348,8 @@ def read_network(path):
         return blocks
     except FileNotFoundError:
         raise Problem(f"model {path}: no such file, expected a finished training; run train.py", code=3) from None
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError, KeyError, TypeError,
+            IndexError, AttributeError):
         raise Problem(f"model {path}: damaged, or not a network of model.py, expected one; run train.py again",
                       code=3) from None
 

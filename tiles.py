@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from files import Problem, sha256
 from params import count_bands
@@ -246,7 +247,7 @@ def open_prepared(data, tile, manifest=None):
     for kind, file in row["files"].items():
         path = folder / file["name"]
         try:
-            array, digest = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)), sha256(path)
+            array, digest = np.asarray(open_memmap(path, mode="r")), sha256(path)
         except (OSError, ValueError, EOFError):
             raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
                           code=3) from None

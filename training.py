@@ -190,7 +190,8 @@ def load_checkpoint(folder):
                     and len(state["history"]) == state["epoch"]):
                 raise ValueError("its state is not as it was written")
             return path, arrays, state
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
+                zipfile.BadZipFile, zlib.error) as error:  # all that a damaged zip can come to
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
     if paths:
         raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "

@@ -166,6 +166,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, c
     assert path.name == "epoch_00001.npz" and state["epoch"] == 1 and "damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("at, value", [(6, 209), (8, 1)], ids=["a later version", "a password"])
+def test_a_zip_that_claims_what_python_cannot_read_is_a_damaged_checkpoint(tmp_path, at, value):
+    path = tmp_path / "epoch_00001.npz"
+    np.savez(path, state=np.zeros(3, np.uint8))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + at] = value
+    path.write_bytes(content)
+    with pytest.raises(Problem, match="all 1 damaged"):
+        load_checkpoint(tmp_path)
+
+
 def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(prepared, settings):
     run = prepared / "runs/tiny"
     train.main(settings, run)

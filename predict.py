@@ -240,7 +240,7 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": None}
         if stands(target, tags, also):
             say(f"{name:>12}  stands already  {target}")
-            return lines, row
+            return lines, {**row, "sha256": sha256(target)}
         if target.exists():
             say(f"{name:>12}  replaces the map of another raster, model, setting or version")
         layers = Layers(raster, extra, facts["bands"], facts["scale"])
@@ -279,7 +279,7 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
     seconds = time.monotonic() - started
     say(f"{name:>12}  {height} x {width} px, views: {views}: {seconds:.0f} s, "
         f"{height * width * views / seconds / 1e6:.2f} Mpx/s per view  {target}")
-    return lines, {**row, "seconds": f"{seconds:.2f}"}
+    return lines, {**row, "seconds": f"{seconds:.2f}", "sha256": sha256(target)}
 
 
 # -- one after the other, or over a Dask cluster ----------------------------------------------------------------------

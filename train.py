@@ -337,7 +337,8 @@ def finish(settings, run, state, facts):
     except (OSError, ValueError):
         about = describe_run(settings)
     about.update(finished=now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
-                 model_sha256=model)
+                 model_sha256=model,
+                 outputs={name: sha256(run / name) for name in ("model.keras", "history.csv", "schedule.csv")})
     write_text(run / "run.json", json.dumps(about, indent=1) + "\n")
     write_text(run / "model.json", json.dumps({
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),

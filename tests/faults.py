@@ -29,7 +29,8 @@ os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 FREEING = {"os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}  # what a full disk allows
-CLOCK = {"started", "finished", "training_seconds", "seconds", "seconds_per_tile", "patches_per_second", "waiting"}
+CLOCK = {"outputs", "started", "finished", "training_seconds", "seconds", "seconds_per_tile", "patches_per_second",
+         "waiting"}
 TIMED = {"report.html", "gains.png"}  # they show how long something took
 LIMIT = 300  # seconds
 

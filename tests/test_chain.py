@@ -101,6 +101,9 @@ def test_the_gain_ledger_counts_what_each_way_of_predicting_says(finished):
     assert metrics["gains"][0]["seconds_per_tile"] is None
     rows = list(csv.DictReader((finished / "runs/tiny/predict.csv").open()))
     taken = {row["map"]: float(row["seconds"]) for row in rows}
+    assert all(row["sha256"] == sha256(folder / f"{row['map']}.tif") for row in rows)
+    about = json.loads((finished / "runs/tiny/run.json").read_text())
+    assert all(sha256(finished / "runs/tiny" / name) == digest for name, digest in about["outputs"].items())
     assert [step["seconds_per_tile"] for step in metrics["gains"][1:]] == [
         taken["2_13.side_by_side"],
         taken["2_13.one_view"],

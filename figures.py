@@ -348,6 +348,7 @@ def read_network(path):
         return blocks
     except FileNotFoundError:
         raise Problem(f"model {path}: no such file, expected a finished training; run train.py", code=3) from None
+    # NotImplementedError, RuntimeError: zipfile, of a format that it does not know and of a password
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError, KeyError, TypeError,
             IndexError, AttributeError):
         raise Problem(f"model {path}: damaged, or not a network of model.py, expected one; run train.py again",

@@ -191,7 +191,8 @@ def load_checkpoint(folder):
                 raise ValueError("its state is not as it was written")
             return path, arrays, state
         except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # all that a damaged zip can come to
+                zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError, RuntimeError: zipfile, of a format
+            # that it does not know and of a password
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
     if paths:
         raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "

@@ -174,7 +174,7 @@ def test_a_registry_out_of_reach_is_one_clear_line_after_pips_own(tmp_path, monk
     for name in ("Makefile", "requirements.txt", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     for name, value in {
-        "INDEX_URL": "http://127.0.0.1:9/simple",
+        "INDEX_URL": "http://127.0.0.1:9",
         "EXTRA_INDEX_URL": "",
         "FIND_LINKS": "",
         "RETRIES": "0",

@@ -29,7 +29,7 @@ from scores import confusion_matrix, mean_iou
 from tiles import IGNORE, open_prepared, starts
 
 CALIBRATION = 24  # windows at most, to calibrate on and to compare on
-FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # of local contrast: stay in float32
+FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # local contrast, logits: in float32
 
 
 def choose_engine(options):
@@ -128,23 +128,22 @@ def made_from(facts, precision):
     return [facts["sha256"], *map(version, tools), code_sha256(__file__)]
 
 
-def read_engine(run, facts, precision, window):
-    """What the .json of a translated network says; None where it is missing, damaged or another model's."""
+def is_translated(run, facts, precision, window):
+    """True where a translated network stands: whole, and this model's."""
     xml, weights, about = engine_files(run, precision, window)
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
         whole = [found["xml"], found["bin"]] == [sha256(xml), sha256(weights)]
-        return found if whole and found["made_from"] == made_from(facts, precision) else None
+        return whole and found["made_from"] == made_from(facts, precision) and found["activation_bytes"] > 0
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return False
 
 
 def ensure_engine(run, facts, settings):
-    """What the .json of the translated network says, which is made where it is missing: in a process of its own, with
-    which TensorFlow's memory goes."""
+    """Makes the translated network where it is missing: in a process of its own, with which TensorFlow's memory goes.
+    """
     options = settings["predict"]
-    found = read_engine(run, facts, options["precision"], options["window"])
-    if found is None:
+    if not is_translated(run, facts, options["precision"], options["window"]):
         print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
               flush=True)
         pool = ProcessPoolExecutor(1, get_context("spawn"))
@@ -160,8 +159,6 @@ def ensure_engine(run, facts, settings):
         finally:
             pool.shutdown(wait=True)
         print(said, flush=True)
-        found = read_engine(run, facts, options["precision"], options["window"])
-    return found
 
 
 def openvino_engine(model, streams, threads=0, precision="float32"):
@@ -175,18 +172,22 @@ def openvino_engine(model, streams, threads=0, precision="float32"):
 
     def run(patches):
         idle, busy = deque(requests), deque()
-        for patch in patches:
-            if not idle:
-                first = busy.popleft()
-                first.wait()
-                yield first.get_output_tensor().data[0]
-                idle.append(first)
-            request = idle.popleft()
-            request.start_async({0: np.ascontiguousarray(patch)[None]}, share_inputs=True)
-            busy.append(request)
-        for request in busy:
-            request.wait()
-            yield request.get_output_tensor().data[0]
+        try:
+            for patch in patches:
+                if not idle:
+                    first = busy.popleft()
+                    first.wait()
+                    yield first.get_output_tensor().data[0]
+                    idle.append(first)
+                request = idle.popleft()
+                request.start_async({0: np.ascontiguousarray(patch)[None]}, share_inputs=True)
+                busy.append(request)
+            for request in busy:
+                request.wait()
+                yield request.get_output_tensor().data[0]
+        finally:  # the next raster finds them idle, though this one may have failed half-way
+            for request in busy:
+                request.wait()
 
     return run
 

@@ -15,14 +15,13 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
 
 from files import Problem, replacing
-from rasters import open_raster, without_place_allowed
+from rasters import georeference_options, open_raster, without_place_allowed, writing
 from tiles import IGNORE, palette
 
 PREVIEW = 1500  # pixels: longest side of the .png
@@ -46,17 +45,7 @@ def ways(settings):
 
 def options_of(predict):
     """The predict settings that make a map what it is, as its tag PREDICT holds them."""
-    return json.dumps({key: value for key, value in predict.items() if key != "compare"})
-
-
-@contextlib.contextmanager
-def writing(path):
-    """Turns GDAL's failure to write into a Problem (exit 4) that names the file."""
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError) as error:
-        raise Problem(f"class map {path}: not written ({' '.join(str(error).split())}), expected room on the disk; "
-                      "free some space and run the same command again", code=4) from None
+    return json.dumps({key: value for key, value in predict.items() if key != "compare"}, sort_keys=True)
 
 
 def sidecars(path):
@@ -92,7 +81,7 @@ def write_preview(path, map_path, classes):
         shape = tuple(max(1, round(n / scale)) for n in source.shape)
         small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
     options = dict(driver="PNG", height=shape[0], width=shape[1], count=1, dtype="uint8", zlevel=3)
-    with replacing(path) as temporary, without_place_allowed(), writing(path):
+    with replacing(path) as temporary, without_place_allowed(), writing(f"class map {path}"):
         with rasterio.open(temporary, "w", **options) as target:
             target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
             target.write(small, 1)
@@ -101,13 +90,13 @@ def write_preview(path, map_path, classes):
 def write_polygons(path, map_path, classes, least):
     """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of fewer than
     `least` pixels given to their largest neighbour, if they have one. `area` is in square units of the map's
-    coordinate system. Holds the whole map in memory, a byte a pixel."""
+    coordinate system. Holds the whole map in memory, three bytes a pixel."""
     with open_raster(map_path) as source:
         crs, transform, indices = source.crs, source.transform, source.read(1)
     if least > 1:
         indices = sieve(indices, least, mask=(indices != IGNORE).astype(np.uint8))
     found = shapes(indices, indices != IGNORE, transform=transform)
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         comma = "\n"
         while batch := list(itertools.islice(found, 5000)):  # a call for each is thirty times slower
@@ -169,18 +158,18 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
     pixels. Problem (exit 4) where the disk does not take them."""
     height, width = layers.shape
     options = dict(driver="GTiff", height=height, width=width, dtype="uint8", tiled=True, blockxsize=256,
-                   blockysize=256, compress="deflate", zlevel=3, bigtiff="if_safer", crs=place["crs"],
-                   transform=place["transform"] and rasterio.Affine(*place["transform"]))
+                   blockysize=256, compress="deflate", zlevel=3, bigtiff="if_safer", **georeference_options(place))
     depths = {None: 1, "confidence": 1, "probabilities": len(classes), "colours": 4}
     written = [what for what in depths if what is None or what in also]
     paths = {what: path if what is None else beside(path, what) for what in written}
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
+    rgba = np.column_stack([palette(classes), np.where(np.arange(256) == IGNORE, 0, 255)]).astype(np.uint8)
     gdal = rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE")
     with contextlib.ExitStack() as stack:
         stack.enter_context(without_place_allowed())
         temporary = {what: stack.enter_context(replacing(paths[what])) for what in written}
         stack.enter_context(gdal)
-        with writing(path):
+        with writing(f"class map {path}"):
             with contextlib.ExitStack() as opened:
                 targets = {}
                 for what in written:
@@ -194,8 +183,7 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
                     window = ((row, row + len(found)), (0, width))
                     for what, target in targets.items():
                         if what == "colours":
-                            pixels = np.dstack([palette(classes)[found[..., 0]], np.where(
-                                found[..., 0] == IGNORE, 0, 255).astype(np.uint8)])
+                            pixels = rgba[found[..., 0]]
                         else:
                             pixels = found[..., {None: slice(1), "confidence": slice(1, 2),
                                                  "probabilities": slice(2, None)}[what]]
@@ -206,17 +194,25 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
                 check_written(temporary[what], factors)
         for old in (*sidecars(path), *(beside(path, what) for what in ALSO)):
             old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
-    write_sidecars(path, classes)
-    if "polygons" in also:
-        write_polygons(beside(path, "polygons"), path, classes, least)
+    write_beside(path, classes, also, least)
+
+
+def write_beside(path, classes, also, least, missing=False):
+    """Writes what is made from a map that stands: its sidecars and, where `also` asks for them, its polygons; with
+    `missing`, only what is not there, as after a full disk."""
+    if not (missing and all(part.exists() for part in sidecars(path))):
+        write_sidecars(path, classes)
+    polygons = beside(path, "polygons")
+    if "polygons" in also and not (missing and polygons.exists()):
+        write_polygons(polygons, path, classes, least)
 
 
 def stands(path, tags, also):
-    """True where a whole map with these tags, and all that goes with it, is there."""
-    if not all(part.exists() for part in (path, *sidecars(path), *(beside(path, what) for what in also))):
-        return False
+    """True where a whole map with these tags is there, and the rasters of `also` beside it."""
     try:
         for part in (path, *(beside(path, what) for what in also if what != "polygons")):
+            if not part.exists():
+                return False
             with open_raster(part) as source:
                 if any(source.tags().get(key, "") != value for key, value in tags.items()):  # no empty ones are kept
                     return False

@@ -30,12 +30,14 @@ import numpy as np
 from command import command, progress
 from engines import choose_engine, engine_files, engine_of, ensure_engine
 from files import Problem, clear_temporaries, code_sha256, is_file, only_one, replacing, sha256
-from maps import CERTAIN, options_of, stands, ways, write_map
+from maps import CERTAIN, options_of, stands, ways, write_beside, write_map
 from patches import cut
 from rasters import (
+    CACHE,
     Layers,
     check_bands,
     check_crs,
+    control_points,
     georeference,
     in_degrees,
     open_raster,
@@ -113,7 +115,7 @@ def predict_rows(run, read, shape, classes, window, overlap, views, multiple, de
     below = np.zeros((classes, 0, width), np.float32)
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
-        below = np.zeros((classes, window - done, width), np.float32)
+        below = np.zeros((classes, window - done if next_row < height else 0, width), np.float32)
         out = np.empty((done, width, depth), np.uint8)
         sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
@@ -124,7 +126,7 @@ def predict_rows(run, read, shape, classes, window, overlap, views, multiple, de
             ready = sums[:, :, : next_col - col]
             ready[:, : above.shape[1]] += above[:, :, col: next_col]
             decide(ready[:, :done], out[:, col: next_col])
-            below[:, :, col: next_col] = ready[:, done:]
+            below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
             sums[:, :, : window - (next_col - col)] = sums[:, :, next_col - col:].copy()
             sums[:, :, window - (next_col - col):] = 0
         yield row, out
@@ -165,34 +167,50 @@ def check_raster(path, extra_path, facts):
                 raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
 
 
+def masks_of(path, raster):
+    """What decides which pixels of an open raster have no data, with the bytes of the .msk beside it, as text; not the
+    statistics that programs leave in its .aux.xml."""
+    mask = f"{path}.msk"
+    return json.dumps([raster.nodatavals, [[flag.name for flag in flags] for flags in raster.mask_flag_enums],
+                       [kind.name for kind in raster.colorinterp], sha256(mask) if is_file(mask) else None])
+
+
 def provenance(facts, settings, run, engine, place, sources):
-    """The tags of a map: what it was made from and by. The same tags, the same map."""
+    """The tags of a map of `sources`, {path: open raster}: what it was made from and by. The same tags, the same map.
+    """
     options = settings["predict"]
     code = hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
-    read = hashlib.sha256(json.dumps([options_of(options), settings["data"]]).encode()).hexdigest()
+    known = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
+    known["classes"] = list(facts["classes"].items())
+    read = hashlib.sha256(json.dumps([options_of(options), known], sort_keys=True).encode()).hexdigest()
     tool = f"{engine} {version(engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(run, "int8", options["window"])[1])[:16]
-    masks = [sha256(f"{source}{end}") for source in sources if source for end in (".msk", ".aux.xml")
-             if is_file(f"{source}{end}")]
     return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": options_of(options), "PLACE": json.dumps(place),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
             "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code[:16],
-            "MASKS": " ".join(masks), "SOURCE": " ".join(sha256(source) for source in sources if source)}
+            "MASKS": " ".join(masks_of(path, raster) for path, raster in sources.items()),
+            "SOURCE": " ".join(map(sha256, sources))}
 
 
 def memory(shape, facts, options, engine, activations):
     """About how many bytes predicting a raster of this shape takes, from what is held at once: the libraries, the
-    activations of each window under way (TensorFlow keeps twice as much), rows of pixels, sums; with polygons the map.
-    """
+    activations of each window under way (TensorFlow keeps twice as much), GDAL's blocks, rows of pixels, sums; with
+    polygons the map."""
     (height, width), window, classes = shape, options["window"], len(facts["classes"])
     wide, rows = max(width, window), place_windows(height, window, options["overlap"], facts["multiple"])
     shared = window - int(np.diff(rows).min(initial=window))  # of neighbours, which are spread evenly
     held = {"tensorflow": 2, "int8": 0.5}.get(engine if engine == "tensorflow" else options["precision"], 1)
-    copies = sum(3 if limits is None else 16 for limits in facts["scale"])  # of a pixel's bands, as bytes or as numbers
+    copies = [3 if limits is None else 16 for limits in facts["scale"]]  # of a pixel's bands, as bytes or as numbers
     return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * held
-            + (copies + 2 + classes) * window * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
+            + min(1e6 * CACHE, (len(copies) + 1) * height * width)
+            + (sum(copies) + 2 + classes) * window * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
             + ("polygons" in options["also"]) * 3 * height * width)
+
+
+def installed_memory():
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def scale_to(place, trained, resample, path):
@@ -225,6 +243,8 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         raster = opened.enter_context(open_raster(path))
         extra = opened.enter_context(open_raster(extra_path)) if extra_path else None
         place = georeference(raster, settings["data"]["assume_crs"])
+        if points := control_points(raster):
+            place["control_points"] = points
         of_split = name in sum(settings["split"].values(), [])  # whose maps are compared with labels, pixel by pixel
         scale, warning = scale_to(place, facts["ground_sample_distance"], options["resample"] and not of_split, path)
         if warning:
@@ -235,10 +255,11 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         also = [what for what in options["also"] if what != "polygons" or in_degrees(raster, place)]
         if len(also) < len(options["also"]):
             say(f"warning: {path}: no place in longitude and latitude is known, so no polygons")
-        tags = provenance(facts, settings, run, engine, place, (path, extra_path))
+        tags = provenance(facts, settings, run, engine, place, {path: raster, **({extra_path: extra} if extra else {})})
         row = {"map": name, "height": raster.height, "width": raster.width, "views": len(options["views"]),
                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": None}
         if stands(target, tags, also):
+            write_beside(target, facts["classes"], also, options["sieve"], missing=True)
             say(f"{name:>12}  stands already  {target}")
             return lines, {**row, "sha256": sha256(target)}
         if target.exists():
@@ -250,6 +271,10 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
         needed = memory(layers.shape, facts, {**options, "also": also}, engine, activations)
         say(f"{name:>12}  {height} x {width} px, windows of {options['window']}, views: {views}, {tags['ENGINE']}: "
             f"about {needed / 1e9:.1f} GB of memory")
+        if needed > installed_memory():
+            raise Problem(f"raster {path}: {height} x {width} pixels need about {needed / 1e9:.1f} GB of memory, "
+                          f"expected at most the {installed_memory() / 1e9:.1f} GB of this machine; lower "
+                          "predict.window or predict.batch_size, or cut it into narrower ones", code=3)
         read, outside = 0, np.zeros(len(facts["scale"]), np.int64)
 
         def read_rows(start, stop):
@@ -314,17 +339,18 @@ def over_dask(jobs, scheduler):
             raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "
                           "or local:N", code=4) from None
         futures = {client.submit(predict.attempt, *job, threads, pure=False): job[1] for job in jobs}
-        for future in as_completed(futures):
+        for future in as_completed(list(futures)):
+            path = futures.pop(future)  # what has been read here is not done again when its worker is lost
             try:
                 yield future.result()
-            except OSError:
-                raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 if type(error).__name__ != "KilledWorker":
                     raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
                                   "and workers that run in this folder, with these packages", code=4) from None
-                yield 3, [f"raster {futures[future]}: worker after worker was lost at it, expected one to finish; look "
-                          "at their memory"], None
+                yield 3, [f"raster {path}: worker after worker was lost at it, expected one to finish; look at their "
+                          "memory"], None
 
 
 def main(settings, run, tile, extra=None, scheduler=None):
@@ -332,11 +358,19 @@ def main(settings, run, tile, extra=None, scheduler=None):
     if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
         raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or tcp://host:port",
                       code=2)
-    rasters = [found for name in (split["test"] if tile is None else [tile]) for found in find_rasters(name, settings)]
+    rasters, problems, jobs, others = [], [], [], []
+    for name in split["test"] if tile is None else [tile]:
+        try:
+            rasters += find_rasters(name, settings)
+        except Problem as problem:
+            problems += problem.lines
+    if not rasters:
+        raise Problem(*problems, code=3)
     facts = read_facts(run, settings["data"]["classes"])
-    if options["window"] % facts["multiple"]:
-        raise Problem(f"settings, key predict.window: {options['window']}, expected a multiple of {facts['multiple']}, "
-                      "as the trained network takes it; run train.py again after an edit of model", code=2)
+    for key, window in (("predict.window", options["window"]), ("input.patch_size", settings["input"]["patch_size"])):
+        if window % facts["multiple"]:
+            raise Problem(f"settings, key {key}: {window}, expected a multiple of {facts['multiple']}, as the trained "
+                          "network takes it; run train.py again after an edit of model", code=2)
     if settings["data"]["assume_crs"] is not None:
         check_crs(settings["data"]["assume_crs"])
     if extra and (tile is None or rasters[0][0] in sum(split.values(), []) or not facts["extra"]):
@@ -345,7 +379,7 @@ def main(settings, run, tile, extra=None, scheduler=None):
                          "a network without an extra band")
                       + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
                       "leave it out", code=2)
-    engine, problems, jobs, others = choose_engine(options), [], [], []
+    engine = choose_engine(options)
     for name, path in rasters:
         try:
             if tile is not None and Path(tile).is_dir():
@@ -359,16 +393,16 @@ def main(settings, run, tile, extra=None, scheduler=None):
             problems += problem.lines
     if jobs:
         others.sort(key=lambda job: job[3]["predict"]["window"])  # a network is loaded for each size of windows
-        problems += predict_all(jobs + others, scheduler, facts)
+        predict_all(jobs + others, scheduler, facts, problems)
     if problems:
-        raise Problem(*problems, code=3)
+        raise Problem(*dict.fromkeys(problems), code=3)
 
 
 def record(path, row):
-    """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps that."""
+    """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
     before = read_table(path) if path.exists() else []
     rows = [earlier for earlier in before if earlier.get("map") != row["map"]]
-    if row["seconds"] is None and len(rows) < len(before):
+    if row["seconds"] is None and row["sha256"] in [earlier.get("sha256") for earlier in before if earlier not in rows]:
         return
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row), extrasaction="ignore")
@@ -376,27 +410,29 @@ def record(path, row):
         writer.writerows([*rows, row])
 
 
-def predict_all(jobs, scheduler, facts):
-    """Predicts the rasters of `jobs`, prints what is to be said, and returns the lines of those that failed."""
-    run, engine = jobs[0][4:6]
-    problems, say = [], functools.partial(progress, last=True)
+def predict_all(jobs, scheduler, facts, problems):
+    """Predicts the rasters of `jobs`, prints what is to be said, and adds the lines of those that failed to `problems`.
+    """
+    (run, engine), say = jobs[0][4:6], functools.partial(progress, last=True)
     with only_one(run):
+        if (run / "predict.csv").exists():
+            read_table(run / "predict.csv")  # a damaged one is refused before the work begins
         if engine == "openvino":
             for settings in {job[3]["predict"]["window"]: job[3] for job in jobs}.values():
                 ensure_engine(run, facts, settings)
         try:
             done = over_dask(jobs, scheduler) if scheduler else (attempt(*job, 0, say) for job in jobs)
-            for code, lines, row in done:
-                if code not in (0, 3):
-                    raise Problem(*problems, *lines, code=code)
-                problems += lines if code else []
-                if row:
-                    record(run / "predict.csv", row)
-                for line in lines if len(jobs) > 1 or not code else []:
-                    say(f"not predicted: {line}" if code else line)
+            with contextlib.closing(done):  # however this ends, no worker writes on
+                for code, lines, row in done:
+                    if code not in (0, 3):
+                        raise Problem(*dict.fromkeys(problems), *lines, code=code)
+                    problems += lines if code else []
+                    if row:
+                        record(run / "predict.csv", row)
+                    for line in lines if len(jobs) > 1 or not code else []:
+                        say(f"not predicted: {line}" if code else line)
         finally:
             clear_temporaries(run)  # of lost workers
-    return problems
 
 
 if __name__ == "__main__":

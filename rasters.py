@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
@@ -48,6 +49,16 @@ def reading(path):
 
 
 @contextlib.contextmanager
+def writing(named):
+    """Turns GDAL's failure to write into a Problem (exit 4) that names what was written."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        raise Problem(f"{named}: not written ({' '.join(str(error).split())}), expected a folder to write in and room "
+                      "on the disk; see to both and run the same command again", code=4) from None
+
+
+@contextlib.contextmanager
 def open_raster(path):
     """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset). Problem (exit 3) where it is missing or another.
 
@@ -79,6 +90,24 @@ def georeference(raster, assume_crs):
     if raster.crs and CRS.from_string(crs) != raster.crs:  # a short name that does not say all
         crs = raster.crs.to_wkt()
     return {"crs": crs, "transform": list(raster.transform)[:6]}
+
+
+def control_points(raster):
+    """The ground control points that place an open raster without a transform: {"crs": text or None, "points": lists of
+    row, column, x, y, z}; None where it has none."""
+    points, crs = raster.gcps
+    if not points or not raster.transform.is_identity:
+        return None
+    return {"crs": crs.to_wkt() if crs else None, "points": [[p.row, p.col, p.x, p.y, p.z] for p in points]}
+
+
+def georeference_options(place):
+    """What rasterio writes a raster with, so that it lies where `place` says: a `georeference`, which may hold
+    `control_points`."""
+    if place.get("control_points"):
+        return {"crs": place["control_points"]["crs"],
+                "gcps": [GroundControlPoint(*point) for point in place["control_points"]["points"]]}
+    return {"crs": place["crs"], "transform": place["transform"] and rasterio.Affine(*place["transform"])}
 
 
 def resampled(raster, scale):

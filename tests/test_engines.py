@@ -75,6 +75,21 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
     assert engines.choose_engine(auto) == "tensorflow"
 
 
+def test_a_raster_that_fails_half_way_leaves_openvino_ready_for_the_next(run):
+    ov = pytest.importorskip("openvino")
+    network = engines.load_network(run, engines.read_facts(run))
+    engine = engines.openvino_engine(ov.convert_model(engines.graph_of(network, 1, 512, 512, 3)), 2)
+    patches, expected = answers(engine, 512, 4)
+
+    def broken():
+        yield from patches[:3]
+        raise OSError
+
+    with pytest.raises(OSError):
+        list(engine(broken()))
+    np.testing.assert_array_equal(answers(engine, 512, 4)[1], expected)
+
+
 def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, tmp_path, capsys):
     pytest.importorskip("openvino")
     ortho(tmp_path / "a.tif", (150, 200))

@@ -108,3 +108,8 @@ def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
     with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
         seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
     assert seen == {(*map(int, colour), 255) for colour in COLOURS}
+    with rasterio.open(tmp_path / "map.tif", overview_level=0) as source:
+        half = source.read(1)
+    four = np.sort(found[..., 0].reshape(350, 2, 300, 2).swapaxes(1, 2).reshape(350, 300, 4), -1)
+    clear = four[..., 1] == four[..., 2]  # at least three alike, or two and two others that are not
+    np.testing.assert_array_equal(half[clear], four[clear, 1])

@@ -49,7 +49,8 @@ def plain(node, lines, problems, path=()):
     """The Python value of a YAML node; notes the line of every path in `lines`, what is wrong in `problems`."""
     lines[path] = node.start_mark.line + 1
     name = ".".join(map(str, path)) or "the file"
-    if node.tag not in (*SCALARS, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+    kinds = {yaml.MappingNode: ["tag:yaml.org,2002:map"], yaml.SequenceNode: ["tag:yaml.org,2002:seq"]}
+    if node.tag not in kinds.get(type(node), SCALARS):
         problems.append((lines[path], f"{name}: tag {node.tag}, expected plain text, a number, a list or a mapping"))
         return None
     if isinstance(node, yaml.MappingNode):
@@ -79,7 +80,7 @@ def read_yaml(path):
     except OSError as error:
         raise Problem(f"settings file {path}: {error.strerror}, expected a YAML file; "
                       "give one with --params or PARAMS=", code=2) from None
-    lines, problems = {}, []
+    lines, problems, loader = {}, [], None
     try:
         loader = Loader(text)
         node = loader.get_single_node()
@@ -88,9 +89,10 @@ def read_yaml(path):
         return plain(node, lines, problems), lines, problems
     except RecursionError:
         raise Problem(f"settings in {path}: nested too deeply, expected sections of keys", code=2) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two of escapes and versions beyond reason
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
+        where = where if "line " in where or loader is None else f"line {loader.line + 1}: {where}"
         raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
 
 
@@ -141,13 +143,13 @@ def map_of(names, check, low=1):
             lambda v: isinstance(v, dict) and len(v) >= low and all(names[1](k) and check[1](x) for k, x in v.items()))
 
 
-TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and "\0" not in v
+TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and re.search("[\0\ud800-\udfff]", v) is None
 PATTERN = ("a path below data.raw with {tile} or {padded} in it",
            lambda v: TEXT[1](v) and ("{tile}" in v or "{padded}" in v) and not Path(v).is_absolute()
            and ".." not in Path(v).parts)
 TILE = ("a tile name (no slash, no leading dot or dash)",
-        lambda v: TEXT[1](v) and re.match(r"^[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*$", v) is not None)
-COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.match(r"^#[0-9a-fA-F]{6}$", v) is not None
+        lambda v: TEXT[1](v) and re.fullmatch(r"[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*", v) is not None)
+COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", v) is not None
 SWITCH = "true or false", lambda v: isinstance(v, bool)
 VALUE = whole(0, 65_535)
 COLOUR_OR_VALUE = "a colour as \"#rrggbb\" or a value from 0 to 65535", lambda v: COLOUR[1](v) or VALUE[1](v)
@@ -291,6 +293,9 @@ def read_settings(path):
     for key, (got, line) in found.items():
         if key in SECTIONS and key not in KEYS:
             problems.append((line, f"key {key}: {shown(got)}, expected its keys indented below it"))
+        elif key in value and "." in key and key in KEYS:
+            problems.append((line, f"key {key}: at the margin, expected {key.partition('.')[2]} indented below "
+                             f"{key.partition('.')[0]}; move it there"))
         elif key not in KEYS:
             near = difflib.get_close_matches(key, [*KEYS, *SECTIONS], n=1, cutoff=0.5)
             problems.append((line, f"key {key}: unknown, expected "
@@ -302,12 +307,12 @@ def read_settings(path):
     settings = None
     if not problems:
         settings = {section: {} for section in SECTIONS}
-        for key, (got, _) in found.items():
+        for key in KEYS:  # whose order is not the file's: the same settings, the same text of them
             section, _, name = key.partition(".")
             if name:
-                settings[section][name] = got
+                settings[section][name] = found[key][0]
             else:
-                settings[section] = got
+                settings[section] = found[key][0]
         problems = [(found[key][1], f"key {key}: {text}") for key, text in check_together(settings)]
     if problems:
         raise Problem(*(f"settings in {path}, line {line}, {text}" for line, text in sorted(problems)), code=2)

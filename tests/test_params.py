@@ -166,6 +166,57 @@ def test_any_bytes_end_in_settings_or_in_a_clean_refusal(tmp_path_factory, conte
     assert caught.value.code == 2
 
 
+ODD = [
+    "!!map x",
+    "!!seq x",
+    "!!seq {a: 1}",
+    "!!str [1]",
+    "!!int {}",
+    "!!python/object:os.system x",
+    '"\\U00110000"',
+    '"\\UFFFFFFFF"',
+    '"\\ud800"',
+    "9" * 5000,
+    "&a 1",
+    "*a",
+    '"2_10\\n"',
+    "1e999",
+    ".nan",
+    "- 1",
+    "{",
+]
+
+
+@given(st.sampled_from(ODD), st.integers(0, 10_000))
+def test_odd_values_anywhere_in_whole_settings_are_refused_by_line(tmp_path_factory, odd, where):
+    lines = (ROOT / "demo.yaml").read_text().splitlines()
+    keyed = [i for i, line in enumerate(lines) if re.match(r"^(  )?\w+: \S", line)]
+    number = keyed[where % len(keyed)]
+    key = lines[number].partition(":")[0].strip()
+    lines[number] = f"{lines[number].partition(':')[0]}: {odd}"
+    path = tmp_path_factory.mktemp("odd") / "settings.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    try:
+        found = read_settings(path)
+    except Problem as problem:
+        assert problem.code == 2 and all(re.search(r"line \d+", line) for line in problem.lines), problem.lines
+    else:  # where it is a text like any other, a YAML anchor, or a number beyond all others
+        assert key in (*TEXTS, "seed") or odd == "&a 1"
+        yaml.safe_dump(found, allow_unicode=True).encode()
+
+
+TEXTS = ("raw", "prepared", "title", "assume_crs", "extra")
+
+
+def test_a_version_beyond_reason_is_refused(tmp_path):
+    assert "line 1" in problems_of(tmp_path, f"%YAML 1.{'9' * 5000}\n---\na: 1\n")
+
+
+def test_a_key_with_a_dot_is_not_the_key_below_its_section(tmp_path):
+    told = problems_of(tmp_path, (ROOT / "demo.yaml").read_text() + "train.epochs: 5\n")
+    assert "key train.epochs: at the margin, expected epochs indented below train" in told
+
+
 def test_deep_nesting_is_refused(tmp_path):
     assert "nested too deeply" in problems_of(tmp_path, "[" * 20_000)
 

@@ -46,7 +46,7 @@ def fingerprint(made_from, *scripts):
     without their comments."""
     shared = ("training.py", "model.py", "optimizers.py", "workers.py", "pipeline.py", "patches.py", "tiles.py")
     code = [code_sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
-    return hashlib.sha256(json.dumps([made_from, code]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([made_from, code], sort_keys=True).encode()).hexdigest()
 
 
 def now():

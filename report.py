@@ -21,7 +21,7 @@ import pictures
 from command import command
 from figures import percent
 from files import Problem, only_one, replacing
-from results import read_columns, read_facts, read_json, read_metrics
+from results import read_columns, read_facts, read_finder, read_json, read_metrics
 from scores import card, count_classes
 from tiles import read_manifest
 
@@ -188,7 +188,7 @@ def draw_run(settings, run, facts):
               f"{facts['epoch']}."),
              (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]
     if (run / "lr_find.json").exists():
-        found, curve = read_json(run / "lr_find.json"), read_columns(run / "lr_find.csv", "learning_rate", "loss",
+        found, curve = read_finder(run / "lr_find.json"), read_columns(run / "lr_find.csv", "learning_rate", "loss",
                                                                      "smoothed")
         figures.draw_finder(run / "lr_find.png", *curve.values(), found["steepest_descent"], found["suggestion"])
         drawn.append((run / "lr_find.png", "The learning-rate range test."))

@@ -4,6 +4,7 @@ be. Problem (exit 3) names the file and the step that writes it.
 import csv
 import json
 import math
+import sys
 
 import numpy as np
 
@@ -19,12 +20,12 @@ def fits(value, like):
         return isinstance(value, list) and all(fits(item, like[0]) for item in value)
     if isinstance(like, float):
         return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)
-                                 and math.isfinite(value))
+                                 and abs(value) <= sys.float_info.max)
     return type(value) is type(like) and (not isinstance(like, int) or value >= 0)
 
 
-def read_json(path):
-    """A mapping from a JSON file."""
+def read_json(path, writer="train.py"):
+    """A mapping from the JSON file that a script, `writer`, has written."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -34,7 +35,7 @@ def read_json(path):
         told = error.strerror
     except (ValueError, RecursionError):
         told = "no JSON"
-    raise Problem(f"file {path}: {told}, expected that of an earlier step; remove it and run train.py again", code=3)
+    raise Problem(f"file {path}: {told}, expected that of an earlier step; remove it and run {writer} again", code=3)
 
 
 AGAIN = "remove it and run the script that writes it, train.py, lr_find.py or predict.py, again"
@@ -71,6 +72,16 @@ def read_columns(path, *columns):
     if not rows:
         raise Problem(f"table {path}: no rows, expected some; {AGAIN}", code=3)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def read_finder(path):
+    """lr_find.json of a run: {"suggestion": a learning rate, "steepest_descent": another, and more}."""
+    found = read_json(path, "lr_find.py")
+    rates = [found.get(key) for key in ("suggestion", "steepest_descent")]
+    if not fits(rates, [1.0]) or not all(rate is not None and rate > 0 for rate in rates):
+        raise Problem(f"learning rates in {path}: {rates}, expected two above zero, as lr_find.py writes them; remove "
+                      "it and run lr_find.py again", code=3)
+    return found
 
 
 FACTS = {"bands": [1], "extra": True, "ground_sample_distance": 1.0, "multiple": 1, "epoch": 1, "chosen_by": "",

@@ -28,6 +28,7 @@ from patches import changes_of, plan_epoch, validation_plan
 from pipeline import open_tiles
 from rasters import pixel_size, scales
 from records import describe_run, fingerprint, identity, now, write_rows, write_text
+from results import read_finder
 from scores import accuracy, mean_iou
 from tiles import read_manifest
 from training import COLUMNS, Trainer, load_checkpoint, restore, save_checkpoint
@@ -43,14 +44,10 @@ def peak_rate(train, run):
     """train.max_lr, or the finder's suggestion where it is auto."""
     if train["max_lr"] != "auto":
         return train["max_lr"]
-    try:
-        suggestion = float(json.loads((run / "lr_find.json").read_text())["suggestion"])
-        if not 0 < suggestion < math.inf:
-            raise ValueError
-        return suggestion
-    except (OSError, ValueError, KeyError, TypeError):
+    if not (run / "lr_find.json").exists():
         raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
-                      "train.max_lr is auto; run lr_find.py first", code=3) from None
+                      "train.max_lr is auto; run lr_find.py first", code=3)
+    return float(read_finder(run / "lr_find.json")["suggestion"])
 
 
 def schedules(train, max_lr, steps):
@@ -76,6 +73,11 @@ def is_finished(run, made_from):
         return False
 
 
+def write_settings(run, settings):
+    """The settings of a training, beside what they gave."""
+    write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
 def restore_records(run, settings, steps, max_lr):
     """Writes what was removed of a finished run's tables anew: the history from the last checkpoint, the schedule from
     the settings, and run.json, without the times of its training."""
@@ -86,6 +88,8 @@ def restore_records(run, settings, steps, max_lr):
         write_schedule(run, *schedules(settings["train"], max_lr, steps), steps)
     if not (run / "run.json").exists():
         write_text(run / "run.json", json.dumps({**describe_run(settings), "started": None}, indent=1) + "\n")
+    if not (run / "params.yaml").exists():
+        write_settings(run, settings)
 
 
 def begin(run, made_from):
@@ -96,7 +100,12 @@ def begin(run, made_from):
     """
     checkpoints = run / "checkpoints"
     if (run / "model.json").exists():
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        try:
+            finished = "made_from" in json.loads((run / "model.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):  # make -t made it, say: no reason to lose epochs
+            finished = False
+        if finished:
+            shutil.rmtree(checkpoints, ignore_errors=True)
         (run / "model.json").unlink()
     found = load_checkpoint(checkpoints)
     if found:
@@ -257,19 +266,22 @@ def save_results(run, trainer, state):
     write_rows(run / "history.csv", COLUMNS, state["history"])
 
 
-def start(trainer, run, settings, made_from):
+def start(trainer, run, settings, made_from, stamp):
     """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads it; the
-    others learn from it where they are."""
+    others learn from it where they are. `stamp` stands for the code too, which may have been mended meanwhile."""
     found = begin(run, made_from) if leads(trainer.strategy) else None
     state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "model_sha256": None, "history": [],
-             "made_from": made_from}
+             "made_from": made_from, "stamp": stamp}
     if first_says(trainer.strategy, lambda: found is not None):
         path, arrays, state = found or (None, None, state)
         restore(trainer, path, arrays)
         epoch, best, best_epoch = agree(trainer.strategy, [np.float64(state[key]) for key in
                                                            ("epoch", "best", "best_epoch")])
         state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
-        print(f"going on after epoch {state['epoch']} of {settings['train']['epochs']}", flush=True)
+        print(f"going on after epoch {state['epoch']} of {settings['train']['epochs']}"
+              + ("" if state.get("stamp") in (stamp, None) else "; the code has changed, the epochs before are the "
+                 "earlier code's"), flush=True)
+        state["stamp"] = stamp
     if found:
         save_results(run, trainer, state)  # it may have been stopped before it could
     return state
@@ -301,9 +313,9 @@ def main(settings, run):
         trainer = Trainer(settings, rate, momentum, strategy)
         parameters, operations = count_operations(patch["patch_size"], bands=count_bands(settings["data"]),
                                                   classes=trainer.classes, **settings["model"])
-        state = start(trainer, run, settings, made_from)
+        state = start(trainer, run, settings, made_from, stamp)
         if state["epoch"] == 0 and leads(strategy):
-            write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            write_settings(run, settings)
             write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n")
             write_schedule(run, rate, momentum, train["epochs"] * steps)
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "

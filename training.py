@@ -185,7 +185,7 @@ def load_checkpoint(folder):
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
             state = json.loads(arrays.pop("state").tobytes())
-            state = {key: state[key] for key in (*STATE, "model_sha256", "made_from")}
+            state = {**{key: state[key] for key in (*STATE, "model_sha256", "made_from")}, "stamp": state.get("stamp")}
             if not (fits({key: state[key] for key in STATE}, STATE) and isinstance(state["made_from"], dict)
                     and len(state["history"]) == state["epoch"]):
                 raise ValueError("its state is not as it was written")

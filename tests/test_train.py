@@ -119,15 +119,18 @@ def test_kill_minus_nine_loses_at_most_the_epoch_in_progress(prepared, settings)
     assert (run / "model.keras").exists() and not list(run.rglob("*.tmp*"))
 
 
-def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, settings, monkeypatch):
+def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, settings, monkeypatch, capsys):
     settings["train"]["epochs"] = 1
     run = prepared / "runs/tiny"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train, "save_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         train.main(settings, run)
     assert not (run / "model.keras").exists() and not (run / "history.csv").exists()
+    (run / "model.json").touch()  # as make -t leaves it: no finished run's, whose checkpoints would go
+    alter_state(run / "checkpoints/epoch_00001.npz", stamp="another code's")
     train.main(settings, run)
-    assert (run / "model.json").exists() and len(read_history(run)) == 1
+    assert json.loads((run / "model.json").read_text())["epoch"] == 1 and len(read_history(run)) == 1
+    assert "going on after epoch 1 of 1; the code has changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -272,7 +275,7 @@ def test_a_damaged_suggestion_is_one_line(prepared, settings, content):
     run = prepared / "runs/tiny"
     run.mkdir(parents=True)
     (run / "lr_find.json").write_text(content)
-    with pytest.raises(Problem, match="run lr_find.py first"):
+    with pytest.raises(Problem, match="remove it and run lr_find.py again"):
         train.main(settings, run)
 
 

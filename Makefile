@@ -26,7 +26,7 @@ help:  ## this list
 # -- environment
 
 REQUIREMENTS := requirements.$(if $(LOCKED),lock,txt)
-.venv/.installed: $(REQUIREMENTS)  # a copy of them: a touched file installs nothing
+.venv/.installed: $(REQUIREMENTS) $(shell cmp -s $(REQUIREMENTS) .venv/.installed || echo always)  # a copy of them: a touched file installs nothing
 	@cmp -s $(REQUIREMENTS) $@ || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON): not Python 3.11 or newer, expected it on PATH; install it or name it with PYTHON=" >&2; exit 4; }
 	@cmp -s $(REQUIREMENTS) $@ || echo "installing TensorFlow and the rest of $(REQUIREMENTS) into .venv (2.5 GB, some minutes)"
 	@cmp -s $(REQUIREMENTS) $@ || $(PYTHON) -m venv .venv || { echo "error: venv of $(PYTHON): failed, expected a working module; on Debian: apt install python3-venv" >&2; exit 4; }
@@ -34,8 +34,8 @@ REQUIREMENTS := requirements.$(if $(LOCKED),lock,txt)
 	@cp $(REQUIREMENTS) $@
 
 .venv/.extras: requirements-extras.txt .venv/.installed
-	@$(if $(LOCKED),true,$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt) || { echo "error: requirements-extras.txt: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
-	@touch $@
+	@$(if $(LOCKED),true,cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -r $<) || { echo "error: $<: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
+	@cp $< $@
 
 extras: .venv/.extras  ## OpenVINO, its 8 bit and Dask, which predict.py takes where they are
 
@@ -53,6 +53,9 @@ ifneq ($(words $(PARAMS))$(words $(NAMED))$(UNSAFE),11)
 $(error error: PARAMS: expected the name of one .yaml file, without spaces or signs of the shell)
 endif
 
+ifneq (,$(and $(filter clean,$(MAKECMDGOALS)),$(filter-out clean,$(MAKECMDGOALS))))
+$(error error: clean beside other targets, expected it alone; make clean, then the others)
+endif
 ifneq (,$(filter report evaluate predict train lr_find prepare,$(MAKECMDGOALS)))
 ifeq ($(wildcard $(PARAMS)),)
 $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy params.yaml)
@@ -66,16 +69,17 @@ endif
 # -- the steps
 
 code = $(addprefix $(S)/,$(addsuffix .py,$(1)))
+unless_there = $(if $(filter $(1),$(LOST)),always)
 
 demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
 
 data/raw/sample/.made: sample_tiles.py | .venv/.installed
-	$(PY) sample_tiles.py $(@D)
-	@touch $@
+	@cmp -s $< $@ || $(PY) sample_tiles.py $(@D)
+	@cp $< $@
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
-$(S)/prepared: $(call code,prepare_data raw_files tiles rasters) $(S)/data $(S)/split $(S)/raw
+$(S)/prepared: $(call code,prepare_data raw_files tiles rasters) $(S)/data $(S)/split $(S)/raw $(call unless_there,prepared)
 	$(PY) prepare_data.py --params="$$PARAMS"
 	@touch "$@"
 
@@ -84,7 +88,7 @@ $(RUN)/lr_find.json: $(call code,lr_find training workers records optimizers mod
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: $(call code,train training workers records optimizers model pipeline patches scores rasters tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json)
+$(RUN)/model.json: $(call code,train training workers records optimizers model pipeline patches results scores rasters tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json) $(call unless_there,model)
 	$(PY) train.py --params="$$PARAMS"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
@@ -98,7 +102,7 @@ predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) raw_files.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: $(call code,predict engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict
+$(S)/predicted: $(call code,predict engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
@@ -108,7 +112,7 @@ $(RUN)/metrics.json: $(call code,evaluate scores maps rasters results tiles) $(S
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(RUN)/lr_find.json $(S)/input $(S)/augment $(S)/report
+$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain

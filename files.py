@@ -66,7 +66,7 @@ def only_one(folder):
 
 def clear_temporaries(folder):
     """Removes the temporary files that killed processes left in a folder that this one holds."""
-    for place in (folder, *(folder / name for name in ("checkpoints", "engine", "predictions", "figures"))):
+    for place in (folder, *(folder / name for name in (".make", "checkpoints", "engine", "predictions", "figures"))):
         for left in place.glob(".*.tmp*"):
             if TEMPORARY.match(left.name) and left.is_file():
                 left.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def sha256(path):
 def code_sha256(path):
     """SHA-256 of a file's text, of a script's without comments and blank lines, so that editing these changes
     nothing."""
-    text = Path(path).read_text(encoding="utf-8")
+    text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     lines = text.splitlines()
     if str(path).endswith(".py"):
         with contextlib.suppress(tokenize.TokenError, SyntaxError):  # which Python tells who runs it
@@ -99,7 +99,8 @@ def code_sha256(path):
                     lines[row - 1] = lines[row - 1][:col].rstrip() or None
                 elif token.type == tokenize.NL and not (lines[row - 1] or "").strip():  # blank, in no string
                     lines[row - 1] = None
-    return hashlib.sha256("\n".join(line for line in lines if line is not None).encode()).hexdigest()
+    kept = "\n".join(line for line in lines if line is not None)
+    return hashlib.sha256(kept.encode(errors="surrogateescape")).hexdigest()
 
 
 # -- files inside zip archives, which are read in place: a path may lead through a .zip file as if it were a folder ----

@@ -26,10 +26,10 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from command import command
-from files import Problem, only_one, replacing, sha256
+from files import Problem, is_file, only_one, replacing, sha256
 from params import check_roles, count_bands
 from rasters import Layers, check_bands, check_crs, georeference, open_raster, overlap, reading, same_place, scales
-from raw_files import fill, find_raw
+from raw_files import MASK, fill, find_raw
 from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
@@ -51,6 +51,12 @@ def find_files(tile, data):
             problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
                             f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
     return files, problems
+
+
+def with_masks(files):
+    """Raw files of a tile, {kind: path}, with the masks beside them, which say where they have data."""
+    masks = {f"{kind} mask": path.with_name(path.name + MASK) for kind, path in files.items()}
+    return {**files, **{kind: path for kind, path in masks.items() if is_file(path)}}
 
 
 def check_label(raster, label_values):
@@ -209,7 +215,7 @@ def check_tiles(split, data, manifest, decoder):
         raise Problem(*problems, code=3)
     todo = {}
     for tile, facts in found.items():
-        hashes = {kind: sha256(path) for kind, path in files[tile].items()}
+        hashes = {kind: sha256(path) for kind, path in with_masks(files[tile]).items()}
         if not is_prepared(manifest["tiles"].get(tile), hashes, facts, data):
             todo[tile] = files[tile], hashes, facts
     check_disk(data["prepared"], [facts["shape"] for _, _, facts in todo.values()])
@@ -251,7 +257,7 @@ def prepare_tile(tile, files, hashes, facts, data, decoder):
 
         audit = read_tile(files, data, decoder, shape, write)
     return {**facts, "made_with": made_with(data),
-            "raw": {kind: {"path": str(path), "sha256": hashes[kind]} for kind, path in files.items()},
+            "raw": {kind: {"path": str(path), "sha256": hashes[kind]} for kind, path in with_masks(files).items()},
             "files": {kind: {"name": name, "sha256": sha256(folder / name)} for kind, name in names.items()}, **audit}
 
 

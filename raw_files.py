@@ -11,6 +11,7 @@ from params import BESIDE, TILE, shown
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
+MASK = ".msk"  # after a raster's name: which of its pixels have data
 
 
 def fill(pattern, tile):

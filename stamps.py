@@ -4,45 +4,66 @@
 
 Writes a stamp for each section of the settings, for each script (its code without comments), for the raw files, and
 settings.mk, which the Makefile includes. So a step reruns when something that it reads has changed, and not when a file
-was touched or a comment edited. seen.json remembers each file's size, time and digest: only what has another size or
-time is read again.
+was touched or a comment edited; and when what it made is gone. seen.json remembers each file's size, time and digest:
+only what has another size or time is read again.
 """
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from command import command
-from files import Problem, code_sha256, replacing, sha256
+from files import Problem, code_sha256, only_one, replacing, sha256
 from params import SECTIONS
-from raw_files import WORLD_FILES, places_of
-from tiles import read_manifest
+from raw_files import MASK, WORLD_FILES, places_of
+from tiles import made_with, read_manifest
 
 HERE = Path(__file__).parent
+RECORDS = ("model.keras", "params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training
 
 
 def raw_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, world files, archives."""
+    """Every file below data.raw that the settings may name and that is there: rasters, world files, masks, archives."""
     data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
     patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
-    places = [place.with_suffix(suffix) for tile in tiles for pattern in patterns
-              for place in places_of(data["raw"], pattern, tile) for suffix in (place.suffix, *WORLD_FILES)]
+    rasters = [place for tile in tiles for pattern in patterns for place in places_of(data["raw"], pattern, tile)]
+    places = [place for raster in rasters for place in (raster, *map(raster.with_suffix, WORLD_FILES),
+                                                        raster.with_name(raster.name + MASK))]
     return [place for place in dict.fromkeys([*places, *sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))])
             if place.is_file()]
 
 
-def prepared_from(settings):
-    """{path: SHA-256} of the raw files that the prepared tiles were made from; {} where there are none yet."""
+def prepared_from(settings, stamp):
+    """{path: SHA-256} of the raw files that the prepared tiles were made from; {} where there are none yet, or where
+    they were made anew since this run's `stamp`, for another run."""
+    prepared = Path(settings["data"]["prepared"])
     try:
-        rows = read_manifest(settings["data"]["prepared"])["tiles"].values()
+        if os.stat(prepared / "manifest.json").st_mtime_ns > os.stat(stamp).st_mtime_ns:
+            return {}
+        rows = read_manifest(prepared)["tiles"].values()
         return {file["path"]: file["sha256"] for row in rows for file in row["raw"].values()}
-    except (Problem, KeyError, TypeError):  # prepare_data.py says what is wrong with it
+    except (Problem, OSError, KeyError, TypeError):  # prepare_data.py says what is wrong with it
         return {}
+
+
+def lost(settings, run):
+    """Which of "prepared", "model" and "predicted" make would take for made although it is gone, or was made with other
+    settings for another run."""
+    data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
+    try:
+        rows = read_manifest(data["prepared"])["tiles"]
+        prepared = all(rows[tile]["made_with"] == made_with(data) for tile in tiles)
+    except (Problem, OSError, KeyError, TypeError):
+        prepared = False
+    there = {"prepared": prepared, "model": all((run / name).exists() for name in RECORDS),
+             "predicted": all((run / f"predictions/{tile}.tif").exists() for tile in settings["split"]["test"])}
+    return [name for name, found in there.items() if not found]
 
 
 def look(path, before, known):
     """[size, time, since] of a file: its size and time now, and the time of its last change of content, of a small one
-    the digest. A file of
-    another time but the same bytes as `known`, {path: SHA-256} of it or of its members, has not changed."""
+    the digest. A file of another time but the same bytes as `known`, {path: SHA-256} of it or of its members, has not
+    changed."""
     about = os.stat(path)
     now = [about.st_size, about.st_mtime_ns]
     if before and before[:2] == now:
@@ -57,22 +78,24 @@ def look(path, before, known):
     return [*now, before[2] if same else now[1]]
 
 
-def main(settings, run):
+def write_stamps(settings, run):
+    """Looks at everything and writes the stamps of what has changed."""
     folder = run / ".make"
     try:
         seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
         raw_seen, code_seen = dict(seen["raw"]), dict(seen["code"])
     except (OSError, ValueError, KeyError, TypeError):
         raw_seen, code_seen = {}, {}
-    known = prepared_from(settings)
+    known = prepared_from(settings, folder / "prepared")
     raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
     code = {}
-    for path in sorted([*HERE.glob("*.py"), HERE / "page.html"]):
+    for path in sorted(path for path in (*HERE.glob("[!.]*.py"), HERE / "page.html") if path.is_file()):
         about = os.stat(path)
         now, before = [about.st_size, about.st_mtime_ns], code_seen.get(path.name, [])
         code[path.name] = before if before[:2] == now else [*now, code_sha256(path)]
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
-    contents = {"seen.json": json.dumps({"raw": raw, "code": code}, indent=1), "settings.mk": f"AUTO_LR := {auto}\n",
+    contents = {"seen.json": json.dumps({"raw": raw, "code": code}, indent=1),
+                "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost(settings, run))}\n",
                 "raw": json.dumps({path: [size, since] for path, (size, _, since) in raw.items()}, indent=1),
                 **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
                 **{name: digest for name, (*_, digest) in code.items()}}
@@ -81,6 +104,14 @@ def main(settings, run):
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             with replacing(path) as temporary:
                 temporary.write_text(content, encoding="utf-8")
+
+
+def main(settings, run):
+    prepared = settings["data"]["prepared"]
+    with contextlib.ExitStack() as held:  # a stamp that is renewed while a step runs would be older than its result
+        for folder in (run, *([prepared] if os.access(prepared, os.W_OK) else [])):
+            held.enter_context(only_one(folder))
+        write_stamps(settings, run)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SIZES, save_settings, stand_in, write_tile
 
 from files import only_one
-from tiles import manifest_text
 
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, and the steps that it does not
@@ -37,7 +38,8 @@ def project(tmp_path):
     for path in (path for kind in kinds for path in ROOT.glob(kind)):
         shutil.copy(path, tmp_path)
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv/.installed").touch()
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv/.installed")
+    stand_in(tmp_path)
     make(tmp_path, "-t", "report", "PARAMS=demo.yaml")
     assert would_run(tmp_path) == []
     return tmp_path
@@ -74,7 +76,9 @@ def test_without_auto_the_finder_is_not_upstream_of_the_training(project):
     (project / "demo.yaml").write_text(text)
     make(project, "-t", "report", "PARAMS=demo.yaml")
     (project / "demo.yaml").write_text(text.replace("steps: 100", "steps: 50"))
-    assert would_run(project) == ["lr_find", "report"]
+    assert would_run(project) == ["lr_find", "report"]  # which shows the test that was made
+    (project / "runs/demo/lr_find.json").unlink()
+    assert would_run(project) == []
 
 
 def test_touching_the_settings_reruns_nothing(project):
@@ -167,7 +171,87 @@ def test_a_second_make_in_a_folder_that_is_in_use_is_told_so_and_changes_nothing
     with only_one(prepared):
         done = make(project, "prepare", "PARAMS=demo.yaml", check=False)
     assert "error: busy folder data/prepared/sample: another process is writing there" in done.stderr
-    assert "Error 75" in done.stderr and [path.name for path in prepared.iterdir()] == [".lock"]
+    assert "Error 75" in done.stderr
+    assert sorted(path.name for path in prepared.iterdir()) == [".lock", "manifest.json"]
+
+
+@pytest.mark.parametrize("folder", ["runs/demo", "data/prepared/sample"])
+def test_an_edit_while_a_step_runs_is_not_lost_although_make_was_asked_meanwhile(project, folder):
+    text = (project / "demo.yaml").read_text()
+    with only_one(project / folder):
+        (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: 14"))
+        assert "busy folder" in make(project, "-n", "report", "PARAMS=demo.yaml", check=False).stderr
+        for name in ("lr_find.json", "model.json"):
+            (project / "runs/demo" / name).touch()  # the steps end with what they read before
+    assert would_run(project) == STEPS[1:]
+
+
+def test_an_interrupted_make_goes_on_where_it_was(project, settings):
+    for tile, shape in SIZES.items():
+        write_tile(project / "raw", tile, shape)
+    settings["train"]["epochs"] = 100
+    save_settings(project, settings)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever started the tests may have ignored
+    command = ["make", "-j4", "train", "PARAMS=tiny.yaml", f"PY={sys.executable}"]
+    interrupted = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(project.glob("runs/tiny/checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while interrupted.poll() is None:  # Python loses one that comes while it collects garbage
+        os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
+        time.sleep(1)
+    assert interrupted.returncode != 0 and not (project / "runs/tiny/model.json").exists()
+    told = make(project, "-j4", "train", "PARAMS=tiny.yaml").stdout
+    assert "going on after epoch" in told and "prepare_data.py" not in told
+    assert (project / "runs/tiny/model.json").exists() and not list(project.rglob(".*.tmp*"))
+
+
+@pytest.mark.parametrize(
+    "gone, expected",
+    [
+        ("data/prepared/sample/manifest.json", STEPS),
+        ("runs/demo/model.keras", STEPS[2:]),
+        ("runs/demo/history.csv", STEPS[2:]),
+        ("runs/demo/predictions/2_13.tif", STEPS[3:]),
+        ("runs/demo/metrics.json", STEPS[4:]),
+        ("runs/demo/report.html", STEPS[5:]),
+    ],
+)
+def test_what_is_gone_is_made_again(project, gone, expected):
+    (project / gone).unlink()
+    assert would_run(project) == expected
+
+
+def test_tiles_that_were_prepared_for_another_run_are_prepared_again(project):
+    stand_in(project, **{"2_13": {"made_with": {}}})
+    assert would_run(project) == STEPS
+
+
+def test_the_order_of_keys_reruns_nothing(project):
+    text = (project / "demo.yaml").read_text()
+    (line,) = re.findall(r"^  epochs: 15.*\n", text, re.M)
+    text = text.replace(line, "")
+    (project / "demo.yaml").write_text(text.replace("\ntrain:\n", f"\ntrain:\n{line}", 1))
+    assert would_run(project) == []
+
+
+def test_a_stray_script_breaks_nothing(project):
+    (project / ".#train.py").symlink_to("nobody@nowhere")
+    (project / "scratch.py").write_bytes(b"name = '\xe9'\n")
+    assert would_run(project) == []
+
+
+def test_clean_goes_alone(project):
+    done = make(project, "clean", "report", "PARAMS=demo.yaml", check=False)
+    assert "error: clean beside other targets" in done.stderr and (project / "runs/demo/report.html").exists()
+
+
+def test_the_lock_is_installed_where_other_packages_stand(project):
+    shutil.copy(ROOT / "requirements.lock", project)
+    assert "requirements.lock" in make(project, "-n", "test", "LOCKED=1").stdout
+    assert "pip" not in make(project, "-n", "test").stdout
+    shutil.copy(ROOT / "requirements.lock", project / ".venv/.installed")
+    assert "pip" not in make(project, "-n", "test", "LOCKED=1").stdout
 
 
 def test_a_registry_out_of_reach_is_one_clear_line_after_pips_own(tmp_path, monkeypatch):
@@ -258,9 +342,9 @@ def test_files_beside_the_raw_tiles_rerun_nothing_and_break_nothing(project):
     assert would_run(project) == []
 
 
-@pytest.mark.parametrize("name", ["top_potsdam_2_13_label.tif", "top_potsdam_2_13_label.tfw"])
-def test_a_new_and_a_replaced_raw_file_are_noticed(project, name):
-    folder = project / "data/raw/sample/5_Labels_all"
+@pytest.mark.parametrize("end", ["tif", "tfw", "tif.msk"])
+def test_a_new_and_a_replaced_raw_file_are_noticed(project, end):
+    folder, name = project / "data/raw/sample/5_Labels_all", f"top_potsdam_2_13_label.{end}"
     folder.mkdir(parents=True)
     (folder / name).write_text("one")
     assert would_run(project) == STEPS
@@ -275,17 +359,21 @@ def test_a_raw_file_of_any_name_is_watched_and_one_that_was_only_touched_reruns_
     (project / "demo.yaml").write_text(text.replace("raw: data/raw/sample", "raw: my $(raw) tiles"))
     path = project / "my $(raw) tiles/5_Labels_all/top_potsdam_2_13_label.tif"
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"labels")
-    manifest = project / "data/prepared/sample/manifest.json"
-    manifest.parent.mkdir(parents=True)
-    about = {"path": str(path.relative_to(project)), "sha256": hashlib.sha256(b"labels").hexdigest()}
-    manifest.write_text(manifest_text({"2_13": {"raw": {"label": about}}}))
-    make(project, "-t", "report", "PARAMS=demo.yaml")
-    assert would_run(project) == []
-    os.utime(path, (1, 1))
-    assert would_run(project) == [] and would_run(project) == []
-    path.write_bytes(b"labelz")
-    assert would_run(project) == STEPS
+
+    def prepare(content):
+        about = {"path": str(path.relative_to(project)), "sha256": hashlib.sha256(content).hexdigest()}
+        stand_in(project, **{"2_13": {"raw": {"label": about}}})
+
+    for size in (6, 2**17):  # a small file is read, a large one only where its time has changed
+        path.write_bytes(bytes(size))
+        prepare(bytes(size))
+        make(project, "-t", "report", "PARAMS=demo.yaml")
+        assert would_run(project) == []
+        os.utime(path, (1, 1))
+        assert would_run(project) == [] and would_run(project) == []
+        path.write_bytes(b"x" * size)
+        prepare(b"x" * size)  # for another run, with the same prepared tiles
+        assert would_run(project) == STEPS
 
 
 def test_a_tile_that_is_not_there_is_refused_before_the_training(tmp_path, project):

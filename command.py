@@ -27,19 +27,24 @@ def terminate(*_):
 
 
 def command(main, doc, **options):
-    """Runs a script: reads --params and the named text options, calls main(settings, run folder, **options), and
-    turns every expected failure into `error:` lines on stderr and an exit code."""
+    """Runs a script, `cleanly`: reads --params and the named text options, calls main(settings, run folder, **options).
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings file (params.yaml)")
     for name, text in options.items():
         parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
     arguments = vars(parser.parse_args())
+    path = arguments.pop("params")
+    cleanly(lambda: main(read_settings(path), run_folder(path), **arguments))
+
+
+def cleanly(work):
+    """Calls `work`, and turns every expected failure into `error:` lines on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
-    path = arguments.pop("params")
     try:
-        main(read_settings(path), run_folder(path), **arguments)
+        work()
     except Problem as problem:
         code, lines = problem.code, problem.lines
     except KeyboardInterrupt as stop:
@@ -54,10 +59,10 @@ def command(main, doc, **options):
         code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
                           f"and write{hint}",)
     except Exception as error:
-        if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-            raise
-        code, lines = 4, ("device memory: used up, expected enough for a batch of input or predict; lower "
-                          "input.batch_size, input.patch_size or predict.batch_size",)
+        if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError"):
+            raise  # the first is TensorFlow's, which is not imported here, the last NumPy's
+        code, lines = 4, ("memory: used up, expected enough for a batch of input or predict; lower input.batch_size, "
+                          "input.patch_size, predict.window or predict.batch_size",)
     else:
         return
     for line in lines:

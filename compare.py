@@ -13,7 +13,7 @@ import yaml
 
 from command import command
 from figures import draw_runs, percent, style
-from files import Problem, replacing
+from files import Problem, only_one, replacing
 from results import fits, read_facts, read_json, read_metrics
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
@@ -77,12 +77,14 @@ def main(settings, run):
     differing = [key for key in keys if len({row[key] for row in chosen.values()}) > 1]
     rows = [{"run": name, **costs, **{key: chosen[name][key] for key in differing}}
             for name, (_, _, costs) in found.items()]
-    with replacing(run.parent / "compare.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    with style():
-        draw_runs(run.parent / "compare.png", {name: metrics for name, (metrics, _, _) in found.items()})
+    table = run.parent / "compare.csv"
+    with only_one(run.parent):
+        with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        with style():
+            draw_runs(table.with_suffix(".png"), {name: metrics for name, (metrics, _, _) in found.items()})
     print_table([["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"],
                  *([name, *map(percent, list(row.values())[1:6]), f"{row['gflop_per_patch'] or 0:.2f}",
                     f"{(row['training_seconds'] or 0) / 60:.1f}"] for name, row in zip(found, rows))])
@@ -90,7 +92,7 @@ def main(settings, run):
         print("\nsettings that differ")
         print_table([["", *found], *([key, *(row[key] if len(row[key]) <= 40 else row[key][:37] + "..."
                                              for row in chosen.values())] for key in differing)])
-    print(f"\n{run.parent / 'compare.csv'}  {run.parent / 'compare.png'}")
+    print(f"\n{table}  {table.with_suffix('.png')}")
     if problems:
         raise Problem(*problems, code=3)
 

@@ -21,8 +21,9 @@ from skimage.draw import polygon
 from skimage.filters import gaussian
 from skimage.transform import resize
 
-from files import replacing
-from rasters import without_place_allowed
+from command import cleanly
+from files import only_one, replacing
+from rasters import without_place_allowed, writing
 
 IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
@@ -292,8 +293,7 @@ def write_tile(folder, tile, shape, seed):
     pixels = {folder / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tif": (image, place),
               folder / "5_Labels_all" / f"top_potsdam_{tile}_label.tif": (colours[labels], {})}
     for path, (raster, georeference) in pixels.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, without_place_allowed():
+        with only_one(path.parent), replacing(path) as temporary, without_place_allowed(), writing(f"tile {path}"):
             with rasterio.open(temporary, "w", driver="GTiff", height=shape[0], width=shape[1], count=3, dtype="uint8",
                                photometric="RGB", **georeference) as target:
                 target.write(np.moveaxis(raster, -1, 0))
@@ -312,4 +312,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="data/raw/sample")
     parser.add_argument("--seed", type=int, default=1)
-    main(**vars(parser.parse_args()))
+    arguments = vars(parser.parse_args())
+    cleanly(lambda: main(**arguments))

@@ -4,16 +4,18 @@
     python tests/faults.py prepare_data report    some of them
 
 A point is where a step is about to open a file for writing, to rename, remove or make one, anywhere in its folder. At
-each the step is killed (kill -9), and in another try refused any room on the disk from there on. Then the same command
-runs undisturbed. The tries of a point must leave no half-written file under a final name (the disturbed step's own
-earlier results stand, or its new ones do), the second run must succeed, what it leaves must equal an undisturbed run's,
-and no temporary file may be left. Prints the points and tries of each step. Steps run in forks of this process, which
-has loaded the libraries once.
+each the step is killed (kill -9), and in another try refused any room on the disk from there on. In further tries no
+file may grow beyond a limit (RLIMIT_FSIZE), for every file of a step its size less one byte, so that also GDAL's and
+other libraries' own writes fail, the last one of a file too. Then the same command runs undisturbed. The tries must
+leave no half-written file under a final name (the disturbed step's own earlier results stand, or its new ones do), the
+second run must succeed, what it leaves must equal an undisturbed run's, and no temporary file may be left. Prints the
+points and tries of each step. Steps run in forks of this process, which has loaded the libraries once.
 """
 import contextlib
 import errno
 import json
 import os
+import resource
 import runpy
 import shutil
 import signal
@@ -33,6 +35,7 @@ CLOCK = {"outputs", "started", "finished", "training_seconds", "seconds", "secon
          "waiting"}
 TIMED = {"report.html", "gains.png"}  # they show how long something took
 LIMIT = 300  # seconds
+LEAST = 8192  # bytes: what a step says goes to a file too
 
 
 def watch(folder, count, at, deed):
@@ -63,8 +66,9 @@ def fill(path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
-def run(step, folder, at=10**9, deed=None):
-    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it."""
+def run(step, folder, at=10**9, deed=None, size=None):
+    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it. `size`: how
+    large a file may grow."""
     said, passed = folder.parent / "said.txt", folder.parent / "passed.txt"
     process = os.fork()
     if process == 0:
@@ -76,6 +80,8 @@ def run(step, folder, at=10**9, deed=None):
                 os.dup2(file.fileno(), 2)
             sys.argv, count = [str(ROOT / f"{step}.py"), "--params", "tiny.yaml"], []
             watch(folder, count, at, deed)
+            if size:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
             try:
                 runpy.run_path(sys.argv[0], run_name="__main__")
                 code = 0
@@ -142,16 +148,16 @@ def build(folder):
     save_settings(folder, settings)
 
 
-def try_point(step, before, after, place, at, deed):
+def try_point(step, before, after, place, at=10**9, deed=None, size=None):
     """What is wrong with a step that was disturbed at a point and run again: a text, or None."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(before, place)
     earlier = look(before)
-    code, said, _ = run(step, place, at, deed)
+    code, said, _ = run(step, place, at, deed, size)
     expected = -signal.SIGKILL if deed is kill else 4
     if code != expected:
         return f"exit code {code}, expected {expected}: {said[-400:]}"
-    if deed is fill and (said.count("error: ") != 1 or "Traceback" in said):
+    if deed is not kill and (said.count("error: ") != 1 or "Traceback" in said):
         return f"not one line: {said[-400:]}"
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(place / "runs/tiny/tensorboard")
@@ -202,8 +208,17 @@ def main(wanted):
                     if wrong:
                         failed.append(step)
                         print(f"FAILED {step}, {deed.__name__} at {at} ({points[at - 1]}): {wrong}", flush=True)
+            paths = {path.relative_to(project): path.stat().st_size for path in project.rglob("*") if path.is_file()}
+            made = {size for path, size in paths.items() if size > LEAST and not (
+                (before / path).exists() and content(before / path) == content(project / path))}
+            for size in sorted(made):
+                tries += 1
+                wrong = try_point(step, before, after, Path(top).resolve() / "tried/project", size=size - 1)
+                if wrong:
+                    failed.append(step)
+                    print(f"FAILED {step}, no file above {size - 1} bytes: {wrong}", flush=True)
             total += tries
-            print(f"{step}: {len(points)} points, {tries} tries, {failed.count(step)} failed, "
+            print(f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} failed, "
                   f"{time.monotonic() - started:.0f} s", flush=True)
     print(f"{total - len(failed)} passed, {len(failed)} failed")
     return bool(failed)

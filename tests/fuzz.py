@@ -4,9 +4,10 @@
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
 Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files: the
-manifest, model.json, metrics.json, run.json, tables and checkpoints, their bytes changed, and their JSON changed and
-written anew with whatever hash guards it, read as the steps read them. Each may take 10 s and 2 GB more than this
-process holds. Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
+manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed, and the JSON of
+all but the manifest, which a hash guards, changed and written anew (that of another tile under a whole hash), read as
+the steps read them. Each may take 10 s and 2 GB more than this process holds. Prints how many were answered and
+refused, and what was wrong with the rest, with the seed that shows it.
 """
 import collections
 import contextlib
@@ -19,6 +20,7 @@ import signal
 import struct
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -123,14 +125,14 @@ def file_case(rng, settings):
     import compare
     import evaluate
     import report
-    from results import read_columns, read_facts, read_json, read_metrics, read_table
+    from results import read_columns, read_facts, read_finder, read_json, read_metrics, read_table
     from scores import card
     from tiles import manifest_text, open_prepared, read_manifest
     from training import load_checkpoint
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
-    kind = rng.choice(("manifest", "model.json", "metrics.json", "run.json", "table", "checkpoint"))
+    kind = rng.choice(("manifest", "model.json", "metrics.json", "run.json", "lr_find.json", "table", "checkpoint"))
     whole = rng.random() < 0.5  # JSON that is whole, but says something else
 
     def spoil(path):
@@ -165,6 +167,8 @@ def file_case(rng, settings):
             return lambda: (read_table(run / name), evaluate.read_seconds(run / name))
         return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
     spoil(run / kind)
+    if kind == "lr_find.json":
+        return lambda: read_finder(run / kind)
 
     def read():
         facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
@@ -177,8 +181,12 @@ def file_case(rng, settings):
     return read
 
 
+class Hung(BaseException):
+    """A case took more than 10 s; no `except` of the readers catches it."""
+
+
 def hung(*_):
-    raise TimeoutError("still at it after 10 s")
+    raise Hung
 
 
 def run_batch(make, seeds, settings, out):
@@ -215,7 +223,14 @@ def fuzz(name, make, seeds, settings):
         if process == 0:
             run_batch(make, seeds[:BATCH], settings, out)
             os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        written = time.monotonic(), 0
+        while (done := os.waitpid(process, os.WNOHANG))[0] == 0:
+            if out.stat().st_size > written[1]:
+                written = time.monotonic(), out.stat().st_size
+            elif time.monotonic() - written[0] > 30:  # in code that no signal interrupts
+                os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
+        code = os.waitstatus_to_exitcode(done[1])
         lines = out.read_text().splitlines()
         if code:
             lines.append(f"WRONG seed {seeds[len(lines)]}: the process ended with {code}")

@@ -42,6 +42,18 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_the_same_settings_on_the_same_tiles_give_the_same_bytes_again(finished, tmp_path):
+    for name in ("raw", "tiny.yaml"):
+        (tmp_path / name).symlink_to(finished / name)
+    for script in ("prepare_data.py", "lr_find.py", "train.py", "predict.py"):
+        done = run_script(script, "--params", "tiny.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    made = ["prepared/*.npy", "runs/tiny/lr_find.json", "runs/tiny/model.keras", "runs/tiny/predictions/*"]
+    paths = [path.relative_to(finished) for pattern in made for path in sorted(finished.glob(pattern))]
+    assert len(paths) > 10
+    assert [path for path in paths if sha256(tmp_path / path) != sha256(finished / path)] == []
+
+
 def test_scores_equal_those_computed_from_the_map_and_the_painted_labels(finished):
     metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
     with rasterio.open(finished / "runs/tiny/predictions/2_13.tif") as source:

@@ -104,6 +104,12 @@ def stand_in(folder, name="demo", **rows):
     (prepared / "manifest.json").write_text(manifest_text({tile: {**row, **rows.get(tile, {})} for tile in tiles}))
 
 
+def without_make(environment):
+    """The environment as it was before make started the tests."""
+    own = ("PARAMS", "TILE", "EXTRA", "SCHEDULER", "LOCKED")
+    return {key: value for key, value in environment.items() if not key.startswith("MAKE") and key not in own}
+
+
 def run_script(name, *arguments, cwd=None, **environment):
     """A finished subprocess of one script, as a user starts it."""
     return subprocess.run(

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SIZES, save_settings, stand_in, write_tile
+from conftest import ROOT, SIZES, save_settings, stand_in, without_make, write_tile
 
 from files import only_one
 
@@ -46,7 +46,7 @@ def project(tmp_path):
 
 
 def make(folder, *arguments, check=True):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k not in ("PARAMS", "TILE")}
+    environment = without_make(os.environ)
     return subprocess.run(
         ["make", f"PY={sys.executable}", *arguments],
         cwd=folder,

@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 import rasterio
-from conftest import COLOURS, ROOT, save_settings, stand_in, write_raster
+from conftest import COLOURS, ROOT, save_settings, stand_in, without_make, write_raster
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -264,7 +264,7 @@ def test_a_hostile_name_is_just_a_name(tmp_path, name):
     (project / ".venv").mkdir()
     shutil.copy(ROOT / "requirements.txt", project / ".venv/.installed")
     stand_in(project, "params")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k not in ("PARAMS", "TILE")}
+    environment = without_make(os.environ)
     run = dict(cwd=project, capture_output=True, text=True, env=environment)
     subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], check=True, **run)
     done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **run)

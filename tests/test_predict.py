@@ -136,9 +136,9 @@ def test_windows_cover_an_axis_overlap_and_lie_on_the_networks_grid(size, cells,
 
 def write_run(folder, settings, bands=3, extra=False, scale=(None, None, None)):
     """A finished run with an untrained network."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    build_network(bands, 6, **settings["model"]).save(folder / "model.keras")
+    build_network(bands, len(settings["data"]["classes"]), **settings["model"]).save(folder / "model.keras")
     facts = {
         "classes": settings["data"]["classes"],
         "bands": [1, 2, 3],

@@ -102,7 +102,7 @@ predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) raw_files.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: $(call code,predict engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
+$(S)/predicted: $(call code,predict cluster engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 

@@ -21,7 +21,7 @@ from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
 
 from files import Problem, replacing
-from rasters import georeference_options, open_raster, without_place_allowed, writing
+from rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
 from tiles import IGNORE, palette
 
 PREVIEW = 1500  # pixels: longest side of the .png
@@ -164,7 +164,7 @@ def write_map(path, layers, rows, classes, place, tags, also, least):
     paths = {what: path if what is None else beside(path, what) for what in written}
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
     rgba = np.column_stack([palette(classes), np.where(np.arange(256) == IGNORE, 0, 255)]).astype(np.uint8)
-    gdal = rasterio.Env(GDAL_CACHEMAX=128, COMPRESS_OVERVIEW="DEFLATE")
+    gdal = rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW="DEFLATE")
     with contextlib.ExitStack() as stack:
         stack.enter_context(without_place_allowed())
         temporary = {what: stack.enter_context(replacing(paths[what])) for what in written}

@@ -18,7 +18,6 @@ import csv
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster import over_dask
 from command import command, progress
 from engines import choose_engine, engine_files, engine_of, ensure_engine
 from files import Problem, clear_temporaries, code_sha256, is_file, only_one, replacing, sha256
@@ -307,7 +307,7 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
     return lines, {**row, "seconds": f"{seconds:.2f}", "sha256": sha256(target)}
 
 
-# -- one after the other, or over a Dask cluster ----------------------------------------------------------------------
+# -- many rasters -----------------------------------------------------------------------------------------------------
 
 def attempt(*job):
     """(exit code, lines, row) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
@@ -315,42 +315,6 @@ def attempt(*job):
         return 0, *predict_raster(*job)
     except Problem as problem:
         return problem.code, problem.lines, None
-
-
-def over_dask(jobs, scheduler):
-    """Yields what `attempt` returns for each job, as the workers of a Dask cluster finish: "local:N" starts N on this
-    machine, "tcp://..." is a scheduler which, as its workers, runs in this folder. What a lost worker was at, another
-    does."""
-    try:
-        from distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise Problem("package distributed: not installed, expected for --scheduler; run make extras", code=4) from None
-    import predict  # by its own name, which the workers know: this module may be __main__
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
-    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
-    with contextlib.ExitStack() as opened:
-        try:
-            address = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
-                                                        dashboard_address=None)) if count else scheduler
-            client = opened.enter_context(Client(address, timeout=20))
-            client.wait_for_workers(1, timeout=60)
-        except OSError as error:  # a timeout too
-            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "
-                          "or local:N", code=4) from None
-        futures = {client.submit(predict.attempt, *job, threads, pure=False): job[1] for job in jobs}
-        for future in as_completed(list(futures)):
-            path = futures.pop(future)  # what has been read here is not done again when its worker is lost
-            try:
-                yield future.result()
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                if type(error).__name__ != "KilledWorker":
-                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
-                                  "and workers that run in this folder, with these packages", code=4) from None
-                yield 3, [f"raster {path}: worker after worker was lost at it, expected one to finish; look at their "
-                          "memory"], None
 
 
 def main(settings, run, tile, extra=None, scheduler=None):
@@ -421,7 +385,8 @@ def predict_all(jobs, scheduler, facts, problems):
             for settings in {job[3]["predict"]["window"]: job[3] for job in jobs}.values():
                 ensure_engine(run, facts, settings)
         try:
-            done = over_dask(jobs, scheduler) if scheduler else (attempt(*job, 0, say) for job in jobs)
+            done = over_dask("predict", "attempt", jobs, scheduler) if scheduler else (
+                attempt(*job, 0, say) for job in jobs)
             with contextlib.closing(done):  # however this ends, no worker writes on
                 for code, lines, row in done:
                     if code not in (0, 3):

@@ -61,7 +61,9 @@ def official(kind, tile):
 
 
 def test_the_chain_on_potsdam_crops(tmp_path, monkeypatch):
-    start("potsdam", tmp_path, monkeypatch)
+    settings = start("potsdam", tmp_path, monkeypatch)
+    settings["train"]["epochs"] = 12
+    save_settings(tmp_path, settings, "potsdam.yaml")
     metrics = run_chain("potsdam", ("prepare_data", "train", "predict", "evaluate", "report"))
     with (
         rasterio.open("runs/potsdam/predictions/7_7.tif") as predicted,

@@ -113,7 +113,6 @@ def draw_seams(edges, curves):
     figure.savefig(bench.ROOT / "docs/seams.png", dpi=160)
 
 
-
 def summarise(medians):
     return {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items() for key, value in found.items()}
 

@@ -129,10 +129,12 @@ def notebook(folder, tile, views):
 
 
 def settings_for(recipe, engine, views):
+    """Settings with the windows of this benchmark; params.yaml, which measures memory, keeps its own."""
     from params import read_settings
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
-    window, overlap, batch_size = WINDOWS[engine]
-    settings["predict"].update(window=window, overlap=overlap, batch_size=batch_size, views=list(views), also=[],
+    if recipe != "params":
+        settings["predict"].update(zip(("window", "overlap", "batch_size"), WINDOWS[engine]))
+    settings["predict"].update(views=list(views), also=[],
                                engine="tensorflow" if engine == "tensorflow" else "openvino",
                                precision=engine if engine in ("bfloat16", "int8") else "float32")
     return settings

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from command import command
-from files import Problem, only_one, replacing
+from files import Problem, only_one, replacing, sha256
 from maps import CERTAIN, beside, options_of, ways
 from rasters import open_raster, reading
 from results import read_facts, read_table
@@ -251,6 +251,12 @@ def evaluate_run(settings, run, facts):
     tiles = {way: {tile: {kind: describe(confusion, classes, leave_out) for kind, confusion in one["maps"][way].items()}
                    for tile, one in found.items()} for way in first["maps"]}
     taken = read_seconds(run / "predict.csv")
+    for row in read_table(run / "predict.csv") if taken else []:
+        path = run / f"predictions/{row['map']}.tif"
+        if row["map"].removesuffix(".one_view").removesuffix(".side_by_side") in found and path.exists() and (
+                sha256(path) != row.get("sha256")):
+            raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that was written; "
+                          "run predict.py again", code=3)
     seconds = {way: plain(float(np.mean([taken.get(f"{tile}.{way}" if way else tile, np.nan) for tile in found])))
                for way in first["maps"]}
     metrics = {"protocol": describe_protocol(settings, facts, first["tags"], [one["official"] for one in each]),

@@ -90,7 +90,7 @@ def write_preview(path, map_path, classes):
 def write_polygons(path, map_path, classes, least):
     """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of fewer than
     `least` pixels given to their largest neighbour, if they have one. `area` is in square units of the map's
-    coordinate system. Holds the whole map in memory, three bytes a pixel."""
+    coordinate system, six digits of it. Holds the whole map in memory, three bytes a pixel."""
     with open_raster(map_path) as source:
         crs, transform, indices = source.crs, source.transform, source.read(1)
     if least > 1:
@@ -121,7 +121,7 @@ def feature(shape, geometry, index, classes):
     name = list(classes)[index]
     return {"type": "Feature",
             "properties": {"class": name, "index": index, "colour": classes[name],
-                           "area": round(float(areas[0] - sum(areas[1:])), 4)},
+                           "area": float(f"{areas[0] - sum(areas[1:]):.6g}")},
             "geometry": {"type": "Polygon", "coordinates": [np.round(ring, 8).tolist() for ring in rings]}}
 
 
@@ -129,7 +129,7 @@ def check_written(path, factors):
     """RasterioError where a written map or one of its overviews cannot be read: GDAL tells nobody when a disk is full
     while it closes a file."""
     with rasterio.open(path, driver="GTiff") as source:
-        if source.overviews(1) != factors:
+        if len(source.overviews(1)) != len(factors):  # their factors are rounded where the raster is narrow
             raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
         for band in source.indexes:
             source.checksum(band)

@@ -15,6 +15,7 @@ and the window, not on its height, and is stated first.
 """
 import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import json
@@ -254,16 +255,17 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
             place["transform"] = list(raster.transform)[:6]
         also = [what for what in options["also"] if what != "polygons" or in_degrees(raster, place)]
         if len(also) < len(options["also"]):
-            say(f"warning: {path}: no place in longitude and latitude is known, so no polygons")
+            say(f"warning: {path}: " + ("placed by control points alone; warp it first (gdalwarp)" if points else
+                                        "no place in longitude and latitude is known") + ", so no polygons")
         tags = provenance(facts, settings, run, engine, place, {path: raster, **({extra_path: extra} if extra else {})})
         row = {"map": name, "height": raster.height, "width": raster.width, "views": len(options["views"]),
                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": None}
-        if stands(target, tags, also):
+        if stands(target, tags, also) and recorded(run).get(name) in (None, sha256(target)):
             write_beside(target, facts["classes"], also, options["sieve"], missing=True)
             say(f"{name:>12}  stands already  {target}")
             return lines, {**row, "sha256": sha256(target)}
         if target.exists():
-            say(f"{name:>12}  replaces the map of another raster, model, setting or version")
+            say(f"{name:>12}  replaces the map of another raster, model, setting or version, or a damaged one")
         layers = Layers(raster, extra, facts["bands"], facts["scale"])
         answer, activations = engine_of(run, facts["sha256"], engine, options["precision"], options["window"],
                                         options["batch_size"], threads)
@@ -309,6 +311,18 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
 
 # -- many rasters -----------------------------------------------------------------------------------------------------
 
+@contextlib.contextmanager
+def naming(path):
+    """Turns the refusal of a name as too long into a Problem of that raster (exit 3)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise Problem(f"raster {path}: its name is too long for the files beside its map, expected a shorter one; "
+                      "rename it", code=3) from None
+
+
 def attempt(*job):
     """(exit code, lines, row) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
     try:
@@ -346,8 +360,10 @@ def main(settings, run, tile, extra=None, scheduler=None):
     engine = choose_engine(options)
     for name, path in rasters:
         try:
-            if tile is not None and Path(tile).is_dir():
+            if tile is not None and os.path.isdir(tile):
                 check_name(path, settings)
+            with naming(path):
+                (run / f".{name}.probabilities.tmp9999999.tif.aux.xml").exists()  # the longest there is
             extra_path = find_extra(name, extra, facts, settings)
             check_raster(path, extra_path, facts)
             jobs.append((name, path, extra_path, settings, run, engine))
@@ -360,6 +376,12 @@ def main(settings, run, tile, extra=None, scheduler=None):
         predict_all(jobs + others, scheduler, facts, problems)
     if problems:
         raise Problem(*dict.fromkeys(problems), code=3)
+
+
+def recorded(run):
+    """{map: SHA-256} of predict.csv."""
+    path = run / "predict.csv"
+    return {row.get("map"): row.get("sha256") for row in read_table(path)} if path.exists() else {}
 
 
 def record(path, row):

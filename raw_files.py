@@ -2,6 +2,7 @@
 
     python raw_files.py --tile=2_13     a refusal where there is no such tile or raster, before anything is made for it
 """
+import os
 import re
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def zipped_places(raw, pattern, tile):
 
 def find_raw(raw, pattern, tile):
     """Every place where a tile's raw file lies; inside zip archives only where it lies in no folder."""
-    unpacked = [place for place in places_of(raw, pattern, tile) if place.is_file()]
+    unpacked = [place for place in places_of(raw, pattern, tile) if is_file(place)]
     return unpacked or list(zipped_places(raw, pattern, tile))
 
 
@@ -56,7 +57,7 @@ def find_rasters(tile, settings):
     """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3) where
     there is none, or two would give maps of one name."""
     named = TILE[1](tile) and find_raw(settings["data"]["raw"], settings["data"]["image"], tile)
-    if named or not tile or not Path(tile).is_dir():
+    if named or not tile or not os.path.isdir(tile):
         return [find_raster(tile, settings)]
     paths = sorted(path for path in Path(tile).iterdir()
                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())

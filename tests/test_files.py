@@ -25,11 +25,15 @@ def test_the_next_holder_clears_only_what_a_crash_can_have_left(tmp_path):
     keep = [
         "raw/.notes.tmp2024",
         "other/checkpoints/.epoch_00002.tmp42.npz",
-        ".make/.seed.tmp9",
         ".my.tmpfile",
         "a.tmp7",
     ]
-    clear = [".history.tmp12.csv", "checkpoints/.epoch_00001.tmp3.npz", "predictions/.2_13.tmp5.tif"]
+    clear = [
+        ".history.tmp12.csv",
+        ".make/.seed.tmp9",
+        "checkpoints/.epoch_00001.tmp3.npz",
+        "predictions/.2_13.tmp5.tif",
+    ]
     for name in [*keep, *clear]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -192,7 +192,7 @@ def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, setting
     ]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63), (1280, 1), (2100, 9), (5, 1100)])
 def test_every_pixel_of_any_size_is_predicted(run, settings, tmp_path, shape):
     ortho(tmp_path / "a.tif", shape)
     predict.main(settings, run, "a.tif")
@@ -649,10 +649,25 @@ def test_the_table_of_maps_follows_the_map_that_stands(run, settings, tmp_path):
     before, digest = table.read_text(), sha256(run / "predictions/a.tif")
     predict.main(settings, run, "a.tif")
     assert table.read_text() == before
-    table.write_text(before.replace(digest, "0" * 64))  # that of an earlier map: this one's was not written any more
+    table.unlink()
     predict.main(settings, run, "a.tif")
     (row,) = read_table(table)
     assert row["sha256"] == digest and row["seconds"] == ""
+    damaged = (run / "predictions/a.tif").read_bytes()
+    (run / "predictions/a.tif").write_bytes(damaged[:-100] + bytes(100))
+    predict.main(settings, run, "a.tif")
+    assert sha256(run / "predictions/a.tif") == digest
+
+
+def test_a_name_too_long_for_what_goes_beside_a_map_stops_no_other(run, settings, tmp_path):
+    for name in ("a" * 250, "b" * 235, "c"):
+        ortho(tmp_path / f"many/{name}.tif", (20, 20))
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, "many")
+    assert caught.value.code == 3 and len(caught.value.lines) == 2 and "its name is too long" in caught.value.lines[0]
+    assert (run / "predictions/c.tif").exists()
+    with pytest.raises(Problem, match="no such tile or file"):
+        predict.main(settings, run, "x" * 5000)
 
 
 def test_more_memory_than_there_is_is_refused_before_the_work(run, settings, tmp_path, monkeypatch):

@@ -69,7 +69,8 @@ endif
 # -- the steps
 
 code = $(addprefix $(S)/,$(addsuffix .py,$(1)))
-unless_there = $(if $(filter $(1),$(LOST)),always)
+unless_there = $(if $(filter $(1),$(LOST)),always)  # what is gone
+$(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metrics.json $(RUN)/report.html: export STAMPS = $(S)  # no step takes other settings
 
 demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
@@ -84,7 +85,7 @@ $(S)/prepared: $(call code,prepare_data raw_files tiles rasters) $(S)/data $(S)/
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
-$(RUN)/lr_find.json: $(call code,lr_find training workers records optimizers model pipeline patches tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed
+$(RUN)/lr_find.json: $(call code,lr_find training workers records optimizers model pipeline patches tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed $(call unless_there,finder)
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
@@ -107,12 +108,12 @@ $(S)/predicted: $(call code,predict cluster engines maps patches raw_files raste
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: $(call code,evaluate scores maps rasters results tiles) $(S)/predicted $(S)/input $(S)/evaluate
+$(RUN)/metrics.json: $(call code,evaluate scores maps rasters results tiles) $(S)/predicted $(S)/input $(S)/evaluate $(call unless_there,scores)
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report
+$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report $(call unless_there,page)
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain

@@ -1,13 +1,16 @@
 """How every script runs: its options, its signals, its exit codes, and the line that shows how far it has come."""
 import argparse
 import errno
+import json
 import os
+import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 from files import Problem
-from params import read_settings, run_folder
+from params import SECTIONS, read_settings, run_folder
 
 _shown_at = 0.0
 
@@ -19,7 +22,12 @@ def progress(line, last=False):
     now, live = time.monotonic(), sys.stdout.isatty()
     if last or now - _shown_at > (0.1 if live else 20):
         _shown_at = now
-        print(("\r\x1b[K" if live else "") + line, end="\n" if last or not live else "", flush=True)
+        print(("\r\x1b[K" if live else "") + visible(line), end="\n" if last or not live else "", flush=True)
+
+
+def visible(line):
+    """A line whose control characters, as names of files may have, are written as escapes."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], line)
 
 
 def terminate(*_):
@@ -35,7 +43,27 @@ def command(main, doc, **options):
         parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
     arguments = vars(parser.parse_args())
     path = arguments.pop("params")
-    cleanly(lambda: main(read_settings(path), run_folder(path), **arguments))
+
+    def work():
+        settings = read_settings(path)
+        check_stamps(settings)
+        main(settings, run_folder(path), **arguments)
+
+    cleanly(work)
+
+
+def check_stamps(settings):
+    """Problem (exit 75) where make, which named its stamps in STAMPS, has looked at other settings than these: it would
+    take what these give for what those give."""
+    stamps = os.environ.get("STAMPS")
+    for section in SECTIONS if stamps else []:
+        try:
+            told = Path(stamps, section).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        if told != json.dumps(settings[section], indent=1):
+            raise Problem(f"settings, section {section}: edited since make looked at them, expected no edit meanwhile; "
+                          "run make again", code=75)
 
 
 def cleanly(work):
@@ -66,5 +94,5 @@ def cleanly(work):
     else:
         return
     for line in lines:
-        print("error: " + line.encode("ascii", "backslashreplace").decode().replace("\n", "\\n"), file=sys.stderr)
+        print("error: " + visible(line).encode("ascii", "backslashreplace").decode(), file=sys.stderr)
     sys.exit(code)

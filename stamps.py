@@ -16,6 +16,7 @@ from command import command
 from files import Problem, code_sha256, only_one, replacing, sha256
 from params import SECTIONS
 from raw_files import MASK, WORLD_FILES, places_of
+from results import read_table
 from tiles import made_with, read_manifest
 
 HERE = Path(__file__).parent
@@ -46,18 +47,46 @@ def prepared_from(settings, stamp):
         return {}
 
 
+def tiles_stand(settings):
+    """True where every tile is prepared with these settings, and not since then with others for another run."""
+    data, folder = settings["data"], Path(settings["data"]["prepared"])
+    rows = read_manifest(folder)["tiles"]
+    rows = [rows[tile] for role in settings["split"].values() for tile in role]
+    return all(row["made_with"] == made_with(data) and all((folder / file["name"]).exists()
+                                                           for file in row["files"].values()) for row in rows)
+
+
+def model_stands(settings, run):
+    """True where a training's records are there, and its model is the one that model.json names."""
+    named = json.loads((run / "model.json").read_text(encoding="utf-8"))["sha256"]
+    return all((run / name).exists() for name in RECORDS) and sha256(run / "model.keras") == named
+
+
+def maps_stand(settings, run):
+    """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
+    options, folder = settings["predict"], run / "predictions"
+    also = [f".{what}.tif" for what in options["also"] if what != "polygons"]  # which a map without a place has not
+    ways = ["", *([".side_by_side"] if options["compare"] else []),
+            *([".one_view"] if options["compare"] and len(options["views"]) > 1 else [])]
+    named = {row["map"]: row["sha256"] for row in read_table(run / "predict.csv")}
+    return all(sha256(folder / f"{tile}{way}.tif") == named[f"{tile}{way}"] and all(
+        (folder / f"{tile}{way}{end}").exists() for end in (".tif.aux.xml", ".qml", ".png", *([] if way else also)))
+        for tile in settings["split"]["test"] for way in ways)
+
+
 def lost(settings, run):
-    """Which of "prepared", "model" and "predicted" make would take for made although it is gone, or was made with other
-    settings for another run."""
-    data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
-    try:
-        rows = read_manifest(data["prepared"])["tiles"]
-        prepared = all(rows[tile]["made_with"] == made_with(data) for tile in tiles)
-    except (Problem, OSError, KeyError, TypeError):
-        prepared = False
-    there = {"prepared": prepared, "model": all((run / name).exists() for name in RECORDS),
-             "predicted": all((run / f"predictions/{tile}.tif").exists() for tile in settings["split"]["test"])}
-    return [name for name, found in there.items() if not found]
+    """What make would take for made although it, or a part of it, is gone, damaged or another's."""
+    wholes = {"prepared": lambda: tiles_stand(settings), "model": lambda: model_stands(settings, run),
+              "predicted": lambda: maps_stand(settings, run),
+              "finder": lambda: all((run / f"lr_find.{kind}").exists() for kind in ("csv", "png")),
+              "scores": lambda: (run / "confusion.csv").exists(), "page": lambda: any((run / "figures").glob("*.png"))}
+    found = []
+    for name, stands in wholes.items():
+        try:
+            found += [] if stands() else [name]
+        except (Problem, OSError, ValueError, KeyError, TypeError):  # the step says what is wrong with it
+            found.append(name)
+    return found
 
 
 def look(path, before, known):

@@ -1,6 +1,7 @@
 """What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as a user runs them."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from hypothesis import settings as hypothesis_settings
 from rasterio.transform import from_origin
 
+from files import sha256
 from params import read_settings
 from stamps import RECORDS
 from tiles import made_with, manifest_text
@@ -95,12 +97,20 @@ def stand_in(folder, name="demo", **rows):
     """Puts files where make looks for what the steps made; `rows`: more of a tile's row of the manifest."""
     settings, run = read_settings(folder / f"{name}.yaml"), folder / "runs" / name
     (run / "predictions").mkdir(parents=True, exist_ok=True)
-    for name in (*RECORDS, *(f"predictions/{tile}.tif" for tile in settings["split"]["test"])):
-        (run / name).touch()
+    (run / "figures").mkdir(exist_ok=True)
+    maps = [f"{tile}{way}" for tile in settings["split"]["test"] for way in ("", ".one_view", ".side_by_side")]
+    ends = [".tif", ".tif.aux.xml", ".qml", ".png", *(f".{what}.tif" for what in settings["predict"]["also"])]
+    parts = [f"predictions/{name}{end}" for name in maps for end in ends]
+    for part in (*RECORDS, "lr_find.csv", "lr_find.png", "confusion.csv", "figures/a.png", *parts):
+        (run / part).touch()
+    nothing = sha256(run / "model.keras")
+    (run / "model.json").write_text(json.dumps({"sha256": nothing}))
+    (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{name},{nothing}\n" for name in maps))
     tiles = [tile for role in settings["split"].values() for tile in role]
     prepared = folder / settings["data"]["prepared"]
     prepared.mkdir(parents=True, exist_ok=True)
-    row = {"made_with": made_with(settings["data"]), "raw": {}}
+    row = {"made_with": made_with(settings["data"]), "raw": {}, "files": {"pixels": {"name": "all.npy"}}}
+    (prepared / "all.npy").touch()
     (prepared / "manifest.json").write_text(manifest_text({tile: {**row, **rows.get(tile, {})} for tile in tiles}))
 
 

@@ -172,7 +172,7 @@ def test_a_second_make_in_a_folder_that_is_in_use_is_told_so_and_changes_nothing
         done = make(project, "prepare", "PARAMS=demo.yaml", check=False)
     assert "error: busy folder data/prepared/sample: another process is writing there" in done.stderr
     assert "Error 75" in done.stderr
-    assert sorted(path.name for path in prepared.iterdir()) == [".lock", "manifest.json"]
+    assert sorted(path.name for path in prepared.iterdir()) == [".lock", "all.npy", "manifest.json"]
 
 
 @pytest.mark.parametrize("folder", ["runs/demo", "data/prepared/sample"])
@@ -210,16 +210,42 @@ def test_an_interrupted_make_goes_on_where_it_was(project, settings):
     "gone, expected",
     [
         ("data/prepared/sample/manifest.json", STEPS),
+        ("data/prepared/sample/all.npy", STEPS),
+        ("runs/demo/lr_find.csv", STEPS[1:]),
         ("runs/demo/model.keras", STEPS[2:]),
         ("runs/demo/history.csv", STEPS[2:]),
         ("runs/demo/predictions/2_13.tif", STEPS[3:]),
+        ("runs/demo/predictions/2_13.png", STEPS[3:]),
+        ("runs/demo/predictions/2_13.one_view.tif", STEPS[3:]),
+        ("runs/demo/predict.csv", STEPS[3:]),
+        ("runs/demo/confusion.csv", STEPS[4:]),
         ("runs/demo/metrics.json", STEPS[4:]),
+        ("runs/demo/figures/a.png", STEPS[5:]),
         ("runs/demo/report.html", STEPS[5:]),
     ],
 )
 def test_what_is_gone_is_made_again(project, gone, expected):
     (project / gone).unlink()
     assert would_run(project) == expected
+
+
+@pytest.mark.parametrize("damaged, expected", [("model.keras", STEPS[2:]), ("predictions/2_13.tif", STEPS[3:])])
+def test_what_is_damaged_is_made_again(project, damaged, expected):
+    (project / "runs/demo" / damaged).write_text("cut off")
+    assert would_run(project) == expected
+
+
+def test_a_step_refuses_settings_that_were_edited_since_make_looked(project):
+    text = (project / "demo.yaml").read_text()
+    command = [sys.executable, "evaluate.py", "--params", "demo.yaml"]
+    options = dict(cwd=project, capture_output=True, text=True, env={**os.environ, "STAMPS": "runs/demo/.make"})
+    assert "section evaluate" not in subprocess.run(command, **options).stderr
+    (project / "demo.yaml").write_text(text.replace("erode: 3", "erode: 7"))
+    done = subprocess.run(command, **options)
+    assert done.returncode == 75 and "settings, section evaluate: edited since make looked at them" in done.stderr
+    (project / "evaluate.py").write_text("import os\nprint('STAMPS', os.environ['STAMPS'])\n")
+    (project / "runs/demo/metrics.json").unlink()
+    assert "STAMPS runs/demo/.make" in make(project, "evaluate", "PARAMS=demo.yaml", check=False).stdout
 
 
 def test_tiles_that_were_prepared_for_another_run_are_prepared_again(project):

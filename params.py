@@ -281,6 +281,15 @@ def check_together(settings):
     return problems
 
 
+def plainest(value):
+    """A value whose whole numbers are written as such: 0.0 is 0."""
+    if isinstance(value, dict):
+        return {key: plainest(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plainest(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def read_settings(path):
     """The settings {section: {key: value}} (and "seed"); Problem (exit 2) that lists everything wrong in the file."""
     value, lines, problems = read_yaml(path)
@@ -307,12 +316,12 @@ def read_settings(path):
     settings = None
     if not problems:
         settings = {section: {} for section in SECTIONS}
-        for key in KEYS:  # whose order is not the file's: the same settings, the same text of them
+        for key in KEYS:  # in an order that is not the file's: the same settings, the same text of them
             section, _, name = key.partition(".")
             if name:
-                settings[section][name] = found[key][0]
+                settings[section][name] = plainest(found[key][0])
             else:
-                settings[section] = found[key][0]
+                settings[section] = plainest(found[key][0])
         problems = [(found[key][1], f"key {key}: {text}") for key, text in check_together(settings)]
     if problems:
         raise Problem(*(f"settings in {path}, line {line}, {text}" for line, text in sorted(problems)), code=2)

@@ -43,12 +43,13 @@ def finished(tmp_path_factory):
 
 
 def test_the_same_settings_on_the_same_tiles_give_the_same_bytes_again(finished, tmp_path):
-    for name in ("raw", "tiny.yaml"):
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    for name in ("raw", "prepared", "tiny.yaml", "runs/tiny/lr_find.json"):
         (tmp_path / name).symlink_to(finished / name)
-    for script in ("prepare_data.py", "lr_find.py", "train.py", "predict.py"):
+    for script in ("train.py", "predict.py"):
         done = run_script(script, "--params", "tiny.yaml", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    made = ["prepared/*.npy", "runs/tiny/lr_find.json", "runs/tiny/model.keras", "runs/tiny/predictions/*"]
+    made = ["runs/tiny/model.keras", "runs/tiny/predictions/*"]
     paths = [path.relative_to(finished) for pattern in made for path in sorted(finished.glob(pattern))]
     assert len(paths) > 10
     assert [path for path in paths if sha256(tmp_path / path) != sha256(finished / path)] == []

@@ -69,8 +69,9 @@ endif
 # -- the steps
 
 code = $(addprefix $(S)/,$(addsuffix .py,$(1)))
-unless_there = $(if $(filter $(1),$(LOST)),always)  # what is gone
-$(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metrics.json $(RUN)/report.html: export STAMPS = $(S)  # no step takes other settings
+unless_there = $(if $(filter $(1),$(LOST)),always)
+# a step renews the stamps of settings that were edited since make looked
+$(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metrics.json $(RUN)/report.html: export STAMPS = $(S)
 
 demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from files import Problem
+from files import Problem, replacing
 from params import SECTIONS, read_settings, run_folder
 
 _shown_at = 0.0
@@ -46,24 +46,21 @@ def command(main, doc, **options):
 
     def work():
         settings = read_settings(path)
-        check_stamps(settings)
+        renew_stamps(settings)
         main(settings, run_folder(path), **arguments)
 
     cleanly(work)
 
 
-def check_stamps(settings):
-    """Problem (exit 75) where make, which named its stamps in STAMPS, has looked at other settings than these: it would
-    take what these give for what those give."""
+def renew_stamps(settings):
+    """Where make has named the folder of its stamps in STAMPS: writes anew those of sections that were edited since it
+    looked, which this step reads as they are now, so that taking such an edit back is an edit too."""
     stamps = os.environ.get("STAMPS")
     for section in SECTIONS if stamps else []:
-        try:
-            told = Path(stamps, section).read_text(encoding="utf-8")
-        except OSError:
-            continue
-        if told != json.dumps(settings[section], indent=1):
-            raise Problem(f"settings, section {section}: edited since make looked at them, expected no edit meanwhile; "
-                          "run make again", code=75)
+        path, content = Path(stamps, section), json.dumps(settings[section], indent=1)
+        if path.exists() and path.read_text(encoding="utf-8") != content:
+            with replacing(path) as temporary:
+                temporary.write_text(content, encoding="utf-8")
 
 
 def cleanly(work):

@@ -237,17 +237,21 @@ def test_what_is_damaged_is_made_again(project, damaged, expected):
     assert would_run(project) == expected
 
 
-def test_a_step_refuses_settings_that_were_edited_since_make_looked(project):
+def test_an_edit_that_a_later_step_took_and_that_is_taken_back_reruns_it(project):
     text = (project / "demo.yaml").read_text()
-    command = [sys.executable, "evaluate.py", "--params", "demo.yaml"]
-    options = dict(cwd=project, capture_output=True, text=True, env={**os.environ, "STAMPS": "runs/demo/.make"})
-    assert "section evaluate" not in subprocess.run(command, **options).stderr
-    (project / "demo.yaml").write_text(text.replace("erode: 3", "erode: 7"))
-    done = subprocess.run(command, **options)
-    assert done.returncode == 75 and "settings, section evaluate: edited since make looked at them" in done.stderr
-    (project / "evaluate.py").write_text("import os\nprint('STAMPS', os.environ['STAMPS'])\n")
-    (project / "runs/demo/metrics.json").unlink()
-    assert "STAMPS runs/demo/.make" in make(project, "evaluate", "PARAMS=demo.yaml", check=False).stdout
+    (project / "evaluate.py").write_text("from command import command\ncommand(lambda *_: print('evaluated'), '')\n")
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    (project / "predict.py").write_text(  # while this runs, the settings of a later step are edited
+        "from pathlib import Path\npath = Path('demo.yaml')\n"
+        "path.write_text(path.read_text().replace('erode: 3', 'erode: 7'))\n"
+    )
+    told = make(project, "evaluate", "PARAMS=demo.yaml").stdout
+    assert "predict.py" in told and "evaluated" in told and "erode: 7" in (project / "demo.yaml").read_text()
+    for name in ("metrics.json", "report.html"):
+        (project / "runs/demo" / name).touch()
+    assert would_run(project) == []
+    (project / "demo.yaml").write_text(text)
+    assert would_run(project) == STEPS[4:]
 
 
 def test_tiles_that_were_prepared_for_another_run_are_prepared_again(project):

@@ -34,17 +34,19 @@ def raw_files(settings):
             if place.is_file()]
 
 
-def prepared_from(settings, stamp):
-    """{path: SHA-256} of the raw files that the prepared tiles were made from; {} where there are none yet, or where
-    they were made anew since this run's `stamp`, for another run."""
-    prepared = Path(settings["data"]["prepared"])
+def prepared_from(settings, stamp, before):
+    """({path: SHA-256} of the raw files that the prepared tiles were made from, the manifest's digest); ({}, `before`)
+    where there are none yet, or where they were made anew, for another run, since this run's `stamp` and since the
+    manifest had the digest `before`."""
+    manifest = Path(settings["data"]["prepared"]) / "manifest.json"
     try:
-        if os.stat(prepared / "manifest.json").st_mtime_ns > os.stat(stamp).st_mtime_ns:
-            return {}
-        rows = read_manifest(prepared)["tiles"].values()
-        return {file["path"]: file["sha256"] for row in rows for file in row["raw"].values()}
+        digest = sha256(manifest)
+        if os.stat(manifest).st_mtime_ns > os.stat(stamp).st_mtime_ns and digest != before:
+            return {}, before
+        rows = read_manifest(manifest.parent)["tiles"].values()
+        return {file["path"]: file["sha256"] for row in rows for file in row["raw"].values()}, digest
     except (Problem, OSError, KeyError, TypeError):  # prepare_data.py says what is wrong with it
-        return {}
+        return {}, before
 
 
 def tiles_stand(settings):
@@ -112,10 +114,10 @@ def write_stamps(settings, run):
     folder = run / ".make"
     try:
         seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
-        raw_seen, code_seen = dict(seen["raw"]), dict(seen["code"])
+        raw_seen, code_seen, manifest = dict(seen["raw"]), dict(seen["code"]), seen["manifest"]
     except (OSError, ValueError, KeyError, TypeError):
-        raw_seen, code_seen = {}, {}
-    known = prepared_from(settings, folder / "prepared")
+        raw_seen, code_seen, manifest = {}, {}, None
+    known, manifest = prepared_from(settings, folder / "prepared", manifest)
     raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
     code = {}
     for path in sorted(path for path in (*HERE.glob("[!.]*.py"), HERE / "page.html") if path.is_file()):
@@ -123,7 +125,7 @@ def write_stamps(settings, run):
         now, before = [about.st_size, about.st_mtime_ns], code_seen.get(path.name, [])
         code[path.name] = before if before[:2] == now else [*now, code_sha256(path)]
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
-    contents = {"seen.json": json.dumps({"raw": raw, "code": code}, indent=1),
+    contents = {"seen.json": json.dumps({"raw": raw, "code": code, "manifest": manifest}, indent=1),
                 "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost(settings, run))}\n",
                 "raw": json.dumps({path: [size, since] for path, (size, _, since) in raw.items()}, indent=1),
                 **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},

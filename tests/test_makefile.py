@@ -403,6 +403,9 @@ def test_a_raw_file_of_any_name_is_watched_and_one_that_was_only_touched_reruns_
         assert would_run(project) == []
         os.utime(path, (1, 1))
         assert would_run(project) == [] and would_run(project) == []
+        for touched in (path, project / "data/prepared/sample/manifest.json"):
+            touched.touch()
+        assert would_run(project) == [] and would_run(project) == []
         path.write_bytes(b"x" * size)
         prepare(b"x" * size)  # for another run, with the same prepared tiles
         assert would_run(project) == STEPS

@@ -176,11 +176,16 @@ def masks_of(path, raster):
                        [kind.name for kind in raster.colorinterp], sha256(mask) if is_file(mask) else None])
 
 
+@functools.cache
+def code_version():
+    """What stands for the code that makes maps, in their tags."""
+    return hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()[:16]
+
+
 def provenance(facts, settings, run, engine, place, sources):
     """The tags of a map of `sources`, {path: open raster}: what it was made from and by. The same tags, the same map.
     """
     options = settings["predict"]
-    code = hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()
     known = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
     known["classes"] = list(facts["classes"].items())
     read = hashlib.sha256(json.dumps([options_of(options), known], sort_keys=True).encode()).hexdigest()
@@ -189,7 +194,7 @@ def provenance(facts, settings, run, engine, place, sources):
         tool += " " + sha256(engine_files(run, "int8", options["window"])[1])[:16]
     return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": options_of(options), "PLACE": json.dumps(place),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
-            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code[:16],
+            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version(),
             "MASKS": " ".join(masks_of(path, raster) for path, raster in sources.items()),
             "SOURCE": " ".join(map(sha256, sources))}
 

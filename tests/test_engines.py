@@ -90,6 +90,30 @@ def test_a_raster_that_fails_half_way_leaves_openvino_ready_for_the_next(run):
     np.testing.assert_array_equal(answers(engine, 512, 4)[1], expected)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"residual": "concat", "centre": "serial", "stem": 1, "local_contrast": []},
+        {"residual": "concat", "depth": 3, "centre": "parallel"},
+    ],
+)
+def test_without_concatenations_before_convolutions_a_network_answers_the_same(changes):
+    ov = pytest.importorskip("openvino")
+    network = build_network(3, 4, **{**SMALL, **changes})
+    model = ov.convert_model(engines.graph_of(network, 1, 64, 64, 3))
+    _, expected = answers(engines.openvino_engine(model, 1))
+    engines.without_concatenations(model)
+    fed = [
+        node.input_value(0).get_node().get_type_name()
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Convolution"
+    ]
+    assert "Concat" not in fed and len(fed) > 8
+    np.testing.assert_allclose(answers(engines.openvino_engine(model, 1))[1], expected, atol=1e-4)
+    assert expected.std() > 0.01
+
+
 def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, tmp_path, capsys):
     pytest.importorskip("openvino")
     ortho(tmp_path / "a.tif", (150, 200))

@@ -110,8 +110,28 @@ def test_without_concatenations_before_convolutions_a_network_answers_the_same(c
         if node.get_type_name() == "Convolution"
     ]
     assert "Concat" not in fed and len(fed) > 8
+    assert [node.get_attributes()["axis"] for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"] == [
+        1
+    ]
     np.testing.assert_allclose(answers(engines.openvino_engine(model, 1))[1], expected, atol=1e-4)
     assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_openvino_takes_a_network_that_was_trained_in_mixed_precision(run, settings, tmp_path, policy):
+    pytest.importorskip("openvino")
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        write_run(run, settings)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    ortho(tmp_path / "a.tif", (70, 64))
+    maps = []
+    for engine in ("tensorflow", "openvino"):
+        settings["predict"]["engine"] = engine
+        predict.main(settings, run, "a.tif")
+        maps.append(read_map(run, "a"))
+    assert (maps[0] == maps[1]).mean() > 0.95 and len(np.unique(maps[0])) > 1
 
 
 def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(run, settings, tmp_path, capsys):

@@ -3,9 +3,9 @@
     python benchmarks/fidelity.py       about 10 minutes on 2 cores; writes docs/seams.png too
 
 `points_lost_*`: validation mean IoU in float32 less that in 8 bit or bfloat16, in points, whole tiles, one view.
-`same_*`: share of the pixels to which another engine gives the class that TensorFlow gives. The seam meter compares maps made of
-windows of 512 px with one made at once: the share of pixels whose class differs, by their distance to the nearest
-border of a window, on nine windows of each validation tile of Dubai.
+`same_*`: share of the pixels to which another engine gives the class that TensorFlow gives. The seam meter compares
+maps made of windows of 512 px with one made at once: the share of pixels whose class differs, by their distance to the
+nearest border of a window, on nine windows of each validation tile of Dubai.
 """
 import bench
 import numpy as np

@@ -104,15 +104,11 @@ def test_without_concatenations_before_convolutions_a_network_answers_the_same(c
     model = ov.convert_model(engines.graph_of(network, 1, 64, 64, 3))
     _, expected = answers(engines.openvino_engine(model, 1))
     engines.without_concatenations(model)
-    fed = [
-        node.input_value(0).get_node().get_type_name()
-        for node in model.get_ordered_ops()
-        if node.get_type_name() == "Convolution"
-    ]
+    nodes = model.get_ordered_ops()
+    fed = [node.input_value(0).get_node().get_type_name() for node in nodes if node.get_type_name() == "Convolution"]
     assert "Concat" not in fed and len(fed) > 8
-    assert [node.get_attributes()["axis"] for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"] == [
-        1
-    ]
+    (softmax,) = (node for node in nodes if node.get_type_name() == "Softmax")
+    assert softmax.get_attributes()["axis"] == 1
     np.testing.assert_allclose(answers(engines.openvino_engine(model, 1))[1], expected, atol=1e-4)
     assert expected.std() > 0.01
 

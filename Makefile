@@ -68,7 +68,6 @@ endif
 
 # -- the steps
 
-code = $(addprefix $(S)/,$(addsuffix .py,$(1)))
 unless_there = $(if $(filter $(1),$(LOST)),always)
 # a step renews the stamps of settings that were edited since make looked
 $(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metrics.json $(RUN)/report.html: export STAMPS = $(S)
@@ -76,21 +75,21 @@ $(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metric
 demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
 
-data/raw/sample/.made: sample_tiles.py | .venv/.installed
-	@cmp -s $< $@ || $(PY) sample_tiles.py $(@D)
+data/raw/sample/.made: imagery/sample_tiles.py | .venv/.installed
+	@cmp -s $< $@ || $(PY) -m imagery.sample_tiles $(@D)
 	@cp $< $@
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
-$(S)/prepared: $(call code,prepare_data raw_files tiles rasters) $(S)/data $(S)/split $(S)/raw $(call unless_there,prepared)
+$(S)/prepared: $(S)/prepare_data.code $(S)/data $(S)/split $(S)/raw $(call unless_there,prepared)
 	$(PY) prepare_data.py --params="$$PARAMS"
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
-$(RUN)/lr_find.json: $(call code,lr_find training workers records optimizers model pipeline patches tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed $(call unless_there,finder)
+$(RUN)/lr_find.json: $(S)/lr_find.code $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed $(call unless_there,finder)
 	$(PY) lr_find.py --params="$$PARAMS"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
-$(RUN)/model.json: $(call code,train training workers records optimizers model pipeline patches results scores rasters tiles) $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json) $(call unless_there,model)
+$(RUN)/model.json: $(S)/train.code $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json) $(call unless_there,model)
 	$(PY) train.py --params="$$PARAMS"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
@@ -103,18 +102,18 @@ else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) raw_files.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: $(call code,predict cluster engines maps patches raw_files rasters results tiles) $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
+	@$(PY) predict.py --check --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
+$(S)/predicted: $(S)/predict.code $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
 	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
-$(RUN)/metrics.json: $(call code,evaluate scores maps rasters results tiles) $(S)/predicted $(S)/input $(S)/evaluate $(call unless_there,scores)
+$(RUN)/metrics.json: $(S)/evaluate.code $(S)/predicted $(S)/input $(S)/evaluate $(call unless_there,scores)
 	$(PY) evaluate.py --params="$$PARAMS"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
-$(RUN)/report.html: $(call code,report figures pictures scores maps patches rasters results tiles) $(S)/page.html $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report $(call unless_there,page)
+$(RUN)/report.html: $(S)/report.code $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report $(call unless_there,page)
 	$(PY) report.py --params="$$PARAMS"
 
 # -- beside the chain
@@ -126,7 +125,7 @@ compare: .venv/.installed  ## all runs side by side, and the settings in which t
 	@$(PY) compare.py --params="$$PARAMS"
 
 params: .venv/.installed  ## the settings as resolved, and what differs from params.yaml
-	@$(PY) params.py --params="$$PARAMS"
+	@$(PY) compare.py --show --params="$$PARAMS"
 
 model: .venv/.installed  ## parameters and GFLOP per patch of the settings' network
 	@$(PY) model.py --params="$$PARAMS"

@@ -1,6 +1,7 @@
 """All runs side by side: their scores, what they cost, and the settings in which they differ.
 
     python compare.py
+    python compare.py --params demo.yaml --show     the settings alone
 
 Reads metrics.json, params.yaml, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for
 each run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints both as
@@ -8,13 +9,17 @@ tables. A run that has not been evaluated yet is named.
 """
 import csv
 import json
+from pathlib import Path
 
 import yaml
 
-from command import command
-from figures import draw_runs, percent, style
-from files import Problem, only_one, replacing
-from results import fits, read_facts, read_json, read_metrics
+from base.command import command
+from base.files import only_one, replacing
+from base.problem import Problem, shown
+from base.settings import differences, read_settings
+from base.tables import fits, read_facts, read_json
+from reporting.charts import draw_runs, percent, style
+from reporting.metrics import read_metrics
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
 
@@ -60,7 +65,10 @@ def print_table(rows):
                         for i, (text, width) in enumerate(zip(row, widths))).rstrip())
 
 
-def main(settings, run):
+def main(settings, run, show):
+    if show:
+        show_settings(settings)
+        return
     found, problems = {}, []
     for folder in sorted(path for path in run.parent.glob("*") if path.is_dir()):
         if not (folder / "metrics.json").exists():
@@ -97,5 +105,16 @@ def main(settings, run):
         raise Problem(*problems, code=3)
 
 
+def show_settings(settings):
+    """Prints the settings as resolved, and what differs from params.yaml."""
+    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
+    default = Path(__file__).with_name("params.yaml")
+    if default.exists():
+        found = differences(settings, read_settings(default))
+        print(f"\n# {len(found)} keys differ from {default.name}" + (":" if found else ""))
+        for key, value, other in found:
+            print(f"# {key}: {shown(value)}, there {shown(other)}")
+
+
 if __name__ == "__main__":
-    command(main, __doc__)
+    command(main, __doc__, show="the settings alone, as resolved, and what differs from params.yaml")

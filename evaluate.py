@@ -11,70 +11,28 @@ calibration of the confidence. About 4 s a 6000 x 6000 tile.
 """
 import csv
 import json
-import math
 
 import numpy as np
 
-from command import command
-from files import Problem, only_one, replacing, sha256
-from maps import CERTAIN, beside, options_of, ways
-from rasters import open_raster, reading
-from results import read_facts, read_table
-from scores import accuracy, card, class_scores, confusion_matrix, divide, mean_iou, mean_of
-from tiles import IGNORE, in_pieces, open_prepared, read_manifest
+from base.command import command
+from base.files import only_one, replacing, sha256
+from base.problem import Problem
+from base.tables import read_facts, read_table
+from imagery.arrays import IGNORE
+from imagery.rasters import open_raster, reading
+from imagery.scores import boundary_distance, confusion_matrix
+from imagery.tiles import open_prepared, read_manifest
+from mapping.maps import CERTAIN, beside, options_of, ways
+from reporting.metrics import (
+    card,
+    describe,
+    describe_boundary,
+    describe_calibration,
+    describe_gains,
+    describe_protocol,
+    plain,
+)
 
-BINS = 20  # of confidence, equally wide
-
-
-def boundary_distance(labels, reach):
-    """Distance of every pixel to the nearest one of another label (uint8 [H, W]) in whole pixels, rounded up:
-    uint8 [H, W], 1..reach, and reach + 1 where it is farther. The edge of the tile is no boundary.
-
-    Exact Euclidean distances, first down the columns, then of those the least along each row, as in Felzenszwalb and
-    Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of labels at once: a column in
-    which the label differs is at distance zero, in any other the nearest other label is its own.
-    """
-    height, width = labels.shape
-    column = np.full(labels.shape, reach + 1, np.uint8)
-    same = labels[1:] == labels[:-1]
-    for here, there, between in (*((row, row - 1, row - 1) for row in range(1, height)),
-                                 *((row, row + 1, row) for row in range(height - 2, -1, -1))):
-        np.minimum(column[here], np.where(same[between], column[there] + 1, 1), out=column[here])
-    rounded = np.ceil(np.sqrt(np.arange((reach + 1) ** 2 + 1))).astype(np.uint8)
-
-    def across(start, stop):
-        rows, down = labels[start:stop], column[start:stop].astype(np.uint16) ** 2
-        squared = down.copy()
-        for right in range(1, min(reach, width - 1) + 1):
-            same = rows[:, right:] == rows[:, :-right]
-            for one, other in ((np.s_[:, :-right], np.s_[:, right:]), (np.s_[:, right:], np.s_[:, :-right])):
-                np.minimum(squared[one], down[other] * same + np.uint16(right**2), out=squared[one])
-        column[start:stop] = rounded.take(squared)
-
-    for _ in in_pieces(across, height, 128):
-        pass
-    return column
-
-
-def plain(value):
-    """A float as JSON can hold it: None for NaN."""
-    return None if math.isnan(value) else float(value)
-
-
-def describe(confusion, classes, leave_out):
-    """The scores of a confusion matrix, as metrics.json holds them."""
-    each = class_scores(confusion)
-    kept = [i for i, name in enumerate(classes) if name not in leave_out]
-    return {"accuracy": plain(accuracy(confusion)),
-            "mean_iou": plain(mean_of(each["iou"])), "mean_f1": plain(mean_of(each["f1"])),
-            "left_out": {"accuracy": plain(float(divide(np.diag(confusion)[kept].sum(), confusion[kept].sum()))),
-                         "mean_iou": plain(mean_of(each["iou"], kept)), "mean_f1": plain(mean_of(each["f1"], kept))},
-            "classes": {name: {**{score: plain(each[score][i]) for score in ("iou", "f1", "precision", "recall")},
-                               "pixels": int(each["pixels"][i])} for i, name in enumerate(classes)},
-            "confusion": confusion.tolist()}
-
-
-# -- one tile ---------------------------------------------------------------------------------------------------------
 
 def read_band(path, shape, expected):
     """(uint8 [H, W], tags) of a map; Problem (exit 3) where it is not of this shape or lacks the `expected` tags."""
@@ -145,73 +103,6 @@ def evaluate_tile(tile, settings, run, facts, raw):
             predicted[covered[0]:] = predicted[:, covered[1]:] = 0  # the class of the highest of so many zeros
             count("uncovered", predicted, seen)
     return found
-
-
-# -- all tiles --------------------------------------------------------------------------------------------------------
-
-def describe_boundary(distances):
-    """Errors by distance to the class boundary, from a confusion matrix of each distance (the last: all beyond): for
-    each the share of the scored pixels that lie there and of these the share that is wrong, and the scores of what
-    lies farther."""
-    total, rows = distances.sum(), []
-    for pixels in range(len(distances) - 1):
-        there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
-        rows.append({"pixels": pixels, "share": plain(float(divide(there.sum(), total))),
-                     "error": plain(1 - accuracy(there)), "accuracy_beyond": plain(accuracy(beyond)),
-                     "mean_iou_beyond": plain(mean_iou(beyond))})
-    return rows
-
-
-def describe_calibration(levels):
-    """How sure the network is against how often it is right, from wrong and right pixels of each confidence: the bins
-    of a reliability diagram, and the expected calibration error (Guo et al., On Calibration of Modern Neural Networks,
-    2017), the mean of their differences weighted by their pixels."""
-    level = np.arange(CERTAIN + 1)
-    place = np.minimum(level * BINS // CERTAIN, BINS - 1)
-    pixels, right, sure = (np.bincount(place, weights, BINS)
-                           for weights in (levels.sum(1), levels[:, 1], levels.sum(1) * level / CERTAIN))
-    rows = [{"low": i / BINS, "high": (i + 1) / BINS, "pixels": int(pixels[i]),
-             "confidence": plain(float(divide(sure[i], pixels[i]))),
-             "accuracy": plain(float(divide(right[i], pixels[i])))} for i in range(BINS)]
-    return {"expected_calibration_error": plain(float(divide(np.abs(sure - right).sum(), pixels.sum()))), "bins": rows}
-
-
-def describe_gains(maps, seconds, settings):
-    """The gain ledger: what each step from the notebook's way of predicting to this one adds, all test tiles
-    together."""
-    options, size = settings["predict"], settings["input"]["patch_size"]
-    first = next(iter(settings["data"]["classes"]))
-    steps = {"uncovered": f"patches of {size} px side by side, what is left at the right and at the bottom {first}",
-             "side_by_side": "every pixel predicted",
-             "one_view": f"windows of {options['window']} px that overlap by {options['overlap']:g}, blended",
-             None: f"{len(options['views'])} views averaged"}
-    if "one_view" not in maps:  # the map itself is in one
-        steps[None] = steps.pop("one_view")
-    return [{"step": text, "way": way or "map", "accuracy": maps[way]["full"]["accuracy"],
-             "mean_iou": maps[way]["full"]["mean_iou"],
-             "classes": {name: scores["iou"] for name, scores in maps[way]["full"]["classes"].items()},
-             "seconds_per_tile": seconds.get(way)} for way, text in steps.items() if way in maps]
-
-
-def describe_protocol(settings, facts, tags, official):
-    """What the numbers mean, in fields and in a sentence that a paper can quote."""
-    options, evaluate, split = settings["predict"], settings["evaluate"], settings["split"]
-    kinds = set(official)
-    eroded = ("official" if kinds == {True} else f"disc of {evaluate['erode']} px" if kinds == {False}
-              else f"official where given, else disc of {evaluate['erode']} px")
-    protocol = {"tiles": split["test"], "trained_on": split["train"], "checkpoint_chosen_on": split["val"],
-                "checkpoint": f"epoch {facts['epoch']}: {facts['chosen_by']}", "views": options["views"],
-                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
-                "eroded_labels": eroded, "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
-    views = len(options["views"])
-    protocol["text"] = (
-        f"{len(split['test'])} test tile(s), none of which was trained on or chose anything; checkpoint of epoch "
-        f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
-        f"overlapping by {options['overlap']:g}, {f'{views} views averaged' if views > 1 else 'one view'}, "
-        f"{tags['ENGINE']}; every labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means "
-        f"over the {len(settings['data']['classes'])} classes, as far as they occur"
-        + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
-    return protocol
 
 
 def print_scores(metrics, classes):

@@ -14,17 +14,15 @@ import math
 
 import numpy as np
 
-from command import command, progress
-from figures import draw_finder, style
-from files import Problem
-from optimizers import Exponential
-from params import check_roles
-from patches import changes_of, plan_epoch
-from pipeline import open_tiles
-from records import fingerprint, identity, write_rows, write_text
-from tiles import read_manifest
-from training import Trainer
-from workers import choose_strategy, first_says, leads, working_in
+from base.command import command, progress
+from base.problem import Problem
+from base.tables import write_rows, write_text
+from imagery.tiles import check_roles, open_tiles, read_manifest
+from learning.optimizers import Exponential
+from learning.patches import changes_of, plan_epoch
+from learning.records import fingerprint, identity
+from learning.workers import choose_strategy, first_says, leads, working_in
+from trainer import Trainer
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
 VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
@@ -94,6 +92,7 @@ def stands(run, made_from):
 
 def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
     """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
+    from reporting.charts import draw_finder, style  # here: another look makes no other test
     with style():
         draw_finder(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
     write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],

@@ -7,9 +7,8 @@ Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loa
 import json
 import math
 
-from command import command
-from files import quiet_stderr
-from params import count_bands
+from base.command import command, quiet_stderr
+from base.settings import count_bands
 
 with quiet_stderr():
     import keras

@@ -10,9 +10,8 @@ import os
 
 import numpy as np
 
-from files import quiet_stderr
-from patches import SEED, cut_batch, draw_colours, shard
-from tiles import open_prepared, read_manifest
+from base.command import quiet_stderr
+from learning.patches import SEED, cut_batch, draw_colours, shard
 
 with quiet_stderr():
     import tensorflow as tf
@@ -20,12 +19,6 @@ with quiet_stderr():
 PARALLEL = min(8, os.cpu_count() or 1)  # batches cut at a time; twice as many wait ready
 MAPPED = 3 * 2**28  # bytes of tiles that may stay in this process's resident memory
 AROUND = 2**16  # bytes that the system maps around a page it is asked for: at most these for every row of a patch
-
-
-def open_tiles(data, names):
-    """The prepared tiles of these names, memory-mapped."""
-    manifest = read_manifest(data["prepared"])
-    return [open_prepared(data, name, manifest) for name in names]
 
 
 def let_go(tiles):

@@ -17,123 +17,22 @@ import contextlib
 import csv
 import errno
 import functools
-import hashlib
-import json
+import logging
 import os
 import re
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
+from base.command import command, progress
+from base.files import clear_temporaries, is_file, only_one, replacing
+from base.problem import Problem, shown
+from base.tables import read_facts, read_table
+from imagery.rasters import check_crs
+from imagery.raw_tiles import SUFFIXES, check_name, find_rasters, find_raw
+from mapping.engines import choose_engine
+from mapping.maps import ways
+from mapping.one_raster import attempt, check_raster
+from mapping.translate import ensure_engine
 
-from cluster import over_dask
-from command import command, progress
-from engines import choose_engine, engine_files, engine_of, ensure_engine
-from files import Problem, clear_temporaries, code_sha256, is_file, only_one, replacing, sha256
-from maps import CERTAIN, options_of, stands, ways, write_beside, write_map
-from patches import cut
-from rasters import (
-    CACHE,
-    Layers,
-    check_bands,
-    check_crs,
-    control_points,
-    georeference,
-    in_degrees,
-    open_raster,
-    pixel_size,
-    resampled,
-    same_place,
-)
-from raw_files import SUFFIXES, check_name, find_rasters, find_raw
-from results import read_facts, read_table
-from tiles import starts, unview, view
-
-CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is
-
-
-# -- the map as it forms ----------------------------------------------------------------------------------------------
-
-def blend_weights(window):
-    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero, the same in
-    all eight views."""
-    rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
-    return np.outer(rise, rise).astype(np.float32)
-
-
-def patches_of(read, height, window, rows, columns, views):
-    """Yields every view (uint8 [window, window, B]) of every window, from the top down."""
-    for row in rows:
-        strip = read(row, min(row + window, height))
-        for col in columns:
-            patch = cut(strip, 0, col, window)
-            for number in views:
-                yield np.ascontiguousarray(view(patch, number))
-
-
-def turned_back(planes, number):
-    """The planes [C, S, S] of which `planes` are the view of that number."""
-    return np.moveaxis(unview(np.moveaxis(planes, 0, -1), number), -1, 0)
-
-
-def decide(sums, out):
-    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the class, its
-    probability times 200, that of each class."""
-    best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
-    for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
-        np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
-        np.maximum(best, sums[i], out=best)
-    out[..., 0] = index
-    if out.shape[-1] > 1:
-        share = CERTAIN / sums.sum(0)
-        out[..., 1] = np.rint(best * share)
-        out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
-
-
-def place_windows(size, window, overlap, multiple):
-    """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, overlapping by at least `overlap` of
-    their side, on multiples of `multiple`; side by side from the first pixel where `overlap` is 0. The network pools
-    and averages cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
-    reach past the end."""
-    if overlap == 0:
-        return np.arange(0, size, window)
-    step = max(1, int(window * (1 - overlap)) // multiple)
-    return multiple * starts(-(-size // multiple), window // multiple, step)
-
-
-def predict_rows(run, read, shape, classes, window, overlap, views, multiple, depth=1):
-    """Yields (first row, uint8 [rows, W, depth] as `decide` fills it) from the top down, every row of a raster once.
-
-    `run` is an engine; `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows
-    lie as `place_windows` says; past the raster's edge it is mirrored. Sums stand in one window that slides to the
-    right, and below it, as wide as the raster, in the rows that it shares with the next row of windows.
-    """
-    height, width = shape
-    rows, columns = (place_windows(size, window, overlap, multiple) for size in shape)
-    answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
-    mean, sums = np.empty((2, classes, window, window), np.float32)
-    below = np.zeros((classes, 0, width), np.float32)
-    for row, next_row in zip(rows, [*rows[1:], height]):
-        done, above = next_row - row, below
-        below = np.zeros((classes, window - done if next_row < height else 0, width), np.float32)
-        out = np.empty((done, width, depth), np.uint8)
-        sums[:] = 0
-        for col, next_col in zip(columns, [*columns[1:], width]):
-            mean[:] = turned_back(next(answers), views[0])
-            for number in views[1:]:
-                mean += turned_back(next(answers), number)
-            sums += np.multiply(mean, weights, out=mean)
-            ready = sums[:, :, : next_col - col]
-            ready[:, : above.shape[1]] += above[:, :, col: next_col]
-            decide(ready[:, :done], out[:, col: next_col])
-            below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
-            sums[:, :, : window - (next_col - col)] = sums[:, :, next_col - col:].copy()
-            sums[:, :, window - (next_col - col):] = 0
-        yield row, out
-
-
-# -- one raster -------------------------------------------------------------------------------------------------------
 
 def find_extra(name, given, facts, settings):
     """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3) where it
@@ -152,170 +51,6 @@ def find_extra(name, given, facts, settings):
     return places[0]
 
 
-def check_raster(path, extra_path, facts):
-    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes."""
-    with open_raster(path) as raster, open_raster(extra_path) if extra_path else contextlib.nullcontext() as extra:
-        wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
-        if wrong:
-            raise Problem(f"raster {path}: {wrong}", code=3)
-        if extra:
-            wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
-            if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
-                wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
-            if (extra.height, extra.width) != (raster.height, raster.width):
-                wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
-            if wrong:
-                raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
-
-
-def masks_of(path, raster):
-    """What decides which pixels of an open raster have no data, with the bytes of the .msk beside it, as text; not the
-    statistics that programs leave in its .aux.xml."""
-    mask = f"{path}.msk"
-    return json.dumps([raster.nodatavals, [[flag.name for flag in flags] for flags in raster.mask_flag_enums],
-                       [kind.name for kind in raster.colorinterp], sha256(mask) if is_file(mask) else None])
-
-
-@functools.cache
-def code_version():
-    """What stands for the code that makes maps, in their tags."""
-    return hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()[:16]
-
-
-def provenance(facts, settings, run, engine, place, sources):
-    """The tags of a map of `sources`, {path: open raster}: what it was made from and by. The same tags, the same map.
-    """
-    options = settings["predict"]
-    known = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
-    known["classes"] = list(facts["classes"].items())
-    read = hashlib.sha256(json.dumps([options_of(options), known], sort_keys=True).encode()).hexdigest()
-    tool = f"{engine} {version(engine)} {options['precision']}"
-    if options["precision"] == "int8":  # other weights, by its calibration
-        tool += " " + sha256(engine_files(run, "int8", options["window"])[1])[:16]
-    return {"MODEL": facts["sha256"], "SETTINGS": read, "PREDICT": options_of(options), "PLACE": json.dumps(place),
-            "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
-            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version(),
-            "MASKS": " ".join(masks_of(path, raster) for path, raster in sources.items()),
-            "SOURCE": " ".join(map(sha256, sources))}
-
-
-def memory(shape, facts, options, engine, activations):
-    """About how many bytes predicting a raster of this shape takes, from what is held at once: the libraries, the
-    activations of each window under way (TensorFlow keeps twice as much), GDAL's blocks, rows of pixels, sums; with
-    polygons the map."""
-    (height, width), window, classes = shape, options["window"], len(facts["classes"])
-    wide, rows = max(width, window), place_windows(height, window, options["overlap"], facts["multiple"])
-    shared = window - int(np.diff(rows).min(initial=window))  # of neighbours, which are spread evenly
-    held = {"tensorflow": 2, "int8": 0.5}.get(engine if engine == "tensorflow" else options["precision"], 1)
-    copies = [3 if limits is None else 16 for limits in facts["scale"]]  # of a pixel's bands, as bytes or as numbers
-    return ((0.85e9 if engine == "tensorflow" else 0.3e9) + options["batch_size"] * activations * held
-            + min(1e6 * CACHE, (len(copies) + 1) * height * width)
-            + (sum(copies) + 2 + classes) * window * wide + 4 * classes * (2 * shared * wide + 4 * window**2)
-            + ("polygons" in options["also"]) * 3 * height * width)
-
-
-def installed_memory():
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def scale_to(place, trained, resample, path):
-    """(how many of the map's pixels to one of the raster's, a warning or None): 1 unless predict.resample, and where
-    the sizes are the same or one of them is not known. Problem (exit 3) where they have nothing in common."""
-    own = pixel_size(place)
-    if own is None or trained is None:
-        silent = trained is None or not (place["transform"] or resample)  # a picture without a place has no size
-        return 1, None if silent else (f"warning: {path}: its pixel size in metres is not known, so it is not "
-                                       f"resampled; the network was trained on {trained:g} m")
-    ratio = own / trained
-    if resample and not 1 / 32 < ratio < 32:
-        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the network was "
-                      "trained; look at its georeference, or set predict.resample to false", code=3)
-    if resample:
-        return (ratio if abs(ratio - 1) > 0.01 else 1), None
-    return 1, None if 0.8 < ratio < 1.25 else (
-        f"warning: {path}: pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true "
-        "for good results")
-
-
-def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say=None):
-    """Predicts one raster into runs/<run>/predictions/<name>.tif, unless the same map stands there. Returns the lines
-    that say what it did, and the map's row of predict.csv, without seconds where it stood; where there is a `say`, that
-    gets the lines as they come, and progress is shown. `threads` 0: as many as there are cores."""
-    options, facts, lines = settings["predict"], read_facts(run), []
-    say, live = say or lines.append, say is not None
-    target = run / "predictions" / f"{name}.tif"
-    with contextlib.ExitStack() as opened:
-        raster = opened.enter_context(open_raster(path))
-        extra = opened.enter_context(open_raster(extra_path)) if extra_path else None
-        place = georeference(raster, settings["data"]["assume_crs"])
-        if points := control_points(raster):
-            place["control_points"] = points
-        of_split = name in sum(settings["split"].values(), [])  # whose maps are compared with labels, pixel by pixel
-        scale, warning = scale_to(place, facts["ground_sample_distance"], options["resample"] and not of_split, path)
-        if warning:
-            say(warning)
-        if scale != 1:
-            raster, extra = (source and opened.enter_context(resampled(source, scale)) for source in (raster, extra))
-            place["transform"] = list(raster.transform)[:6]
-        also = [what for what in options["also"] if what != "polygons" or in_degrees(raster, place)]
-        if len(also) < len(options["also"]):
-            say(f"warning: {path}: " + ("placed by control points alone; warp it first (gdalwarp)" if points else
-                                        "no place in longitude and latitude is known") + ", so no polygons")
-        tags = provenance(facts, settings, run, engine, place, {path: raster, **({extra_path: extra} if extra else {})})
-        row = {"map": name, "height": raster.height, "width": raster.width, "views": len(options["views"]),
-               "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"], "seconds": None}
-        if stands(target, tags, also) and recorded(run).get(name) in (None, sha256(target)):
-            write_beside(target, facts["classes"], also, options["sieve"], missing=True)
-            say(f"{name:>12}  stands already  {target}")
-            return lines, {**row, "sha256": sha256(target)}
-        if target.exists():
-            say(f"{name:>12}  replaces the map of another raster, model, setting or version, or a damaged one")
-        layers = Layers(raster, extra, facts["bands"], facts["scale"])
-        answer, activations = engine_of(run, facts["sha256"], engine, options["precision"], options["window"],
-                                        options["batch_size"], threads)
-        (height, width), classes, views = layers.shape, facts["classes"], len(options["views"])
-        needed = memory(layers.shape, facts, {**options, "also": also}, engine, activations)
-        say(f"{name:>12}  {height} x {width} px, windows of {options['window']}, views: {views}, {tags['ENGINE']}: "
-            f"about {needed / 1e9:.1f} GB of memory")
-        if needed > installed_memory():
-            raise Problem(f"raster {path}: {height} x {width} pixels need about {needed / 1e9:.1f} GB of memory, "
-                          f"expected at most the {installed_memory() / 1e9:.1f} GB of this machine; lower "
-                          "predict.window or predict.batch_size, or cut it into narrower ones", code=3)
-        read, outside = 0, np.zeros(len(facts["scale"]), np.int64)
-
-        def read_rows(start, stop):
-            nonlocal read, outside
-            valid = layers.valid(start, stop)
-            pixels, beyond = layers.read(start, stop, valid)
-            read, outside = read + np.count_nonzero(valid), outside + beyond
-            return pixels
-
-        def rows():
-            depth = 1 if not {"confidence", "probabilities"}.intersection(also) else 2 + len(classes) * (
-                "probabilities" in also)
-            for row, found in predict_rows(answer, read_rows, layers.shape, len(classes), window, options["overlap"],
-                                           options["views"], facts["multiple"], depth):
-                yield row, found
-                if live:
-                    progress(f"{name:>12}  {100 * (row + len(found)) // height:3d} %")
-
-        window = options["window"]
-        if engine == "tensorflow":  # which takes windows of any size: no larger than the raster
-            window = min(window, -(-max(height, width) // facts["multiple"]) * facts["multiple"])
-        started = time.monotonic()
-        write_map(target, layers, rows(), classes, place, tags, also, options["sieve"])
-    if outside.max() > 0.2 * read:
-        say(f"warning: {path}: {100 * outside.max() / read:.0f} % of a band outside the scale that the network was "
-            f"trained with ({facts['scale']}); see data.scale")
-    seconds = time.monotonic() - started
-    say(f"{name:>12}  {height} x {width} px, views: {views}: {seconds:.0f} s, "
-        f"{height * width * views / seconds / 1e6:.2f} Mpx/s per view  {target}")
-    return lines, {**row, "seconds": f"{seconds:.2f}", "sha256": sha256(target)}
-
-
-# -- many rasters -----------------------------------------------------------------------------------------------------
-
 @contextlib.contextmanager
 def naming(path):
     """Turns the refusal of a name as too long into a Problem of that raster (exit 3)."""
@@ -328,15 +63,10 @@ def naming(path):
                       "rename it", code=3) from None
 
 
-def attempt(*job):
-    """(exit code, lines, row) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
-    try:
-        return 0, *predict_raster(*job)
-    except Problem as problem:
-        return problem.code, problem.lines, None
-
-
-def main(settings, run, tile, extra=None, scheduler=None):
+def main(settings, run, tile, extra=None, scheduler=None, check=False):
+    if check:
+        check_tile(settings, tile, extra)
+        return
     split, options = settings["split"], settings["predict"]
     if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
         raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or tcp://host:port",
@@ -383,12 +113,6 @@ def main(settings, run, tile, extra=None, scheduler=None):
         raise Problem(*dict.fromkeys(problems), code=3)
 
 
-def recorded(run):
-    """{map: SHA-256} of predict.csv."""
-    path = run / "predict.csv"
-    return {row.get("map"): row.get("sha256") for row in read_table(path)} if path.exists() else {}
-
-
 def record(path, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
     before = read_table(path) if path.exists() else []
@@ -412,7 +136,7 @@ def predict_all(jobs, scheduler, facts, problems):
             for settings in {job[3]["predict"]["window"]: job[3] for job in jobs}.values():
                 ensure_engine(run, facts, settings)
         try:
-            done = over_dask("predict", "attempt", jobs, scheduler) if scheduler else (
+            done = over_dask(attempt, jobs, scheduler) if scheduler else (
                 attempt(*job, 0, say) for job in jobs)
             with contextlib.closing(done):  # however this ends, no worker writes on
                 for code, lines, row in done:
@@ -427,7 +151,57 @@ def predict_all(jobs, scheduler, facts, problems):
             clear_temporaries(run)  # of lost workers
 
 
+def check_tile(settings, tile, extra):
+    """Problem where there is no such tile or extra raster, before a network is trained for it."""
+    name, _ = find_rasters(tile, settings)[0]
+    if extra and (settings["data"]["extra"] is None or name in sum(settings["split"].values(), [])):
+        raise Problem(f"EXTRA {shown(extra)}: given for {shown(tile)}, expected only where data.extra is set and for a "
+                      "raster outside the split; leave it out", code=2)
+    if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
+        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
+
+
+def over_dask(work, jobs, scheduler):
+    """Yields what `work`, which returns (exit code, lines, row), returns for each of `jobs`, each a tuple
+    whose second item is a path, as the workers finish. The function also takes how many threads it may use, 0 for as
+    many as there are cores.
+
+    `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its workers, runs in
+    this folder. What a lost worker was at, another does. Problem (exit 4) where there is no cluster.
+    """
+    try:
+        from distributed import Client, LocalCluster, as_completed
+    except ImportError:
+        raise Problem("package distributed: not installed, expected for --scheduler; run make extras", code=4) from None
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
+    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
+    with contextlib.ExitStack() as opened:
+        try:
+            address = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
+                                                        dashboard_address=None)) if count else scheduler
+            client = opened.enter_context(Client(address, timeout=20))
+            client.wait_for_workers(1, timeout=60)
+        except OSError as error:  # a timeout too
+            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "
+                          "or local:N", code=4) from None
+        futures = {client.submit(work, *job, threads, pure=False): job[1] for job in jobs}
+        for future in as_completed(list(futures)):
+            path = futures.pop(future)  # what has been read here is not done again when its worker is lost
+            try:
+                yield future.result()
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                if type(error).__name__ != "KilledWorker":
+                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
+                                  "and workers that run in this folder, with these packages", code=4) from None
+                yield 3, [f"raster {path}: worker after worker was lost at it, expected one to finish; look at their "
+                          "memory"], None
+
+
 if __name__ == "__main__":
     command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
             extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a folder",
-            scheduler="NAME of a Dask cluster: local:N or tcp://host:port")
+            scheduler="NAME of a Dask cluster: local:N or tcp://host:port",
+            check="only see whether --tile is there")

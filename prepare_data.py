@@ -23,80 +23,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rasterio.enums import ColorInterp
 
-from command import command
-from files import Problem, is_file, only_one, replacing, sha256
-from params import check_roles, count_bands
-from rasters import Layers, check_bands, check_crs, georeference, open_raster, overlap, reading, same_place, scales
-from raw_files import MASK, fill, find_raw
-from tiles import CELL, IGNORE, KINDS, build_decoder, count_cells, depth, made_with, manifest_text, pack, read_manifest
+from base.command import command
+from base.files import only_one, replacing, sha256
+from base.problem import Problem
+from imagery.arrays import IGNORE
+from imagery.labels import KINDS, build_decoder
+from imagery.rasters import Layers, check_crs, open_raster, overlap, reading, scales
+from imagery.raw_tiles import check_headers, find_files, with_masks
+from imagery.tiles import CELL, check_roles, count_cells, depth, made_with, manifest_text, pack, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
-
-
-# -- what there is ----------------------------------------------------------------------------------------------------
-
-def find_files(tile, data):
-    """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
-    files, problems = {}, []
-    for kind, key in (("image", "image"), ("extra", "extra"), ("labels", "label"), ("eroded", "eroded_label")):
-        places = find_raw(data["raw"], data[key], tile) if data[key] else []
-        if len(places) > 1:
-            problems.append(f"tile {tile}, {kind}: found as {places[0]} and {places[1]}, expected one; remove one")
-        elif places:
-            files[kind] = places[0]
-        elif data[key] and kind != "eroded":
-            path = fill(data[key], tile)
-            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
-                            f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
-    return files, problems
-
-
-def with_masks(files):
-    """Raw files of a tile, {kind: path}, with the masks beside them, which say where they have data."""
-    masks = {f"{kind} mask": path.with_name(path.name + MASK) for kind, path in files.items()}
-    return {**files, **{kind: path for kind, path in masks.items() if is_file(path)}}
-
-
-def check_label(raster, label_values):
-    """What keeps an open raster from being labels, as one line; None where nothing does."""
-    kinds = set(raster.dtypes)
-    if label_values is None:
-        if raster.count < 3 or ColorInterp.palette in raster.colorinterp:
-            return (f"{'a palette image' if ColorInterp.palette in raster.colorinterp else f'{raster.count} bands'}, "
-                    "expected the classes' colours in red, green and blue; for labels of one band set "
-                    "data.label_values to the value of each class")
-        return None if set(raster.dtypes[:3]) == {"uint8"} else f"{raster.dtypes[0]} colours, expected uint8"
-    if raster.count != 1:
-        return f"{raster.count} bands, expected one (data.label_values); for painted labels set data.label_values: null"
-    return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
-
-
-def check_headers(tile, files, data):
-    """(facts, problems) of a tile's files, without reading pixels: facts are shape [H, W, B], dtype, georeference."""
-    facts, problems = None, []
-    for kind, path in files.items():
-        try:
-            with open_raster(path) as raster:
-                if kind == "image":
-                    wrong = check_bands(raster, data["bands"], scales(data), f"data.bands: {data['bands']}")
-                    facts = {"shape": [raster.height, raster.width, count_bands(data)], "dtype": raster.dtypes[0],
-                             "georeference": georeference(raster, data["assume_crs"])}
-                elif kind == "extra":
-                    wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
-                else:
-                    wrong = check_label(raster, data["label_values"])
-                if not wrong and facts and not same_place(raster, facts["georeference"]["transform"]):
-                    wrong = "its georeference lies elsewhere than its image's, expected the same ground"
-                if wrong:
-                    problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
-                if facts and [raster.height, raster.width] != facts["shape"][:2]:
-                    problems.append(f"tile {tile}, {kind} in {path}: {raster.height} x {raster.width} pixels, expected "
-                                    f"{facts['shape'][0]} x {facts['shape'][1]} as its image")
-        except Problem as problem:
-            problems += problem.lines
-    return facts, problems
 
 
 # -- what is in it ----------------------------------------------------------------------------------------------------

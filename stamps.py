@@ -12,14 +12,16 @@ import json
 import os
 from pathlib import Path
 
-from command import command
-from files import Problem, code_sha256, only_one, replacing, sha256
-from params import SECTIONS
-from raw_files import MASK, WORLD_FILES, places_of
-from results import read_table
-from tiles import made_with, read_manifest
+from base.command import command
+from base.files import code_of, code_sha256, only_one, replacing, sha256
+from base.problem import Problem
+from base.settings import SECTIONS
+from base.tables import read_table
+from imagery.raw_tiles import MASK, WORLD_FILES, places_of
+from imagery.tiles import made_with, read_manifest
 
 HERE = Path(__file__).parent
+STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 RECORDS = ("model.keras", "params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training
 
 
@@ -114,22 +116,19 @@ def write_stamps(settings, run):
     folder = run / ".make"
     try:
         seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
-        raw_seen, code_seen, manifest = dict(seen["raw"]), dict(seen["code"]), seen["manifest"]
+        raw_seen, manifest = dict(seen["raw"]), seen["manifest"]
     except (OSError, ValueError, KeyError, TypeError):
-        raw_seen, code_seen, manifest = {}, {}, None
+        raw_seen, manifest = {}, None
     known, manifest = prepared_from(settings, folder / "prepared", manifest)
     raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
-    code = {}
-    for path in sorted(path for path in (*HERE.glob("[!.]*.py"), HERE / "page.html") if path.is_file()):
-        about = os.stat(path)
-        now, before = [about.st_size, about.st_mtime_ns], code_seen.get(path.name, [])
-        code[path.name] = before if before[:2] == now else [*now, code_sha256(path)]
+    code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
+    code["report.code"] += code_sha256(HERE / "reporting/page.html")
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
-    contents = {"seen.json": json.dumps({"raw": raw, "code": code, "manifest": manifest}, indent=1),
+    contents = {"seen.json": json.dumps({"raw": raw, "manifest": manifest}, indent=1),
                 "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost(settings, run))}\n",
                 "raw": json.dumps({path: [size, since] for path, (size, _, since) in raw.items()}, indent=1),
                 **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
-                **{name: digest for name, (*_, digest) in code.items()}}
+                **code}
     for name, content in contents.items():
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:

@@ -1,30 +1,25 @@
-"""The training and validation step, on one device or many, and checkpoints: what the finder and the run share."""
-import json
-import zipfile
-import zlib
+"""The training and validation step and the epoch, on one device or many: what the finder and the run share.
+"""
+import math
+import time
 
 import numpy as np
 
-from files import Problem, quiet_stderr, replacing
+from base.command import progress, quiet_stderr
+from base.problem import Problem
+from base.settings import count_bands
+from imagery.scores import accuracy, mean_iou
+from imagery.tiles import read_manifest
+from learning.optimizers import build_optimizer
+from learning.patches import shard
 from model import balance, build_loss, build_network, logits_of
-from optimizers import build_optimizer
-from params import count_bands
-from patches import shard
 from pipeline import batches
-from results import fits
-from tiles import read_manifest
-from workers import agree
 
 with quiet_stderr():
     import keras
     import tensorflow as tf
 
 POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16"}  # of train.mixed_precision
-
-COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
-           "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
-STATE = {"epoch": 0, "best": 0.0, "best_epoch": 0, "history": [dict.fromkeys(COLUMNS, 0.0)]}  # of a run, as its
-# checkpoint keeps it, and what it was made_from (a mapping) and model_sha256 (that of model.keras)
 
 
 class Trainer:
@@ -164,51 +159,53 @@ def class_weights(settings):
     return balance(counts, wanted)
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-def save_checkpoint(folder, trainer, state):
-    """Writes epoch_<n>.npz: everything that an update changes, and `state` (JSON); keeps the last two."""
-    arrays = {name: variable.numpy() for name, variable in trainer.variables().items()}
-    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    with replacing(folder / f"epoch_{state['epoch']:05d}.npz") as temporary:
-        np.savez(temporary, **arrays)
-    for old in sorted(folder.glob("epoch_*.npz"))[:-2]:
-        old.unlink()
+AHEAD = 2  # updates that may be under way at a time
 
 
-def load_checkpoint(folder):
-    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which damaged one
-    is passed over. Problem (exit 3) where all are damaged."""
-    paths = sorted(folder.glob("epoch_*.npz"), reverse=True)
-    for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
-            state = json.loads(arrays.pop("state").tobytes())
-            state = {**{key: state[key] for key in (*STATE, "model_sha256", "made_from")}, "stamp": state.get("stamp")}
-            if not (fits({key: state[key] for key in STATE}, STATE) and isinstance(state["made_from"], dict)
-                    and len(state["history"]) == state["epoch"]):
-                raise ValueError("its state is not as it was written")
-            return path, arrays, state
-        except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError, RuntimeError: zipfile, of a format
-            # that it does not know and of a password
-            print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
-    if paths:
-        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "
-                      "folder to start anew", code=3)
-    return None
+def check_finite(loss, what, epoch, step, rate):
+    """Problem (exit 5) where a loss is not finite; `step` counts from 0 over the whole run."""
+    if not math.isfinite(loss):
+        raise Problem(f"training diverged: {what} {loss} in epoch {epoch}, step {step + 1}, learning rate "
+                      f"{float(rate(step)):.3g}, expected a finite one; lower train.max_lr"
+                      + (" and remove the folder checkpoints; the best model of the earlier epochs is kept"
+                         if epoch > 1 else ""), code=5)
 
 
-def restore(trainer, path, arrays):
-    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first one's,
-    None elsewhere."""
-    variables = trainer.variables()
-    for name, variable in variables.items():
-        array = (arrays or {}).get(name)
-        if arrays is not None and (array is None or array.shape != tuple(variable.shape)):
-            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} {tuple(variable.shape)}; "
-                          "remove the folder to start anew", code=2)
-    mine = [variable.numpy() if arrays is None else arrays[name] for name, variable in variables.items()]
-    for variable, array in zip(variables.values(), agree(trainer.strategy, mine)):
-        variable.assign(array)
+class Timed:
+    """Goes through an iterable and adds up the seconds spent waiting for its next item. With few updates under way this
+    is an upper bound of what the device waits, and near it where the device is the slower one."""
+
+    def __init__(self, items):
+        self.items, self.waited = items, 0.0
+
+    def __iter__(self):
+        asked = time.monotonic()
+        for item in self.items:
+            self.waited += time.monotonic() - asked
+            yield item
+            asked = time.monotonic()
+
+
+def train_epoch(trainer, dataset, epoch, steps, rate, head):
+    """(loss, confusion int64 [C, C]) of one epoch; shows loss, accuracy and mean IoU while it runs."""
+    confusion, losses, pending = np.zeros((trainer.classes,) * 2, np.int64), [], []
+
+    def collect():
+        for loss, counts in pending:
+            check_finite(float(loss), "loss", epoch, (epoch - 1) * steps + len(losses), rate)
+            losses.append(float(loss))
+            np.add(confusion, counts.numpy(), out=confusion)
+        pending.clear()
+
+    seen = time.monotonic()
+    for step, pixels in enumerate(dataset, 1):
+        pending.append(trainer.train_step(pixels))
+        if len(pending) > AHEAD:  # else the time waited for data would not be the device's
+            pending[-AHEAD - 1][0].numpy()
+        if time.monotonic() - seen > 0.5 or step == steps:  # between looks the device runs ahead
+            collect()
+            seen = time.monotonic()
+            done = 20 * step // steps
+            progress(f"{head} [{'=' * done}{'.' * (20 - done)}] {step}/{steps}  loss {np.mean(losses):.4f}  "
+                     f"accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}")
+    return float(np.mean(losses)), confusion

@@ -1,16 +1,20 @@
-"""How every script runs: its options, its signals, its exit codes, and the line that shows how far it has come."""
+"""How every script runs: its options, its signals, its exit codes, and what it shows on the terminal.
+"""
 import argparse
+import contextlib
 import errno
 import json
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from files import Problem, replacing
-from params import SECTIONS, read_settings, run_folder
+from base.files import replacing
+from base.problem import Problem
+from base.settings import SECTIONS, read_settings, run_folder
 
 _shown_at = 0.0
 
@@ -93,3 +97,31 @@ def cleanly(work):
     for line in lines:
         print("error: " + visible(line).encode("ascii", "backslashreplace").decode(), file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Holds back what C++ code writes to standard error while TensorFlow is imported, and shows it if that fails.
+
+    TF_CPP_MIN_LOG_LEVEL alone does not silence the first lines, which come before the level is read.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            tensorflow = sys.modules.get("tensorflow")
+            if tensorflow is not None:
+                tensorflow.config.list_physical_devices()  # the drivers' messages come with the first look
+        except KeyboardInterrupt:
+            os.write(kept, b"error: interrupted while starting; the same command starts again\n")
+            sys.exit(130)
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,4 +1,6 @@
-"""Whole files, folders with one writer, and the one kind of expected failure: what every step relies on."""
+"""Whole files, folders with one writer, digests of bytes and of code, and files inside zip archives.
+"""
+import ast
 import contextlib
 import errno
 import fcntl
@@ -7,26 +9,14 @@ import hashlib
 import io
 import os
 import re
-import sys
-import tempfile
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 
+from base.problem import Problem
+
 TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$", re.DOTALL)  # the names that `replacing` gives
-
-
-class Problem(Exception):
-    """What a person has to mend: one or more lines, and the exit code (2 settings, 3 data, 4 disk or environment,
-    5 training diverged, 75 busy)."""
-
-    def __init__(self, *lines, code):
-        super().__init__("\n".join(lines))
-        self.lines, self.code = lines, code
-
-    def __reduce__(self):  # so that another process can hand it over
-        return functools.partial(Problem, code=self.code), self.lines
 
 
 @contextlib.contextmanager
@@ -104,6 +94,33 @@ def code_sha256(path):
     return hashlib.sha256(kept.encode(errors="surrogateescape")).hexdigest()
 
 
+ROOT = Path(__file__).parents[1]
+
+
+@functools.cache
+def imported(path):
+    """The project's files that a script imports at its top, not counting base, which makes nothing itself. What is
+    imported inside a function does not count either: pictures, say, which change no number."""
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [node.module] if isinstance(node, ast.ImportFrom) else (
+            [name.name for name in node.names] if isinstance(node, ast.Import) else [])
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{name.name}" for name in node.names]
+        found += [ROOT / f"{name.replace('.', '/')}.py" for name in names if not name.startswith("base.")]
+    return [path for path in found if path.is_file()]
+
+
+def code_of(*scripts):
+    """Digest of scripts (paths from the project's folder) and of all that they import, comments and blanks apart."""
+    found, new = set(), {ROOT / script for script in scripts}
+    while new:
+        found |= new
+        new = {path for script in new for path in imported(script)} - found
+    text = "".join(f"{path.relative_to(ROOT)} {code_sha256(path)}\n" for path in sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 # -- files inside zip archives, which are read in place: a path may lead through a .zip file as if it were a folder ----
 
 def split_zip(path):
@@ -152,31 +169,3 @@ def is_file(path):
         if error.errno != errno.ENAMETOOLONG:
             raise
         return False  # no file has such a name
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Holds back what C++ code writes to standard error while TensorFlow is imported, and shows it if that fails.
-
-    TF_CPP_MIN_LOG_LEVEL alone does not silence the first lines, which come before the level is read.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-            tensorflow = sys.modules.get("tensorflow")
-            if tensorflow is not None:
-                tensorflow.config.list_physical_devices()  # the drivers' messages come with the first look
-        except KeyboardInterrupt:
-            os.write(kept, b"error: interrupted while starting; the same command starts again\n")
-            sys.exit(130)
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -1,107 +1,14 @@
-"""The settings of a run: read strictly, refused with line numbers.
+"""The settings of a run: what each key may be, and what keys may be together; refused with line numbers.
 
-    python params.py --params demo.yaml     prints them as resolved, and what differs from params.yaml
-
-A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed. The file is read
-as YAML 1.2 core, so that 1e-3 is a number and 2_10 a name (https://yaml.org/spec/1.2.2/#103-core-schema); PyYAML
-alone reads YAML 1.1.
+A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed.
 """
 import difflib
-import json
 import math
 import re
 from pathlib import Path
 
-import yaml
-
-from files import Problem
-
-# -- YAML, strictly ---------------------------------------------------------------------------------------------------
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.2 core scalars; no aliases."""
-
-    yaml_implicit_resolvers = {}
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: an alias, expected the value itself")
-        return super().compose_node(parent, index)
-
-
-for tag, pattern, first in (
-        ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-        ("float", r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN", list("-+."))):
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
-
-SCALARS = {
-    "tag:yaml.org,2002:null": lambda text: None,
-    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
-    "tag:yaml.org,2002:int": int,
-    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    "tag:yaml.org,2002:str": str}
-
-
-def plain(node, lines, problems, path=()):
-    """The Python value of a YAML node; notes the line of every path in `lines`, what is wrong in `problems`."""
-    lines[path] = node.start_mark.line + 1
-    name = ".".join(map(str, path)) or "the file"
-    kinds = {yaml.MappingNode: ["tag:yaml.org,2002:map"], yaml.SequenceNode: ["tag:yaml.org,2002:seq"]}
-    if node.tag not in kinds.get(type(node), SCALARS):
-        problems.append((lines[path], f"{name}: tag {node.tag}, expected plain text, a number, a list or a mapping"))
-        return None
-    if isinstance(node, yaml.MappingNode):
-        value = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                problems.append((key_node.start_mark.line + 1, f"a key in {name}: a list or mapping, expected a name"))
-                continue
-            key = key_node.value
-            if key in value:
-                problems.append((key_node.start_mark.line + 1, f"key {'.'.join([*map(str, path), key])}: given twice, "
-                                 f"expected once; remove one (the other is in line {lines[(*path, key)]})"))
-            value[key] = plain(value_node, lines, problems, (*path, key))
-        return value
-    if isinstance(node, yaml.SequenceNode):
-        return [plain(item, lines, problems, (*path, i)) for i, item in enumerate(node.value)]
-    try:
-        return SCALARS[node.tag](node.value)
-    except ValueError:
-        problems.append((lines[path], f"{name}: {shown(node.value)}, expected a number"))
-
-
-def read_yaml(path):
-    """(value, {path: line}, [(line, problem)]) of a YAML file; Problem where it is no YAML mapping at all."""
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise Problem(f"settings file {path}: {error.strerror}, expected a YAML file; "
-                      "give one with --params or PARAMS=", code=2) from None
-    lines, problems, loader = {}, [], None
-    try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise yaml.YAMLError("line 1: no mapping, expected 'section:' lines")
-        return plain(node, lines, problems), lines, problems
-    except RecursionError:
-        raise Problem(f"settings in {path}: nested too deeply, expected sections of keys", code=2) from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two of escapes and versions beyond reason
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
-        where = where if "line " in where or loader is None else f"line {loader.line + 1}: {where}"
-        raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
-
-
-# -- what each key may be ---------------------------------------------------------------------------------------------
-
-def shown(value):
-    """A value as an error message quotes it: JSON in ASCII, at most 60 characters."""
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+from base.problem import Problem, shown
+from base.strict_yaml import read_yaml
 
 
 def whole(low, high):
@@ -162,7 +69,6 @@ POWER_OR_WEIGHTS = ("a number from 0 to 1 or a mapping of every class to its wei
                     lambda v: number(0, 1)[1](v) or map_of(TEXT, number(0, 1e6))[1](v))
 RANGE = ("[low, high] from 0.25 to 4",
          lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(0.25, 4)[1], v)) and v[0] <= v[1])
-
 KEYS = {
     "seed": whole(0, 2**31 - 1),
     "data.raw": TEXT, "data.prepared": TEXT, "data.image": PATTERN, "data.label": PATTERN,
@@ -335,14 +241,6 @@ def run_folder(path):
     return Path("runs") / Path(path).stem
 
 
-def check_roles(split, manifest):
-    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
-    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
-             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
-    if empty:
-        raise Problem(*empty, code=3)
-
-
 def coarsest(model):
     """Pixels of the image to one of the network's lowest level, or to a cell of its local contrast: sides of patches
     and windows are multiples of all of these."""
@@ -360,18 +258,3 @@ def differences(settings, others, path=""):
         return [] if settings == others else [(path, settings, others)]
     return [found for key in {**settings, **others} for found in
             differences(settings.get(key), others.get(key), f"{path}.{key}" if path else key)]
-
-
-def main(settings, run):
-    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
-    default = Path(__file__).with_name("params.yaml")
-    if default.exists():
-        found = differences(settings, read_settings(default))
-        print(f"\n# {len(found)} keys differ from {default.name}" + (":" if found else ""))
-        for key, value, other in found:
-            print(f"# {key}: {shown(value)}, there {shown(other)}")
-
-
-if __name__ == "__main__":
-    from command import command  # which itself reads settings by this module
-    command(main, __doc__)

@@ -1,5 +1,6 @@
-"""What the steps wrote about a run, read as strictly as settings are: no step works on a file that is not as it should
-be. Problem (exit 3) names the file and the step that writes it.
+"""The JSON and CSV files of a run: written whole, and read as strictly as settings are.
+
+No step works on a file that is not as it should be: Problem (exit 3) names the file and the step that writes it.
 """
 import csv
 import json
@@ -8,7 +9,8 @@ import sys
 
 import numpy as np
 
-from files import Problem, sha256
+from base.files import replacing, sha256
+from base.problem import Problem
 
 
 def fits(value, like):
@@ -121,33 +123,14 @@ def read_facts(run, classes=None):
     return facts
 
 
-def read_metrics(path):
-    """metrics.json of a run; Problem (exit 3) where it is not built as evaluate.py builds it."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        classes = metrics["full"]["classes"]
-        means = {"accuracy": 0.0, "mean_iou": 0.0, "mean_f1": 0.0}
-        scores = {**means, "left_out": means, "confusion": [[0]], "classes": dict.fromkeys(
-            classes, {"iou": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0, "pixels": 0})}
-        both = {"full": scores, "eroded": scores}
-        names = {"tiles": [""], "trained_on": [""], "checkpoint_chosen_on": [""], "leave_out": [""]}
-        texts = dict.fromkeys(("checkpoint", "engine", "eroded_labels", "model_sha256", "text"), "")
-        like = {"protocol": {**names, **texts, "views": [0], "window": 0, "overlap": 0.0}, **both,
-                "settings": {"predict": metrics["settings"]["predict"], "evaluate": metrics["settings"]["evaluate"]},
-                "tiles": dict.fromkeys(metrics["tiles"], both),
-                "ways": {way: {**both, "tiles": dict.fromkeys(metrics["tiles"], both)} for way in metrics["ways"]},
-                "gains": [{"step": "", "way": "", "accuracy": 0.0, "mean_iou": 0.0, "seconds_per_tile": 0.0,
-                           "classes": dict.fromkeys(classes, 0.0)}],
-                "boundary": [{"pixels": 0, "share": 0.0, "error": 0.0, "accuracy_beyond": 0.0, "mean_iou_beyond": 0.0}],
-                "calibration": metrics["calibration"] and {"expected_calibration_error": 0.0, "bins": [
-                    {"low": 0.0, "high": 0.0, "pixels": 0, "confidence": 0.0, "accuracy": 0.0}]}}
-        square = all(len(part["confusion"]) == len(classes) == len(row) for part in (metrics["full"], metrics["eroded"])
-                     for row in part["confusion"])
-        if fits(metrics, like) and square and classes and metrics["boundary"]:
-            return metrics
-        told = "not built as evaluate.py builds it"
-    except OSError as error:
-        told = error.strerror
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        told = "no JSON, or not built as evaluate.py builds it"
-    raise Problem(f"scores {path}: {told}, expected the file of an evaluated run; run evaluate.py again", code=3)
+def write_text(path, text):
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_rows(path, columns, rows):
+    """A CSV file of rows, each {column: value}."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

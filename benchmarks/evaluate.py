@@ -17,7 +17,7 @@ SIZE, RADIUS = 6000, 3
 
 def make(folder):
     """Labels as colours, and a map that is wrong along class boundaries and in a twentieth of all pixels."""
-    from sample_tiles import COLOURS, draw_scene
+    from imagery.sample_tiles import COLOURS, draw_scene
     folder = folder / "evaluate"
     if (folder / "map.npy").exists():
         return
@@ -37,10 +37,9 @@ def load(folder, *names):
 
 
 def ours(folder):
-    from evaluate import boundary_distance
-    from params import read_settings
-    from scores import confusion_matrix
-    from tiles import build_decoder
+    from base.settings import read_settings
+    from imagery.labels import build_decoder
+    from imagery.scores import boundary_distance, confusion_matrix
     data = read_settings(bench.ROOT / "params.yaml")["data"]
     colours, predicted = load(folder, "colours", "map")
     held = bench.resident()[0]
@@ -61,7 +60,7 @@ def ours(folder):
 def notebook(folder):
     import tensorflow as tf
 
-    from sample_tiles import COLOURS
+    from imagery.sample_tiles import COLOURS
     colours, predicted = load(folder, "colours", "map")
     colours = np.ascontiguousarray(np.moveaxis(colours, 0, -1))  # not timed
     started = time.perf_counter()

@@ -16,7 +16,7 @@ def trained(folder, data):
     """(run, facts, settings) of the first training of recipe.py on a data set."""
     import recipe
 
-    from engines import read_facts
+    from mapping.engines import read_facts
     run = folder / f"recipe/ours_{data}_1"
     if not (run / "model.json").exists():
         raise ModuleNotFoundError(f"the training {run}, which recipe.py makes")
@@ -31,11 +31,11 @@ def compare(folder, data):
     """Mean IoU of the validation tiles with every engine, and the share of pixels of TensorFlow's class."""
     import nncf  # noqa: F401  passed over where it is missing
 
-    import engines
-    import predict
-    from raw_files import find_raster
-    from scores import confusion_matrix, mean_iou
-    from tiles import IGNORE, open_prepared
+    from imagery.arrays import IGNORE
+    from imagery.raw_tiles import find_raster
+    from imagery.scores import confusion_matrix, mean_iou
+    from imagery.tiles import open_prepared
+    from mapping import one_raster, translate
     run, facts, settings = trained(folder, data)
     options = settings["predict"]
     options.update(views=[0], window=512 if data == "dubai" else 256, overlap=0.25, batch_size=2)
@@ -43,9 +43,9 @@ def compare(folder, data):
     for way, (engine, precision) in WAYS.items():
         options.update(engine=engine, precision=precision)
         if engine == "openvino":
-            engines.ensure_engine(run, facts, settings)
+            translate.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
-            predict.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine)
+            one_raster.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)
             labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)
@@ -65,9 +65,8 @@ NEAR = 4  # pixels: what the seam meter's figures call the border of a window
 
 def seams(folder):
     """The share of pixels whose class differs from that of a map made at once, by distance to a window's border."""
-    import engines
-    import predict
-    from tiles import open_prepared
+    from imagery.tiles import open_prepared
+    from mapping import blending, engines
     run, facts, settings = trained(folder, "dubai")
     window, multiple, figures, curves = 512, facts["multiple"], {}, {}
     engine = engines.tensorflow_engine(engines.load_network(run, facts), 1)
@@ -77,12 +76,12 @@ def seams(folder):
         for tile in settings["split"]["val"]:
             side = window + 2 * int(window * (1 - overlap))  # three windows that overlap by just so much
             image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:side, :side])
-            whole, cut_up = (np.concatenate([found[..., 0] for _, found in predict.predict_rows(
+            whole, cut_up = (np.concatenate([found[..., 0] for _, found in blending.predict_rows(
                 engine, lambda start, stop: image[start:stop], image.shape[:2], len(facts["classes"]), size, share,
                 [0], multiple)]) for size, share in ((side, 0), (window, overlap)))
             away = []
             for length in image.shape[:2]:
-                first = predict.place_windows(length, window, overlap, multiple)
+                first = blending.place_windows(length, window, overlap, multiple)
                 borders = np.unique([*first[1:], *(first[:-1] + window)])
                 away.append(np.abs(np.arange(length)[:, None] + 0.5 - borders).min(1))
             bins = np.digitize(np.minimum(*np.meshgrid(*away, indexing="ij")), edges) - 1

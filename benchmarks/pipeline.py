@@ -27,7 +27,7 @@ COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (2
 
 
 def settings(folder):
-    from params import read_settings
+    from base.settings import read_settings
     values = read_settings(bench.ROOT / "demo.yaml")
     values["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
     values["split"] = {"train": TILES, "val": [], "test": []}
@@ -40,8 +40,8 @@ def make(folder):
     import rasterio
 
     import prepare_data
-    from sample_tiles import draw_scene
-    from tiles import view
+    from imagery.arrays import view
+    from imagery.sample_tiles import draw_scene
     for number, tile in enumerate(TILES):
         image_path = folder / f"raw/2_Ortho_RGB/top_potsdam_{tile}_RGB.tif"
         if image_path.exists():
@@ -122,7 +122,7 @@ def albumentations(folder):
     import albumentations as A
     import torch
 
-    from pipeline import open_tiles
+    from imagery.tiles import open_tiles
     tiles = [(np.ascontiguousarray(t.image), np.ascontiguousarray(t.labels))
              for t in open_tiles(settings(folder)["data"], TILES)]
     change = A.Compose([A.RandomCrop(PATCH, PATCH), A.D4(p=1)])
@@ -144,8 +144,9 @@ def albumentations(folder):
 def ours(folder, copies=1, **augment):
     import tensorflow as tf
 
-    from patches import changes_of, plan_epoch
-    from pipeline import batches, open_tiles
+    from imagery.tiles import open_tiles
+    from learning.patches import changes_of, plan_epoch
+    from pipeline import batches
     values = settings(folder)
     values["augment"].update(augment)
     for _ in tf.data.Dataset.range(4).map(lambda i: tf.zeros((16, PATCH, PATCH, 4), tf.uint8)).prefetch(4):

@@ -43,9 +43,9 @@ def write_run(folder, recipe):
     """A run with that recipe's network, untrained but for moving statistics that are not all alike."""
     import keras
 
-    from files import sha256
+    from base.files import sha256
+    from base.settings import coarsest, read_settings
     from model import build_network
-    from params import coarsest, read_settings
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     keras.utils.set_random_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def made_up(folder):
     """The settings of the demo, its tiles drawn and prepared in a folder: what the benchmark's tile is made of, and
     what 8 bit calibrates on."""
     import prepare_data
-    import sample_tiles
-    from params import read_settings
+    from base.settings import read_settings
+    from imagery import sample_tiles
     demo = read_settings(bench.ROOT / "demo.yaml")
     demo["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
     if not (folder / "prepared/manifest.json").exists():
@@ -71,7 +71,7 @@ def made_up(folder):
 
 
 def make(folder):
-    from raw_files import find_raster
+    from imagery.raw_tiles import find_raster
     folder = folder / "predict"
     for recipe in ("notebook", "params", "demo"):
         if not (folder / recipe / "model.json").exists():
@@ -100,8 +100,8 @@ def notebook(folder, tile, views):
     """The notebook's way, with one view or all eight."""
     import tensorflow as tf
 
-    from engines import load_network, read_facts
-    from tiles import unview, view
+    from imagery.arrays import unview, view
+    from mapping.engines import load_network, read_facts
     run = folder / "predict/notebook"
     network = load_network(run, read_facts(run))
     network.predict(np.zeros((32, PATCH, PATCH, 3), np.uint8), batch_size=32, verbose=0)  # traced before the clock runs
@@ -130,7 +130,7 @@ def notebook(folder, tile, views):
 
 def settings_for(recipe, engine, views):
     """Settings with the windows of this benchmark; params.yaml, which measures memory, keeps its own."""
-    from params import read_settings
+    from base.settings import read_settings
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     if recipe != "params":
         settings["predict"].update(zip(("window", "overlap", "batch_size"), WINDOWS[engine]))
@@ -142,9 +142,8 @@ def settings_for(recipe, engine, views):
 
 def ours(folder, engine, tile, *every, recipe="notebook"):
     """predict.py's way, for each of the lists of views in `every`; memory is that of the whole process."""
-    import engines
-    import predict
-    from files import Problem
+    from base.problem import Problem
+    from mapping import engines, one_raster, translate
     run, seconds = folder / f"predict/{recipe}", []
     for views in every:
         settings = settings_for(recipe, engine, views)
@@ -157,18 +156,18 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
         if chosen == "openvino":
             demo = made_up(folder / "predict")
             settings.update(data=demo["data"], split=demo["split"])
-            engines.ensure_engine(run, facts, settings)
+            translate.ensure_engine(run, facts, settings)
         answer, activations = engines.engine_of(run, facts["sha256"], chosen, options["precision"], options["window"],
                                                 options["batch_size"], 0)
         for _ in answer(iter([np.zeros((options["window"], options["window"], 3), np.uint8)])):
             pass  # traced before the clock runs
         shutil.rmtree(run / "predictions", ignore_errors=True)
         started = time.perf_counter()
-        predict.predict_raster("map", folder / f"predict/{tile}.tif", None, settings, run, chosen)
+        one_raster.predict_raster("map", folder / f"predict/{tile}.tif", None, settings, run, chosen)
         seconds.append(time.perf_counter() - started)
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         height, width = source.shape
-    stated = predict.memory((height, width), facts, options, chosen, activations)
+    stated = one_raster.memory((height, width), facts, options, chosen, activations)
     return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6, "resident_mb": bench.resident()[1],
             "stated_mb": stated / 1e6, "seconds": seconds[0],
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}

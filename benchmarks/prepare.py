@@ -19,7 +19,7 @@ def make(folder):
     import rasterio
     from rasterio.windows import Window
 
-    from sample_tiles import COLOURS, draw_scene
+    from imagery.sample_tiles import COLOURS, draw_scene
     image, labels = draw_scene((1000, 1024), [7, 0])
     for name, size in {**SIZES, "val": 200, "test": 300}.items():
         for kind, pixels in (("image", image), ("label", COLOURS[labels])):
@@ -38,7 +38,7 @@ def make(folder):
 
 def prepare(folder, name):
     import prepare_data
-    from params import read_settings
+    from base.settings import read_settings
     values = read_settings(bench.ROOT / "demo.yaml")
     target = folder / "large/prepared"
     shutil.rmtree(target, ignore_errors=True)

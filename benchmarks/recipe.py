@@ -35,7 +35,7 @@ CASES = [(recipe, data, seed) for data, (_, seeds, *_) in SETS.items() for seed 
 
 def settings_of(recipe, data, seed, folder):
     """The settings of one training: the recipe's sections, the data set's tiles."""
-    from params import read_settings
+    from base.settings import read_settings
     _, _, of_data, train, val = SETS[data]
     settings, tiles = read_settings(bench.ROOT / RECIPES[recipe]), read_settings(bench.ROOT / of_data)
     settings.update(data=tiles["data"], split={"train": train, "val": val, "test": []}, seed=seed)
@@ -56,8 +56,8 @@ def make(folder):
 def ready(data, folder):
     """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not at hand."""
     import prepare_data
-    import sample_tiles
-    from params import read_settings
+    from base.settings import read_settings
+    from imagery import sample_tiles
     _, _, of_data, train, val = SETS[data]
     settings = {recipe: settings_of(recipe, data, 1, folder) for recipe in RECIPES}
     ours, raw = settings["ours"], Path(settings["ours"]["data"]["raw"])
@@ -78,10 +78,10 @@ def ready(data, folder):
 
 def count_epochs(settings, minutes):
     """{recipe: epochs that fit into so many minutes}, from steps of both recipes timed in turn."""
-    from patches import plan_epoch
-    from pipeline import open_tiles
-    from training import Trainer
-    from workers import choose_strategy
+    from imagery.tiles import open_tiles
+    from learning.patches import plan_epoch
+    from learning.workers import choose_strategy
+    from trainer import Trainer
     seconds, updates, trainers, pixels = {recipe: [] for recipe in RECIPES}, {}, {}, {}
     for recipe, own in settings.items():
         tiles, batch_size = open_tiles(own["data"], own["split"]["train"]), own["input"]["batch_size"]

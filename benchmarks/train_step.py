@@ -31,8 +31,8 @@ def tensorflow_step(settings, pixels):
     """A function that makes one update and waits for it."""
     import tensorflow as tf
 
-    from training import Trainer
-    from workers import choose_strategy
+    from learning.workers import choose_strategy
+    from trainer import Trainer
     trainer, pixels = Trainer(settings, 1e-3, 0.9, choose_strategy()), tf.constant(pixels)
     return lambda: float(trainer.train_step(pixels)[0])
 
@@ -43,8 +43,8 @@ def jax_step(settings, pixels):
 
     if GPU and jax.default_backend() != "gpu":
         raise ModuleNotFoundError("jax with a GPU")
+    from learning.optimizers import build_optimizer
     from model import build_loss, build_network, logits_of
-    from optimizers import build_optimizer
     train, classes = settings["train"], len(settings["data"]["classes"])
     keras.mixed_precision.set_global_policy("float32" if train["mixed_precision"] is False else "mixed_"
                                             + {True: "float16"}.get(train["mixed_precision"], "bfloat16"))
@@ -94,8 +94,8 @@ def peak(precision):
 def measure(recipe, backend, precision, batch):
     os.environ["KERAS_BACKEND"] = backend
     __import__(backend)  # passed over where it is missing
+    from base.settings import read_settings
     from model import count_operations
-    from params import read_settings
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     settings["input"].update(patch_size=PATCH, batch_size=batch)
     settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # the weights need prepared tiles

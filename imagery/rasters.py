@@ -19,8 +19,9 @@ from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
-from files import Problem, check_member, is_file, split_zip
-from params import count_bands, shown
+from base.files import check_member, is_file, split_zip
+from base.problem import Problem, shown
+from base.settings import count_bands
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 KINDS = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}

@@ -1,14 +1,16 @@
-"""Where raw tiles and other rasters lie: below data.raw as the patterns say, in zip archives, or wherever a path leads.
-
-    python raw_files.py --tile=2_13     a refusal where there is no such tile or raster, before anything is made for it
+"""Raw tiles and other rasters: where they lie (below data.raw as the patterns say, in zip archives, or wherever a path
+leads), and whether they are fit.
 """
 import os
 import re
 from pathlib import Path
 
-from command import command
-from files import Problem, is_file, members
-from params import BESIDE, TILE, shown
+from rasterio.enums import ColorInterp
+
+from base.files import is_file, members
+from base.problem import Problem, shown
+from base.settings import BESIDE, TILE, count_bands
+from imagery.rasters import check_bands, georeference, open_raster, same_place, scales
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
 WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
@@ -99,15 +101,63 @@ def check_name(path, settings):
                       "that the maps are not confused; rename the file", code=3)
 
 
-def main(settings, run, tile, extra):
-    name, _ = find_rasters(tile, settings)[0]
-    if extra and (settings["data"]["extra"] is None or name in sum(settings["split"].values(), [])):
-        raise Problem(f"EXTRA {shown(extra)}: given for {shown(tile)}, expected only where data.extra is set and for a "
-                      "raster outside the split; leave it out", code=2)
-    if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
-        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
+def find_files(tile, data):
+    """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
+    files, problems = {}, []
+    for kind, key in (("image", "image"), ("extra", "extra"), ("labels", "label"), ("eroded", "eroded_label")):
+        places = find_raw(data["raw"], data[key], tile) if data[key] else []
+        if len(places) > 1:
+            problems.append(f"tile {tile}, {kind}: found as {places[0]} and {places[1]}, expected one; remove one")
+        elif places:
+            files[kind] = places[0]
+        elif data[key] and kind != "eroded":
+            path = fill(data[key], tile)
+            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
+                            f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
+    return files, problems
 
 
-if __name__ == "__main__":
-    command(main, __doc__, tile="NAME or path of a raster to look for, or a folder",
-            extra="NAME of the file of its extra raster, likewise")
+def with_masks(files):
+    """Raw files of a tile, {kind: path}, with the masks beside them, which say where they have data."""
+    masks = {f"{kind} mask": path.with_name(path.name + MASK) for kind, path in files.items()}
+    return {**files, **{kind: path for kind, path in masks.items() if is_file(path)}}
+
+
+def check_label(raster, label_values):
+    """What keeps an open raster from being labels, as one line; None where nothing does."""
+    kinds = set(raster.dtypes)
+    if label_values is None:
+        if raster.count < 3 or ColorInterp.palette in raster.colorinterp:
+            return (f"{'a palette image' if ColorInterp.palette in raster.colorinterp else f'{raster.count} bands'}, "
+                    "expected the classes' colours in red, green and blue; for labels of one band set "
+                    "data.label_values to the value of each class")
+        return None if set(raster.dtypes[:3]) == {"uint8"} else f"{raster.dtypes[0]} colours, expected uint8"
+    if raster.count != 1:
+        return f"{raster.count} bands, expected one (data.label_values); for painted labels set data.label_values: null"
+    return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
+
+
+def check_headers(tile, files, data):
+    """(facts, problems) of a tile's files, without reading pixels: facts are shape [H, W, B], dtype, georeference."""
+    facts, problems = None, []
+    for kind, path in files.items():
+        try:
+            with open_raster(path) as raster:
+                if kind == "image":
+                    wrong = check_bands(raster, data["bands"], scales(data), f"data.bands: {data['bands']}")
+                    facts = {"shape": [raster.height, raster.width, count_bands(data)], "dtype": raster.dtypes[0],
+                             "georeference": georeference(raster, data["assume_crs"])}
+                elif kind == "extra":
+                    wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
+                else:
+                    wrong = check_label(raster, data["label_values"])
+                if not wrong and facts and not same_place(raster, facts["georeference"]["transform"]):
+                    wrong = "its georeference lies elsewhere than its image's, expected the same ground"
+                if wrong:
+                    problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
+                if facts and [raster.height, raster.width] != facts["shape"][:2]:
+                    problems.append(f"tile {tile}, {kind} in {path}: {raster.height} x {raster.width} pixels, expected "
+                                    f"{facts['shape'][0]} x {facts['shape'][1]} as its image")
+        except Problem as problem:
+            problems += problem.lines
+    return facts, problems

@@ -21,9 +21,9 @@ from skimage.draw import polygon
 from skimage.filters import gaussian
 from skimage.transform import resize
 
-from command import cleanly
-from files import only_one, replacing
-from rasters import without_place_allowed, writing
+from base.command import cleanly
+from base.files import only_one, replacing
+from imagery.rasters import without_place_allowed, writing
 
 IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)

@@ -1,7 +1,9 @@
-"""Scores from a confusion matrix: int64 [C, C], rows labels, columns predictions."""
+"""Scores from a confusion matrix, int64 [C, C], rows labels, columns predictions; and how far pixels lie from a class
+boundary.
+"""
 import numpy as np
 
-from tiles import IGNORE, in_pieces
+from imagery.arrays import IGNORE, in_pieces
 
 
 def confusion_matrix(labels, predicted, classes, groups=None, count=1):
@@ -59,27 +61,31 @@ def mean_iou(confusion):
     return mean_of(class_scores(confusion)["iou"])
 
 
-def count_classes(classes):
-    """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or predictions."""
-    known = sum(each["iou"] is not None for each in classes.values())
-    return str(known) if known == len(classes) else f"{known} that occur, of {len(classes)}"
+def boundary_distance(labels, reach):
+    """Distance of every pixel to the nearest one of another label (uint8 [H, W]) in whole pixels, rounded up:
+    uint8 [H, W], 1..reach, and reach + 1 where it is farther. The edge of the tile is no boundary.
 
+    Exact Euclidean distances, first down the columns, then of those the least along each row, as in Felzenszwalb and
+    Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of labels at once: a column in
+    which the label differs is at distance zero, in any other the nearest other label is its own.
+    """
+    height, width = labels.shape
+    column = np.full(labels.shape, reach + 1, np.uint8)
+    same = labels[1:] == labels[:-1]
+    for here, there, between in (*((row, row - 1, row - 1) for row in range(1, height)),
+                                 *((row, row + 1, row) for row in range(height - 2, -1, -1))):
+        np.minimum(column[here], np.where(same[between], column[there] + 1, 1), out=column[here])
+    rounded = np.ceil(np.sqrt(np.arange((reach + 1) ** 2 + 1))).astype(np.uint8)
 
-def card(metrics):
-    """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every common
-    meaning of "the score"."""
-    protocol, rows = metrics["protocol"], []
-    maps = {len(protocol["views"]): metrics}
-    if "one_view" in metrics["ways"]:
-        maps[1] = metrics["ways"]["one_view"]
-    for views, scores in maps.items():
-        for kind in ("full", "eroded"):
-            classes, left_out = scores[kind]["classes"], protocol["leave_out"]
-            means = [(f"all {count_classes(classes)}", scores[kind])]
-            if left_out:
-                rest = {name: each for name, each in classes.items() if name not in left_out}
-                few = "" if None not in (each["iou"] for each in rest.values()) else f", {count_classes(rest)}"
-                means.append((f"without {', '.join(left_out)}{few}", scores[kind]["left_out"]))
-            rows += [(views, kind, name, *(mean[key] for key in ("accuracy", "mean_iou", "mean_f1")))
-                     for name, mean in means]
-    return rows
+    def across(start, stop):
+        rows, down = labels[start:stop], column[start:stop].astype(np.uint16) ** 2
+        squared = down.copy()
+        for right in range(1, min(reach, width - 1) + 1):
+            same = rows[:, right:] == rows[:, :-right]
+            for one, other in ((np.s_[:, :-right], np.s_[:, right:]), (np.s_[:, right:], np.s_[:, :-right])):
+                np.minimum(squared[one], down[other] * same + np.uint16(right**2), out=squared[one])
+        column[start:stop] = rounded.take(squared)
+
+    for _ in in_pieces(across, height, 128):
+        pass
+    return column

@@ -1,165 +1,20 @@
-"""Tiles: windows and the eight views, colours and class indices, prepared tiles on disk.
+"""Prepared tiles on disk, and the manifest that says what they were made from.
 
-A tile is one raster with its labels. Arrays are [row, col, band]; labels are uint8 class indices, IGNORE where
-nothing is scored.
+A tile is one raster with its labels. Arrays are [row, col, band].
 """
 import hashlib
-import itertools
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from files import Problem, sha256
-from params import count_bands
+from base.files import sha256
+from base.problem import Problem
+from base.settings import count_bands
 
-IGNORE = 255
 CELL = 128  # pixels: side of the squares in which a prepared tile's classes are counted
 
-
-# -- places in a raster -----------------------------------------------------------------------------------------------
-
-def starts(size, window, step):
-    """First pixels (int64 [N]) of the fewest evenly spread windows that cover an axis of `size` pixels.
-
-    Neighbours are at most `step` apart (0 < step <= window); the last window ends with the axis. An axis no longer
-    than the window has the one start 0, and the window then reaches past its end.
-    """
-    count = 1 + max(0, -(-(size - window) // step))
-    return np.rint(np.linspace(0, max(size - window, 0), count)).astype(np.int64)
-
-
-def view(array, number):
-    """View 0..7 of an array [N, N, ...] or a stack of them [..., N, N, B]: quarter turns 0..3, 4..7 mirrored after.
-
-    The first two axes turn; `unview` undoes it exactly. The eight views are the symmetries of the square (D4).
-    """
-    turned = np.rot90(array, number % 4)
-    return turned[:, ::-1] if number >= 4 else turned
-
-
-def unview(array, number):
-    """The array of which `array` is the view of that number."""
-    turned = array[:, ::-1] if number >= 4 else array
-    return np.rot90(turned, -(number % 4))
-
-
-def in_pieces(work, size, piece):
-    """Yields work(start, stop) for pieces of `size` items, in their order, on all cores at once: NumPy works without
-    the interpreter's lock, and fastest on what stays in a core's cache."""
-    pieces = [(start, min(start + piece, size)) for start in range(0, size, piece)]
-    if len(pieces) < 2:
-        yield from itertools.starmap(work, pieces)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda place: work(*place), pieces)
-
-
-# -- colours and class indices ----------------------------------------------------------------------------------------
-
-def parse_colour(text):
-    """(red, green, blue), 0..255, of "#rrggbb"."""
-    return tuple(bytes.fromhex(text[1:]))
-
-
-def palette(classes):
-    """The classes' colours (uint8 [256, 3]); IGNORE and unused indices are black."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(classes)] = [parse_colour(colour) for colour in classes.values()]
-    return colours
-
-
-KINDS = ("exact", "repaired", "ignored", "unknown")  # of label pixels
-NOT_MET = 0xFFFF
-
-
-def build_decoder(data):
-    """What turns the raw labels of these data settings into class indices."""
-    if data["label_values"] is None:
-        return ColourDecoder(data["classes"], data["ignore_colours"], data["tolerance"])
-    return ValueDecoder(data["classes"], data["label_values"], data["ignore_colours"])
-
-
-class ColourDecoder:
-    """Colours to class indices by the nearest palette colour, within a tolerance, over all 2**24 colours.
-
-    Every colour is looked at once, when it is first met; a pixel then costs one table look-up. `classes` maps names
-    to "#rrggbb", class index in that order; `ignore_colours` become IGNORE; so does a colour that differs from
-    every palette colour by more than `tolerance` (0..255) in some channel: it is counted as unknown. Of several
-    colours within the tolerance the nearest by Euclidean distance is taken.
-    """
-
-    bands = [1, 2, 3]
-
-    def __init__(self, classes, ignore_colours, tolerance):
-        self.colours = np.array([parse_colour(c) for c in [*classes.values(), *ignore_colours]], np.int32)
-        self.index = np.array([*range(len(classes)), *[IGNORE] * len(ignore_colours)], np.uint8)
-        self.tolerance = tolerance
-        self.table = np.full(2**24, NOT_MET, np.uint16)  # of each colour, its kind times 256 and its label
-
-    def _meet(self, codes):
-        new = np.unique(codes)
-        for part in np.array_split(new, max(1, len(new) // 2**18)):
-            rgb = np.stack([part >> 16, part >> 8 & 255, part & 255], -1).astype(np.int32)
-            difference = rgb[:, None] - self.colours
-            within = np.abs(difference).max(-1) <= self.tolerance
-            nearest = np.where(within, (difference ** 2).sum(-1), 2**20).argmin(-1)
-            known, off = within.any(-1), np.abs(rgb - self.colours[nearest]).max(-1)
-            kinds = np.where(~known, 3, np.where(self.index[nearest] == IGNORE, 2, (off > 0).astype(int)))
-            self.table[part] = kinds << 8 | np.where(known, self.index[nearest], IGNORE)
-
-    def decode(self, colours):
-        """(labels uint8 [H, W], pixels of each of KINDS int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H, W, 3]."""
-        labels, counts, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
-
-        def decode_rows(start, stop):
-            codes = colours[start:stop, :, 0].astype(np.uint32)
-            for band in (1, 2):
-                codes <<= 8
-                codes |= colours[start:stop, :, band]
-            found = self.table.take(codes)
-            highest = found.max(initial=0)
-            if highest == NOT_MET:
-                self._meet(codes[found == NOT_MET])
-                found = self.table.take(codes)
-            labels[start:stop] = found  # its lower byte
-            if highest < 256:  # all exact
-                return [found.size, 0, 0, 0], codes[:0, 0]
-            kinds = found >> 8
-            return np.bincount(kinds.ravel(), minlength=4), codes[kinds == 3]
-
-        for some, off in in_pieces(decode_rows, labels.shape[0], max(1, 2**18 // max(1, labels.shape[1]))):
-            counts += some
-            unknown.append(off)
-        codes, often = np.unique(np.concatenate([*unknown, np.empty(0, np.uint32)]), return_counts=True)
-        return labels, counts, {f"#{code:06x}": int(count) for code, count in zip(codes, often)}
-
-
-class ValueDecoder:
-    """Values of single-band labels to class indices, by a table: `label_values` maps each class to its value, values
-    in `ignore` become IGNORE, any other is unknown. Nothing is repaired: values have no nearest one."""
-
-    bands = [1]
-
-    def __init__(self, classes, label_values, ignore):
-        self.labels, self.kinds = np.full(2**16, IGNORE, np.uint8), np.full(2**16, 3, np.uint8)
-        for index, name in enumerate(classes):
-            self.labels[label_values[name]], self.kinds[label_values[name]] = index, 0
-        self.kinds[ignore] = 2
-
-    def decode(self, values):
-        """As ColourDecoder.decode, of uint8 or uint16 [H, W, 1]; unknown values are named as text."""
-        values = values[..., 0]
-        kinds = self.kinds[values]
-        unknown, counts = np.unique(values[kinds == 3], return_counts=True)
-        return (self.labels[values], np.bincount(kinds.ravel(), minlength=4),
-                {str(value): int(count) for value, count in zip(unknown, counts)})
-
-
-# -- prepared tiles ---------------------------------------------------------------------------------------------------
 
 def depth(bands):
     """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so that a
@@ -260,3 +115,17 @@ def open_prepared(data, tile, manifest=None):
                           code=3)
         arrays[kind] = array
     return Tile(arrays["pixels"], bands, np.array(row["cells"], np.int64), arrays.get("eroded"))
+
+
+def check_roles(split, manifest):
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
+    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
+             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
+    if empty:
+        raise Problem(*empty, code=3)
+
+
+def open_tiles(data, names):
+    """The prepared tiles of these names, memory-mapped."""
+    manifest = read_manifest(data["prepared"])
+    return [open_prepared(data, name, manifest) for name in names]

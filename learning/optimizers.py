@@ -4,7 +4,7 @@ Only `keras` and `keras.ops`: runs on any Keras backend.
 """
 import math
 
-from files import quiet_stderr
+from base.command import quiet_stderr
 
 with quiet_stderr():
     import keras
@@ -89,3 +89,10 @@ def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
     if optimizer == "adamw":
         return ScheduledAdamW(learning_rate, momentum, weight_decay=float(weight_decay))
     return ScheduledSGD(learning_rate, momentum, weight_decay=weight_decay or None)
+
+
+def schedules(train, max_lr, steps):
+    """Learning rate (from max/25 to max to max/25,000) and momentum, which falls while the rate rises, as functions
+    of the step (Smith 2018; the numbers are fastai's)."""
+    high, low = train["momentum"]
+    return OneCycle(max_lr / 25, max_lr, max_lr / 25_000, steps), OneCycle(high, low, high, steps)

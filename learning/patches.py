@@ -18,8 +18,9 @@ import threading
 
 import numpy as np
 
-from files import Problem
-from tiles import CELL, IGNORE, starts, view
+from base.problem import Problem
+from imagery.arrays import IGNORE, cut, starts, view
+from imagery.tiles import CELL
 
 SEED = 5  # the column of a plan that holds it
 MOST = 50_000_000  # windows of an epoch
@@ -175,15 +176,6 @@ def shard(plan, batch_size, worker=0, workers=1):
     see each window once, and the same batches as one worker alone. `batch_size` must be a multiple of `workers`."""
     whole = plan[: len(plan) // batch_size * batch_size]
     return whole.reshape(-1, workers, batch_size // workers, plan.shape[1])[:, worker].reshape(-1, plan.shape[1])
-
-
-# -- how they are cut -------------------------------------------------------------------------------------------------
-
-def cut(array, row, col, side):
-    """A square of an array [H, W, ...]; a view where it lies inside, else mirrored at the far edges."""
-    part = array[row: row + side, col: col + side]
-    missing = [(0, side - part.shape[0]), (0, side - part.shape[1])] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(part, missing, mode="symmetric") if missing[0][1] or missing[1][1] else part
 
 
 def cut_batch(tiles, plan, patch_size, texture=None):

@@ -1,32 +1,26 @@
-"""What a run's folder says of itself: tables, and what its results were made from, by what and on what."""
-import csv
+"""What a training is made from, and what it says of itself: settings, code, machine, TensorBoard.
+"""
 import datetime
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from files import code_sha256, quiet_stderr, replacing
-from tiles import made_with, read_manifest
+import yaml
+
+from base.command import quiet_stderr
+from base.files import ROOT, code_of
+from base.problem import Problem
+from base.tables import write_text
+from imagery.tiles import made_with, read_manifest
 
 with quiet_stderr():
     import tensorflow as tf
-
-
-def write_text(path, text):
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_rows(path, columns, rows):
-    """A CSV file of rows, each {column: value}."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def identity(settings):
@@ -41,12 +35,9 @@ def identity(settings):
                       if tile in manifest}}
 
 
-def fingerprint(made_from, *scripts):
-    """SHA-256 of what a result was made from and of the code that made it: these scripts and what they share,
-    without their comments."""
-    shared = ("training.py", "model.py", "optimizers.py", "workers.py", "pipeline.py", "patches.py", "tiles.py")
-    code = [code_sha256(Path(__file__).parent / name) for name in (*scripts, *shared)]
-    return hashlib.sha256(json.dumps([made_from, code], sort_keys=True).encode()).hexdigest()
+def fingerprint(made_from, script):
+    """SHA-256 of what a result was made from and of the code that made it: a script and all that it imports."""
+    return hashlib.sha256(json.dumps([made_from, code_of(script)], sort_keys=True).encode()).hexdigest()
 
 
 def now():
@@ -56,7 +47,7 @@ def now():
 def git(*words):
     """What git answers in the project's folder; None where it has no answer or there is no git."""
     try:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -75,3 +66,32 @@ def describe_run(settings):
             "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
                         "gpus": gpus},
             "started": now()}
+
+
+def write_settings(run, settings):
+    """The settings of a training, beside what they gave."""
+    write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def open_board(run, history):
+    """A writer of TensorBoard event files under run/tensorboard, made anew from the history so far."""
+    if find_spec("tensorboard") is None:
+        raise Problem("package tensorboard: not installed, expected it since train.tensorboard is true; "
+                      ".venv/bin/pip install tensorboard, or set it to false", code=4)
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    board = tf.summary.create_file_writer(str(run / "tensorboard"))
+    for row in history:
+        write_scalars(board, row)
+    return board
+
+
+def write_scalars(board, row):
+    """One epoch's row of the history, for TensorBoard."""
+    with board.as_default():
+        for name in COLUMNS[1:]:
+            tf.summary.scalar(name, row[name], step=row["epoch"])
+    board.flush()
+
+
+COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
+           "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history

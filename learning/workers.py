@@ -11,7 +11,9 @@ import subprocess
 
 import numpy as np
 
-from files import Problem, only_one, quiet_stderr
+from base.command import quiet_stderr
+from base.files import only_one
+from base.problem import Problem
 
 with quiet_stderr():
     import tensorflow as tf

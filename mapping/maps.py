@@ -20,9 +20,11 @@ from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
 
-from files import Problem, replacing
-from rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
-from tiles import IGNORE, palette
+from base.files import replacing
+from base.problem import Problem
+from imagery.arrays import IGNORE
+from imagery.labels import palette
+from imagery.rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
 
 PREVIEW = 1500  # pixels: longest side of the .png
 ALSO = ("confidence", "probabilities", "colours", "polygons")

@@ -1,43 +1,23 @@
-"""Class maps of whole rasters, whatever their size: blended windows, eight views, no unpredicted border.
-
-    python predict.py --params demo.yaml                   every test tile
-    python predict.py --params demo.yaml --tile 2_13       one tile by name
-    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where the
-                                                                              network was trained with data.extra)
-    python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   all rasters of a folder, by Dask
-
-Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif (class
-index, nodata 255, colours, names, the input's georeference), .qml for QGIS, a .png to look at, and what predict.also
-names (maps.py), and for test tiles, where predict.compare is on, maps in other ways beside it; predict.csv holds the
-seconds of each. A map that stands already, from the same model, settings, raster and code, is left alone. Of several
-rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on the raster's width
-and the window, not on its height, and is stated first.
+"""One raster to its class map: is it what the network takes, what would its map be made from, how much memory, go.
 """
 import contextlib
-import csv
-import errno
 import functools
 import hashlib
 import json
 import os
-import re
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 
-from cluster import over_dask
-from command import command, progress
-from engines import choose_engine, engine_files, engine_of, ensure_engine
-from files import Problem, clear_temporaries, code_sha256, is_file, only_one, replacing, sha256
-from maps import CERTAIN, options_of, stands, ways, write_beside, write_map
-from patches import cut
-from rasters import (
+from base.command import progress
+from base.files import code_of, is_file, sha256
+from base.problem import Problem
+from base.tables import read_facts, read_table
+from imagery.rasters import (
     CACHE,
     Layers,
     check_bands,
-    check_crs,
     control_points,
     georeference,
     in_degrees,
@@ -46,110 +26,9 @@ from rasters import (
     resampled,
     same_place,
 )
-from raw_files import SUFFIXES, check_name, find_rasters, find_raw
-from results import read_facts, read_table
-from tiles import starts, unview, view
-
-CODE = ("predict.py", "engines.py", "maps.py", "patches.py", "rasters.py", "tiles.py")  # what makes a map what it is
-
-
-# -- the map as it forms ----------------------------------------------------------------------------------------------
-
-def blend_weights(window):
-    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero, the same in
-    all eight views."""
-    rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
-    return np.outer(rise, rise).astype(np.float32)
-
-
-def patches_of(read, height, window, rows, columns, views):
-    """Yields every view (uint8 [window, window, B]) of every window, from the top down."""
-    for row in rows:
-        strip = read(row, min(row + window, height))
-        for col in columns:
-            patch = cut(strip, 0, col, window)
-            for number in views:
-                yield np.ascontiguousarray(view(patch, number))
-
-
-def turned_back(planes, number):
-    """The planes [C, S, S] of which `planes` are the view of that number."""
-    return np.moveaxis(unview(np.moveaxis(planes, 0, -1), number), -1, 0)
-
-
-def decide(sums, out):
-    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the class, its
-    probability times 200, that of each class."""
-    best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
-    for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
-        np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
-        np.maximum(best, sums[i], out=best)
-    out[..., 0] = index
-    if out.shape[-1] > 1:
-        share = CERTAIN / sums.sum(0)
-        out[..., 1] = np.rint(best * share)
-        out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
-
-
-def place_windows(size, window, overlap, multiple):
-    """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, overlapping by at least `overlap` of
-    their side, on multiples of `multiple`; side by side from the first pixel where `overlap` is 0. The network pools
-    and averages cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
-    reach past the end."""
-    if overlap == 0:
-        return np.arange(0, size, window)
-    step = max(1, int(window * (1 - overlap)) // multiple)
-    return multiple * starts(-(-size // multiple), window // multiple, step)
-
-
-def predict_rows(run, read, shape, classes, window, overlap, views, multiple, depth=1):
-    """Yields (first row, uint8 [rows, W, depth] as `decide` fills it) from the top down, every row of a raster once.
-
-    `run` is an engine; `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows
-    lie as `place_windows` says; past the raster's edge it is mirrored. Sums stand in one window that slides to the
-    right, and below it, as wide as the raster, in the rows that it shares with the next row of windows.
-    """
-    height, width = shape
-    rows, columns = (place_windows(size, window, overlap, multiple) for size in shape)
-    answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
-    mean, sums = np.empty((2, classes, window, window), np.float32)
-    below = np.zeros((classes, 0, width), np.float32)
-    for row, next_row in zip(rows, [*rows[1:], height]):
-        done, above = next_row - row, below
-        below = np.zeros((classes, window - done if next_row < height else 0, width), np.float32)
-        out = np.empty((done, width, depth), np.uint8)
-        sums[:] = 0
-        for col, next_col in zip(columns, [*columns[1:], width]):
-            mean[:] = turned_back(next(answers), views[0])
-            for number in views[1:]:
-                mean += turned_back(next(answers), number)
-            sums += np.multiply(mean, weights, out=mean)
-            ready = sums[:, :, : next_col - col]
-            ready[:, : above.shape[1]] += above[:, :, col: next_col]
-            decide(ready[:, :done], out[:, col: next_col])
-            below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
-            sums[:, :, : window - (next_col - col)] = sums[:, :, next_col - col:].copy()
-            sums[:, :, window - (next_col - col):] = 0
-        yield row, out
-
-
-# -- one raster -------------------------------------------------------------------------------------------------------
-
-def find_extra(name, given, facts, settings):
-    """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3) where it
-    needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
-    if not facts["extra"]:
-        return None
-    pattern = settings["data"]["extra"]
-    if given and Path(given).is_dir():
-        places = sorted(path for path in Path(given).iterdir()
-                        if path.stem == name and path.suffix.lower() in SUFFIXES)
-    else:
-        places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
-    if not places:
-        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
-                      "it by --extra (EXTRA= for make)", code=3)
-    return places[0]
+from mapping.blending import place_windows, predict_rows
+from mapping.engines import engine_files, engine_of
+from mapping.maps import options_of, stands, write_beside, write_map
 
 
 def check_raster(path, extra_path, facts):
@@ -179,7 +58,7 @@ def masks_of(path, raster):
 @functools.cache
 def code_version():
     """What stands for the code that makes maps, in their tags."""
-    return hashlib.sha256("".join(code_sha256(Path(__file__).parent / name) for name in CODE).encode()).hexdigest()[:16]
+    return code_of("mapping/one_raster.py")[:16]
 
 
 def provenance(facts, settings, run, engine, place, sources):
@@ -314,20 +193,6 @@ def predict_raster(name, path, extra_path, settings, run, engine, threads=0, say
     return lines, {**row, "seconds": f"{seconds:.2f}", "sha256": sha256(target)}
 
 
-# -- many rasters -----------------------------------------------------------------------------------------------------
-
-@contextlib.contextmanager
-def naming(path):
-    """Turns the refusal of a name as too long into a Problem of that raster (exit 3)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise Problem(f"raster {path}: its name is too long for the files beside its map, expected a shorter one; "
-                      "rename it", code=3) from None
-
-
 def attempt(*job):
     """(exit code, lines, row) of predicting one raster: 0 and what predict_raster returns, or those of its Problem."""
     try:
@@ -336,98 +201,7 @@ def attempt(*job):
         return problem.code, problem.lines, None
 
 
-def main(settings, run, tile, extra=None, scheduler=None):
-    split, options = settings["split"], settings["predict"]
-    if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
-        raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or tcp://host:port",
-                      code=2)
-    rasters, problems, jobs, others = [], [], [], []
-    for name in split["test"] if tile is None else [tile]:
-        try:
-            rasters += find_rasters(name, settings)
-        except Problem as problem:
-            problems += problem.lines
-    if not rasters:
-        raise Problem(*problems, code=3)
-    facts = read_facts(run, settings["data"]["classes"])
-    for key, window in (("predict.window", options["window"]), ("input.patch_size", settings["input"]["patch_size"])):
-        if window % facts["multiple"]:
-            raise Problem(f"settings, key {key}: {window}, expected a multiple of {facts['multiple']}, as the trained "
-                          "network takes it; run train.py again after an edit of model", code=2)
-    if settings["data"]["assume_crs"] is not None:
-        check_crs(settings["data"]["assume_crs"])
-    if extra and (tile is None or rasters[0][0] in sum(split.values(), []) or not facts["extra"]):
-        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for "
-                      + ("no --tile" if tile is None else f"{tile}, a tile of the split" if facts["extra"] else
-                         "a network without an extra band")
-                      + ", expected with --tile of a raster outside the split, for a network trained with data.extra; "
-                      "leave it out", code=2)
-    engine = choose_engine(options)
-    for name, path in rasters:
-        try:
-            if tile is not None and os.path.isdir(tile):
-                check_name(path, settings)
-            with naming(path):
-                (run / f".{name}.probabilities.tmp9999999.tif.aux.xml").exists()  # the longest there is
-            extra_path = find_extra(name, extra, facts, settings)
-            check_raster(path, extra_path, facts)
-            jobs.append((name, path, extra_path, settings, run, engine))
-            others += [(f"{name}.{way}", path, extra_path, {**settings, "predict": chosen}, run, engine)
-                       for way, chosen in ways(settings).items() if tile is None]
-        except Problem as problem:
-            problems += problem.lines
-    if jobs:
-        others.sort(key=lambda job: job[3]["predict"]["window"])  # a network is loaded for each size of windows
-        predict_all(jobs + others, scheduler, facts, problems)
-    if problems:
-        raise Problem(*dict.fromkeys(problems), code=3)
-
-
 def recorded(run):
     """{map: SHA-256} of predict.csv."""
     path = run / "predict.csv"
     return {row.get("map"): row.get("sha256") for row in read_table(path)} if path.exists() else {}
-
-
-def record(path, row):
-    """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
-    before = read_table(path) if path.exists() else []
-    rows = [earlier for earlier in before if earlier.get("map") != row["map"]]
-    if row["seconds"] is None and row["sha256"] in [earlier.get("sha256") for earlier in before if earlier not in rows]:
-        return
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*rows, row])
-
-
-def predict_all(jobs, scheduler, facts, problems):
-    """Predicts the rasters of `jobs`, prints what is to be said, and adds the lines of those that failed to `problems`.
-    """
-    (run, engine), say = jobs[0][4:6], functools.partial(progress, last=True)
-    with only_one(run):
-        if (run / "predict.csv").exists():
-            read_table(run / "predict.csv")  # a damaged one is refused before the work begins
-        if engine == "openvino":
-            for settings in {job[3]["predict"]["window"]: job[3] for job in jobs}.values():
-                ensure_engine(run, facts, settings)
-        try:
-            done = over_dask("predict", "attempt", jobs, scheduler) if scheduler else (
-                attempt(*job, 0, say) for job in jobs)
-            with contextlib.closing(done):  # however this ends, no worker writes on
-                for code, lines, row in done:
-                    if code not in (0, 3):
-                        raise Problem(*dict.fromkeys(problems), *lines, code=code)
-                    problems += lines if code else []
-                    if row:
-                        record(run / "predict.csv", row)
-                    for line in lines if len(jobs) > 1 or not code else []:
-                        say(f"not predicted: {line}" if code else line)
-        finally:
-            clear_temporaries(run)  # of lost workers
-
-
-if __name__ == "__main__":
-    command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
-            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a folder",
-            scheduler="NAME of a Dask cluster: local:N or tcp://host:port")

@@ -3,15 +3,18 @@
 Colours of classes are those of the settings; what is not scored is black, errors are magenta on the greyed image.
 """
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from skimage.transform import downscale_local_mean
 
-from figures import add_legend, legible, percent, plt, save, shorten_name
-from files import Problem
-from maps import beside
-from patches import SEED, changes_of, cut_batch, draw_colours, plan_epoch, recolour
-from rasters import open_raster, reading
-from tiles import IGNORE, open_prepared, palette, read_manifest
+from base.problem import Problem
+from imagery.arrays import IGNORE
+from imagery.labels import palette
+from imagery.rasters import open_raster, reading
+from imagery.tiles import open_prepared, read_manifest
+from learning.patches import SEED, changes_of, cut_batch, draw_colours, plan_epoch, recolour
+from mapping.maps import beside
+from reporting.charts import add_legend, legible, percent, save, shorten_name
 
 ERROR, GAINED, LOST = (230, 0, 126), (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion: for all eyes
 

@@ -14,10 +14,10 @@ import yaml
 from hypothesis import settings as hypothesis_settings
 from rasterio.transform import from_origin
 
-from files import sha256
-from params import read_settings
+from base.files import sha256
+from base.settings import read_settings
+from imagery.tiles import made_with, manifest_text
 from stamps import RECORDS
-from tiles import made_with, manifest_text
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 hypothesis_settings.register_profile("any machine", deadline=None)  # a slow one is no failure

@@ -184,7 +184,7 @@ def main(wanted):
     import rasterio  # noqa: F401
     import skimage.transform  # noqa: F401
 
-    from files import quiet_stderr
+    from base.command import quiet_stderr
     if {"lr_find", "train", "predict"} & set(wanted):
         with quiet_stderr():
             import keras  # noqa: F401

@@ -91,7 +91,7 @@ def finished(folder):
     """A project in which all steps have run; its settings."""
     import faults
 
-    from params import read_settings
+    from base.settings import read_settings
     faults.build(folder)
     for step in faults.STEPS:
         code, said, _ = faults.run(step, folder)
@@ -124,11 +124,11 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
-    import report
-    from results import read_columns, read_facts, read_finder, read_json, read_metrics, read_table
-    from scores import card
-    from tiles import manifest_text, open_prepared, read_manifest
-    from training import load_checkpoint
+    from base.tables import read_columns, read_facts, read_finder, read_json, read_table
+    from imagery.tiles import manifest_text, open_prepared, read_manifest
+    from learning.checkpoints import load_checkpoint
+    from reporting import page
+    from reporting.metrics import card, read_metrics
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
@@ -174,8 +174,8 @@ def file_case(rng, settings):
         facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
         compare.read_run(run)
         card(metrics)
-        report.build_headline(metrics)
-        report.build_classes(metrics, {name: "#000000" for name in metrics["full"]["classes"]})
+        page.build_headline(metrics)
+        page.build_classes(metrics, {name: "#000000" for name in metrics["full"]["classes"]})
         json.dumps([facts, about])
 
     return read
@@ -194,7 +194,7 @@ def run_batch(make, seeds, settings, out):
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     signal.signal(signal.SIGALRM, hung)
-    from files import Problem
+    from base.problem import Problem
     for seed in seeds:
         read, said = make(random.Random(seed), settings), io.StringIO()
         signal.alarm(10)

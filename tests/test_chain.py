@@ -13,13 +13,10 @@ import rasterio
 import yaml
 from conftest import COLOURS, SIZES, run_script, save_settings
 
-import figures
-import pictures
-import report
-from evaluate import describe
-from files import sha256
-from scores import card
-from tiles import manifest_text
+from base.files import sha256
+from imagery.tiles import manifest_text
+from reporting import charts, network_figure, page, pictures
+from reporting.metrics import card, describe
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +172,7 @@ def test_the_page_holds_everything_itself_and_escapes_names(finished):
 
 def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
     monkeypatch.chdir(finished)
-    from params import read_settings
+    from base.settings import read_settings
 
     found = pictures.tile_pictures("2_13", read_settings("tiny.yaml"), finished / "runs/tiny", alone=True)
     wrong = (found["labels"] != found["prediction"]).any(-1)
@@ -188,7 +185,7 @@ def test_pictures_of_a_tile_show_errors_where_they_are(finished, monkeypatch):
 
 
 def test_the_diagram_knows_every_parameter_of_the_built_network(finished):
-    network = figures.read_network(finished / "runs/tiny/model.keras")
+    network = network_figure.read_network(finished / "runs/tiny/model.keras")
     facts = json.loads((finished / "runs/tiny/model.json").read_text())
     assert sum(block["parameters"] for block in network.values()) == facts["parameters"]
     assert network["input"]["channels"] == 9 and network["head"]["channels"] == 6  # three bands, thrice
@@ -308,7 +305,7 @@ def test_a_hostile_class_name_is_text_on_the_page():
     scores = dict.fromkeys(("iou", "f1", "precision", "recall"), 0.5) | {"pixels": 3}
     classes = {"<script>alert(1)</script>": "#ff0000", "$x_$ & b": "#00ff00"}
     metrics = {kind: {"classes": dict.fromkeys(classes, scores)} for kind in ("full", "eroded")}
-    table = report.build_classes(metrics, classes)
+    table = page.build_classes(metrics, classes)
     assert "<script>" not in table and "&lt;script&gt;alert(1)&lt;/script&gt;" in table and "$x_$ &amp; b" in table
 
 
@@ -401,10 +398,10 @@ def test_runs_stand_side_by_side_with_what_differs(finished):
 
 def test_no_figure_shows_raw_formulas(finished, monkeypatch):
     kept = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(charts, "save", lambda figure, path: kept.append(figure))
     steps = np.arange(1, 100)
-    with figures.style():
-        figures.draw_one_cycle("", {"step": steps, "learning_rate": 10.0 ** (-steps / 20), "momentum": steps / 100})
+    with charts.style():
+        charts.draw_one_cycle("", {"step": steps, "learning_rate": 10.0 ** (-steps / 20), "momentum": steps / 100})
         kept[0].canvas.draw()
     texts = [label.get_text() for axes in kept[0].axes for label in axes.get_xticklabels() + axes.get_yticklabels()]
     assert "0.001" in texts and not any("$" in text for text in texts)
@@ -455,10 +452,10 @@ def test_the_audit_counts_what_the_manifest_says_whatever_the_names(tmp_path):
         "classes": {"$x_$": 100, "b": 60},
     }
     expected = {"repaired": 0.1, "ignored": 0.2, "unknown": 0.01, "no data": 0.05, "outside scale": 0.02}
-    assert figures.faults(row) == pytest.approx(expected)
+    assert charts.faults(row) == pytest.approx(expected)
     split, classes = {"train": ["a$^$b"], "val": ["c"], "test": ["d"]}, {"$x_$": "#ff0000", "b": "#00ff00"}
-    with figures.style():
-        figures.draw_audit(tmp_path / "audit.png", split, {tile: row for tile in ("a$^$b", "c", "d")}, classes)
+    with charts.style():
+        charts.draw_audit(tmp_path / "audit.png", split, {tile: row for tile in ("a$^$b", "c", "d")}, classes)
     assert (tmp_path / "audit.png").stat().st_size > 10_000
 
 

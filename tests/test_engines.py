@@ -9,10 +9,11 @@ import rasterio
 from conftest import SIZES, write_tile
 from test_predict import ortho, read_map, write_run
 
-import engines
 import predict
 import prepare_data
-from files import Problem, sha256
+from base.files import sha256
+from base.problem import Problem
+from mapping import engines, translate
 from model import build_network, keras
 
 SMALL = {"width": 4, "depth": 2, "residual": "add", "centre": "plain", "stem": 2, "local_contrast": [8]}
@@ -103,7 +104,7 @@ def test_without_concatenations_before_convolutions_a_network_answers_the_same(c
     network = build_network(3, 4, **{**SMALL, **changes})
     model = ov.convert_model(engines.graph_of(network, 1, 64, 64, 3))
     _, expected = answers(engines.openvino_engine(model, 1))
-    engines.without_concatenations(model)
+    translate.without_concatenations(model)
     nodes = model.get_ordered_ops()
     fed = [node.input_value(0).get_node().get_type_name() for node in nodes if node.get_type_name() == "Convolution"]
     assert "Concat" not in fed and len(fed) > 8
@@ -176,7 +177,7 @@ def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run,
     assert caught.value.code == 3
     settings["data"]["prepared"] = str(tmp_path / "again")
     prepare_data.main(settings, tmp_path / "prepare")
-    windows = list(engines.windows_of(settings, "train", 64, 3))
+    windows = list(translate.windows_of(settings, "train", 64, 3))
     assert len(windows) == 3 and all(pixels.shape == (64, 64, 3) for pixels, _ in windows)
 
 

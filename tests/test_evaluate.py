@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evaluate import boundary_distance, describe, describe_boundary, describe_calibration
-from scores import accuracy, class_scores, confusion_matrix, mean_iou
-from tiles import IGNORE
+from imagery.arrays import IGNORE
+from imagery.scores import accuracy, boundary_distance, class_scores, confusion_matrix, mean_iou
+from reporting.metrics import describe, describe_boundary, describe_calibration
 
 # 3 x 4 pixels by hand: labels, predicted
 LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1], [2, 2, IGNORE, 1]], np.uint8)

@@ -1,6 +1,6 @@
 import pytest
 
-from files import only_one, replacing, sha256
+from base.files import only_one, replacing, sha256
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -12,7 +12,7 @@ import time
 import pytest
 from conftest import ROOT, SIZES, save_settings, stand_in, without_make, write_tile
 
-from files import only_one
+from base.files import only_one
 
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, and the steps that it does not
@@ -37,6 +37,8 @@ def project(tmp_path):
     kinds = ("*.py", "*.yaml", "*.html", "Makefile", "requirements.txt")
     for path in (path for kind in kinds for path in ROOT.glob(kind)):
         shutil.copy(path, tmp_path)
+    for wing in ("base", "imagery", "learning", "mapping", "reporting"):
+        shutil.copytree(ROOT / wing, tmp_path / wing, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".venv").mkdir()
     shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv/.installed")
     stand_in(tmp_path)
@@ -96,7 +98,7 @@ def test_touching_the_settings_reruns_nothing(project):
         ("predict.py", STEPS[3:]),
         ("evaluate.py", STEPS[4:]),
         ("report.py", STEPS[5:]),
-        ("page.html", STEPS[5:]),
+        ("reporting/page.html", STEPS[5:]),
     ],
 )
 def test_a_changed_script_reruns_its_step_and_what_follows(project, script, expected):
@@ -148,7 +150,7 @@ def test_each_rule_names_the_sections_and_modules_its_script_reads():
         if step == "report":
             inherited |= {"evaluate"}
         if step in ("lr_find", "train"):
-            read |= set(re.findall(r'settings\["(\w+)"\]', (ROOT / "training.py").read_text()))
+            read |= set(re.findall(r'settings\["(\w+)"\]', (ROOT / "trainer.py").read_text()))
         assert read - inherited <= sections[step], step
 
 

@@ -8,9 +8,9 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 from skimage.io import imread
 
-import maps
-from rasters import Layers, open_raster
-from tiles import IGNORE
+from imagery.arrays import IGNORE
+from imagery.rasters import Layers, open_raster
+from mapping import maps
 
 CLASSES = {"road": "#ffffff", "house": "#0000ff"}
 CRS = "EPSG:32633"

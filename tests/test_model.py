@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import model
-import optimizers
+from learning import optimizers
 from model import keras
 
 NOTEBOOK = dict(bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[])

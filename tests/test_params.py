@@ -6,9 +6,9 @@ from conftest import ROOT, run_script, save_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files import Problem
-from params import KEYS, SECTIONS, read_settings
-from raw_files import fill
+from base.problem import Problem
+from base.settings import KEYS, SECTIONS, read_settings
+from imagery.raw_tiles import fill
 
 
 def problems_of(tmp_path, text):
@@ -231,10 +231,10 @@ def test_a_script_refuses_in_ascii_and_with_exit_code_2(tmp_path, settings):
 
 
 def test_the_settings_are_shown_as_resolved_with_what_differs_from_the_default():
-    done = run_script("params.py", "--params", str(ROOT / "demo.yaml"))
+    done = run_script("compare.py", "--show", "--params", str(ROOT / "demo.yaml"))
     assert yaml.safe_load(done.stdout) == read_settings(ROOT / "demo.yaml")
     assert "\n# train.epochs: 15, there 60\n" in done.stdout and "augment.blur" not in done.stdout
-    done = run_script("params.py", "--params", str(ROOT / "params.yaml"))
+    done = run_script("compare.py", "--show", "--params", str(ROOT / "params.yaml"))
     assert "\n# 0 keys differ from params.yaml\n" in done.stdout
 
 

@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from files import Problem
-from patches import (
+from base.problem import Problem
+from imagery.arrays import IGNORE, starts, view
+from imagery.tiles import Tile, count_cells, pack
+from learning.patches import (
     aim,
     changes_of,
     cut_batch,
@@ -19,7 +21,6 @@ from patches import (
     training_plan,
     validation_plan,
 )
-from tiles import IGNORE, Tile, count_cells, pack, starts, view
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=3)
 STRIDES = st.sampled_from(["random", 7, 16])
@@ -158,7 +159,7 @@ def test_aimed_windows_hold_their_class_and_their_share_is_kept():
 
 
 def test_more_windows_than_memory_holds_are_refused(settings, monkeypatch):
-    monkeypatch.setattr("patches.MOST", 1000)
+    monkeypatch.setattr("learning.patches.MOST", 1000)
     settings["input"]["stride"] = 1
     with pytest.raises(Problem, match="input.stride: 1, about 5,000 patches an epoch") as caught:
         plan_epoch(marker_tiles((50, 100)), settings, 1)

@@ -6,9 +6,9 @@ import pytest
 from test_patches import marker_tiles, plan_of
 
 import pipeline
-from patches import SEED, cut_batch, draw_colours, recolour, shard
+from imagery.tiles import Tile
+from learning.patches import SEED, cut_batch, draw_colours, recolour, shard
 from pipeline import batches, let_go
-from tiles import Tile
 
 CHANGES = {
     "texture": {"bands": 3, "blur": 2, "noise": 8},

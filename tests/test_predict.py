@@ -22,11 +22,13 @@ from rasterio.transform import from_origin
 from skimage.io import imread
 
 import predict
-from files import Problem, sha256
+from base.files import sha256
+from base.problem import Problem
+from base.tables import read_table
+from imagery.arrays import IGNORE
+from imagery.rasters import pixel_size
+from mapping import blending, one_raster
 from model import build_network, keras
-from rasters import pixel_size
-from results import read_table
-from tiles import IGNORE
 
 
 def per_pixel(patches):
@@ -52,7 +54,7 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
         reads.append(stop - start)
         return raster[start:stop]
 
-    for row, found in predict.predict_rows(
+    for row, found in blending.predict_rows(
         per_pixel, read, (height, width), 6, window, overlap, views, multiple=16, depth=depth
     ):
         assert row == sum(map(len, parts))
@@ -72,7 +74,7 @@ def test_memory_depends_on_width_and_window_not_on_height():
     def measured(height):
         tracemalloc.start()
         try:
-            rows = predict.predict_rows(
+            rows = blending.predict_rows(
                 per_pixel,
                 lambda start, stop: np.zeros((stop - start, 3000, 3), np.uint8),
                 (height, 3000),
@@ -96,7 +98,7 @@ def test_memory_depends_on_width_and_window_not_on_height():
 def test_views_are_averaged_each_turned_back():
     """An engine that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
     place = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
-    rows = predict.predict_rows(
+    rows = blending.predict_rows(
         lambda patches: (place for _ in patches),
         lambda start, stop: np.zeros((stop - start, 16, 3), np.uint8),
         (16, 16),
@@ -110,21 +112,21 @@ def test_views_are_averaged_each_turned_back():
     mean = next(rows)[1][..., 2:].astype(int)
     for number in range(8):
         np.testing.assert_allclose(
-            predict.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=1
+            blending.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=1
         )
-    shares = sum(predict.turned_back(place, number) for number in range(8))
+    shares = sum(blending.turned_back(place, number) for number in range(8))
     np.testing.assert_allclose(mean, np.moveaxis(200 * shares / shares.sum(0), 0, -1), atol=0.51)
 
 
 def test_windows_count_most_in_their_middle_and_everywhere_a_little():
-    weights = predict.blend_weights(32)
+    weights = blending.blend_weights(32)
     assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
 
 
 @given(st.integers(1, 3000), st.integers(1, 20), st.just(0) | st.floats(0, 0.9), st.sampled_from([1, 4, 32]))
 def test_windows_cover_an_axis_overlap_and_lie_on_the_networks_grid(size, cells, overlap, multiple):
     window = cells * multiple
-    first = predict.place_windows(size, window, overlap, multiple)
+    first = blending.place_windows(size, window, overlap, multiple)
     beyond = multiple if overlap and len(first) > 1 else window
     assert first[0] == 0 and size <= first[-1] + window < size + beyond
     assert (first % multiple == 0).all() and (np.diff(first) > 0).all()
@@ -410,8 +412,8 @@ def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypa
             raise RuntimeError
         return original(*arguments)
 
-    original = predict.Layers.read
-    monkeypatch.setattr(predict.Layers, "read", failing)
+    original = one_raster.Layers.read
+    monkeypatch.setattr(one_raster.Layers, "read", failing)
     with pytest.raises(RuntimeError):
         predict.main(settings, run, "a.tif")
     assert {p.name: p.read_bytes() for p in (run / "predictions").iterdir()} == before
@@ -507,7 +509,7 @@ def test_a_full_disk_stops_at_once(run, settings, tmp_path, monkeypatch):
         tried.append(name)
         raise Problem("class map: not written", code=4)
 
-    monkeypatch.setattr(predict, "predict_raster", full)
+    monkeypatch.setattr(one_raster, "predict_raster", full)
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, "folder")
     assert caught.value.code == 4 and tried == ["a"]
@@ -624,7 +626,7 @@ def test_what_is_made_from_a_map_is_made_again_without_predicting(run, settings,
     settings["predict"]["also"] = ["polygons", "confidence"]
     predict.main(settings, run, "a.tif")
     whole = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
-    monkeypatch.setattr(predict, "engine_of", None)
+    monkeypatch.setattr(one_raster, "engine_of", None)
     for name in ("a.png", "a.geojson", "a.qml"):
         (run / "predictions" / name).unlink()
         predict.main(settings, run, "a.tif")
@@ -634,7 +636,7 @@ def test_what_is_made_from_a_map_is_made_again_without_predicting(run, settings,
 def test_statistics_beside_a_raster_change_nothing(run, settings, tmp_path, monkeypatch):
     ortho(tmp_path / "a.tif", (40, 50))
     predict.main(settings, run, "a.tif")
-    monkeypatch.setattr(predict, "engine_of", None)
+    monkeypatch.setattr(one_raster, "engine_of", None)
     (tmp_path / "a.tif.aux.xml").write_text(
         '<PAMDataset><PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MEAN">128</MDI></Metadata>'
         "</PAMRasterBand></PAMDataset>"
@@ -672,7 +674,7 @@ def test_a_name_too_long_for_what_goes_beside_a_map_stops_no_other(run, settings
 
 def test_more_memory_than_there_is_is_refused_before_the_work(run, settings, tmp_path, monkeypatch):
     ortho(tmp_path / "a.tif", (40, 50))
-    monkeypatch.setattr(predict, "installed_memory", lambda: 5e8)
+    monkeypatch.setattr(one_raster, "installed_memory", lambda: 5e8)
     with pytest.raises(Problem, match="need about .* GB of memory, expected at most the 0.5 GB") as caught:
         predict.main(settings, run, "a.tif")
     assert caught.value.code == 3 and not (run / "predictions").exists()
@@ -780,6 +782,6 @@ def test_stated_memory_grows_with_the_width_and_not_with_the_height():
     facts = {"classes": dict.fromkeys("abcdef"), "scale": [None] * 3, "multiple": 32}
     options = {"window": 512, "overlap": 0.25, "batch_size": 2, "precision": "float32", "also": []}
     stated = [
-        predict.memory(shape, facts, options, "openvino", 1e8) for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
+        one_raster.memory(shape, facts, options, "openvino", 1e8) for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
     ]
     assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]

@@ -14,9 +14,11 @@ from conftest import COLOURS, ROOT, SIZES, run_script, save_settings, write_rast
 from rasterio.transform import from_origin
 
 import prepare_data
-from files import Problem, only_one
-from params import read_settings
-from tiles import CELL, IGNORE, count_cells, open_prepared, read_manifest
+from base.files import only_one
+from base.problem import Problem
+from base.settings import read_settings
+from imagery.arrays import IGNORE
+from imagery.tiles import CELL, count_cells, open_prepared, read_manifest
 
 
 def refused(settings, project):
@@ -730,7 +732,7 @@ def die_after(steps, original, left):
 def kill_everywhere(settings, expected):
     """Prepares the current folder's tiles again and again in a process that dies at its n-th step of writing, n = 0,
     1, ... until it ends unharmed; returns how often it died. After each death it is started again."""
-    import files
+    from base import files
 
     points, code = 0, 9
     while code == 9:

@@ -17,11 +17,13 @@ from test_predict import write_run
 import evaluate
 import predict
 import prepare_data
-from evaluate import boundary_distance
-from files import Problem
-from params import read_settings
-from patches import plan_epoch
-from tiles import IGNORE, ColourDecoder, open_prepared, read_manifest
+from base.problem import Problem
+from base.settings import read_settings
+from imagery.arrays import IGNORE
+from imagery.labels import ColourDecoder
+from imagery.scores import boundary_distance
+from imagery.tiles import open_prepared, read_manifest
+from learning.patches import plan_epoch
 
 
 def gather(folder, **sources):

@@ -2,7 +2,7 @@ import numpy as np
 import rasterio
 from conftest import COLOURS
 
-import sample_tiles
+from imagery import sample_tiles
 
 
 def read(path):

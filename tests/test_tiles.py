@@ -5,10 +5,11 @@ from conftest import COLOURS, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files import Problem
-from rasters import Layers, check_bands, georeference, open_raster
-from raw_files import find_raw
-from tiles import IGNORE, KINDS, ColourDecoder, palette, starts, unview, view
+from base.problem import Problem
+from imagery.arrays import IGNORE, starts, unview, view
+from imagery.labels import KINDS, ColourDecoder, palette
+from imagery.rasters import Layers, check_bands, georeference, open_raster
+from imagery.raw_tiles import find_raw
 
 CLASSES = {
     "impervious": "#ffffff",

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 import lr_find
 import prepare_data
 import train
-from files import Problem
-from tiles import manifest_text, pack, read_manifest
-from training import Trainer, class_weights, load_checkpoint, save_checkpoint, tf
-from workers import choose_strategy
+import trainer
+from base.problem import Problem
+from imagery.tiles import manifest_text, pack, read_manifest
+from learning import records
+from learning.checkpoints import load_checkpoint, save_checkpoint
+from learning.workers import choose_strategy
+from trainer import Trainer, class_weights, tf
 
 
 @pytest.fixture
@@ -420,7 +423,7 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_missing_and_changes_no_tra
     run = prepared / "runs/tiny"
     settings["train"]["tensorboard"] = True
     with monkeypatch.context() as patched, pytest.raises(Problem, match="package tensorboard: not installed") as caught:
-        patched.setattr(train, "find_spec", lambda name: None)
+        patched.setattr(records, "find_spec", lambda name: None)
         train.main(settings, run)
     assert caught.value.code == 4 and not list(run.glob("checkpoints/*"))
     settings["train"]["tensorboard"] = False
@@ -522,7 +525,7 @@ def test_only_the_time_spent_waiting_for_data_is_counted():
             time.sleep(0.05)
             yield item
 
-    feed = train.Timed(slow())
+    feed = trainer.Timed(slow())
     for _ in feed:
         time.sleep(0.1)
     assert 0.15 <= feed.waited < 0.3
@@ -552,5 +555,5 @@ def test_few_updates_are_under_way_at_a_time():
         def numpy(self):
             return np.asarray(self)
 
-    train.train_epoch(Device(), range(20), 1, 20, lambda step: 0.1, "")
-    assert max(most) <= train.AHEAD + 1
+    trainer.train_epoch(Device(), range(20), 1, 20, lambda step: 0.1, "")
+    assert max(most) <= trainer.AHEAD + 1

@@ -14,16 +14,17 @@ from conftest import ROOT, save_settings
 
 import prepare_data
 import train
-import workers
-from files import Problem
-from training import Trainer, load_checkpoint
+from base.problem import Problem
+from learning import workers
+from learning.checkpoints import load_checkpoint
+from trainer import Trainer
 
 SCRIPT = """
 import hashlib, json, sys
 devices = int(sys.argv[1])
 import train
 from train import tf
-from command import command
+from base.command import command
 if devices > 1:
     cpu, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)

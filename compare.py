@@ -17,9 +17,8 @@ from base.command import command
 from base.files import only_one, replacing
 from base.problem import Problem, shown
 from base.settings import differences, read_settings
-from base.tables import fits, read_facts, read_json
+from base.tables import read_facts, read_record
 from reporting.charts import draw_runs, percent, style
-from reporting.metrics import read_metrics
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
 
@@ -36,8 +35,8 @@ def read_run(folder):
     """(metrics, settings, costs) of a finished run. Settings of predict and evaluate are those of its scores, which may
     be younger than its training."""
     try:
-        metrics = read_metrics(folder / "metrics.json")
-        facts, about = read_facts(folder), read_json(folder / "run.json")
+        metrics = read_record(folder / "metrics.json", "evaluate.py")
+        facts, about = read_facts(folder), read_record(folder / "run.json", "train.py")
         settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         trained = {section: value for section, value in settings.items()
                    if section not in ("predict", "evaluate", "report")}
@@ -48,9 +47,6 @@ def read_run(folder):
         scores["eroded mean_iou, left out"] = metrics["eroded"]["left_out"]["mean_iou"]
         costs = {"parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
                  "epoch": facts["epoch"], "training_seconds": about.get("training_seconds"), "commit": about["commit"]}
-        if not fits({**costs, "commit": ""}, {"parameters": 0, "gflop_per_patch": 0.0, "epoch": 0,
-                                              "training_seconds": 0.0, "commit": ""}):
-            raise ValueError("model.json or run.json is not built as train.py builds it")
         return metrics, {**flat(trained), **scored}, {**scores, **costs}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise Problem(f"run {folder}: {' '.join(str(error).split()) or type(error).__name__}, expected the files of a "

@@ -10,14 +10,13 @@ views and in one. Beside them the gain of each way of predicting, errors by dist
 calibration of the confidence. About 4 s a 6000 x 6000 tile.
 """
 import csv
-import json
 
 import numpy as np
 
 from base.command import command
 from base.files import only_one, replacing, sha256
 from base.problem import Problem
-from base.tables import read_facts, read_table
+from base.tables import read_facts, read_table, write_record
 from imagery.arrays import IGNORE
 from imagery.rasters import open_raster, reading
 from imagery.scores import boundary_distance, confusion_matrix
@@ -170,8 +169,7 @@ def main(settings, run):
         with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["label \\ predicted", *classes],
                                         *([name, *row] for name, row in zip(classes, metrics["full"]["confusion"]))])
-        with replacing(run / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        write_record(run / "metrics.json", metrics)
     print_scores(metrics, classes)
     print(f"{metrics['protocol']['text']}\n{run / 'metrics.json'}")
 

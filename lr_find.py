@@ -9,14 +9,13 @@ the steepest descent, usually lower, is drawn beside it (Smith 2017; fastai take
 mean that lags behind the loss). Takes as long as so many updates of the training.
 """
 import itertools
-import json
 import math
 
 import numpy as np
 
 from base.command import command, progress
 from base.problem import Problem
-from base.tables import write_rows, write_text
+from base.tables import read_finder, write_record, write_rows
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import Exponential
 from learning.patches import changes_of, plan_epoch
@@ -81,8 +80,8 @@ def range_test(settings, strategy):
 def stands(run, made_from):
     """True where the same test was made already; then the time of its result is renewed, for make."""
     try:
-        same = json.loads((run / "lr_find.json").read_text())["made_from"] == made_from
-    except (OSError, ValueError, KeyError, TypeError):
+        same = read_finder(run)["made_from"] == made_from
+    except Problem:
         return False
     same = same and all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
     if same:
@@ -98,9 +97,9 @@ def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
     write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
                [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
                 zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
-    write_text(run / "lr_find.json", json.dumps({
+    write_record(run / "lr_find.json", {
         "suggestion": suggestion, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
-        "steepest_descent": steepest, "made_from": made_from}, indent=1) + "\n")
+        "steepest_descent": steepest, "made_from": made_from})
 
 
 def main(settings, run):

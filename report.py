@@ -12,10 +12,9 @@ from pathlib import Path
 from base.command import command
 from base.files import only_one, replacing
 from base.problem import Problem
-from base.tables import read_columns, read_facts, read_finder, read_json
+from base.tables import read_columns, read_facts, read_finder, read_record
 from imagery.tiles import read_manifest
 from reporting import charts, network_figure, pictures
-from reporting.metrics import read_metrics
 from reporting.page import build_page, build_slider
 
 
@@ -71,7 +70,7 @@ def draw_run(settings, run, facts):
               f"{facts['epoch']}."),
              (folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update.")]
     if (run / "lr_find.json").exists():
-        found, curve = read_finder(run / "lr_find.json"), read_columns(run / "lr_find.csv", "learning_rate", "loss",
+        found, curve = read_finder(run), read_columns(run / "lr_find.csv", "learning_rate", "loss",
                                                                      "smoothed")
         charts.draw_finder(run / "lr_find.png", *curve.values(), found["steepest_descent"], found["suggestion"])
         drawn.append((run / "lr_find.png", "The learning-rate range test."))
@@ -95,7 +94,7 @@ def draw_data(settings, run, manifest):
 
 
 def main(settings, run):
-    metrics, provenance = read_metrics(run / "metrics.json"), read_json(run / "run.json")
+    metrics, provenance = read_record(run / "metrics.json", "evaluate.py"), read_record(run / "run.json", "train.py")
     facts = read_facts(run, settings["data"]["classes"])
     if metrics["protocol"]["model_sha256"] != facts["sha256"]:
         raise Problem(f"scores {run / 'metrics.json'}: of another model than {run / 'model.keras'}, expected its own; "

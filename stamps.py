@@ -16,13 +16,16 @@ from base.command import command
 from base.files import code_of, code_sha256, only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import SECTIONS
-from base.tables import read_table
 from imagery.raw_tiles import MASK, WORLD_FILES, places_of
-from imagery.tiles import made_with, read_manifest
+from imagery.tiles import read_manifest, tiles_stand
+from learning.records import finder_stands, training_stands
+from mapping.maps import maps_stand
+from reporting.metrics import page_stands, scores_stand
 
 HERE = Path(__file__).parent
 STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
-RECORDS = ("model.keras", "params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training
+STANDS = {"prepared": tiles_stand, "finder": finder_stands, "model": training_stands, "predicted": maps_stand,
+          "scores": scores_stand, "page": page_stands}
 
 
 def raw_files(settings):
@@ -51,46 +54,9 @@ def prepared_from(settings, stamp, before):
         return {}, before
 
 
-def tiles_stand(settings):
-    """True where every tile is prepared with these settings, and not since then with others for another run."""
-    data, folder = settings["data"], Path(settings["data"]["prepared"])
-    rows = read_manifest(folder)["tiles"]
-    rows = [rows[tile] for role in settings["split"].values() for tile in role]
-    return all(row["made_with"] == made_with(data) and all((folder / file["name"]).exists()
-                                                           for file in row["files"].values()) for row in rows)
-
-
-def model_stands(settings, run):
-    """True where a training's records are there, and its model is the one that model.json names."""
-    named = json.loads((run / "model.json").read_text(encoding="utf-8"))["sha256"]
-    return all((run / name).exists() for name in RECORDS) and sha256(run / "model.keras") == named
-
-
-def maps_stand(settings, run):
-    """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
-    options, folder = settings["predict"], run / "predictions"
-    also = [f".{what}.tif" for what in options["also"] if what != "polygons"]  # which a map without a place has not
-    ways = ["", *([".side_by_side"] if options["compare"] else []),
-            *([".one_view"] if options["compare"] and len(options["views"]) > 1 else [])]
-    named = {row["map"]: row["sha256"] for row in read_table(run / "predict.csv")}
-    return all(sha256(folder / f"{tile}{way}.tif") == named[f"{tile}{way}"] and all(
-        (folder / f"{tile}{way}{end}").exists() for end in (".tif.aux.xml", ".qml", ".png", *([] if way else also)))
-        for tile in settings["split"]["test"] for way in ways)
-
-
 def lost(settings, run):
-    """What make would take for made although it, or a part of it, is gone, damaged or another's."""
-    wholes = {"prepared": lambda: tiles_stand(settings), "model": lambda: model_stands(settings, run),
-              "predicted": lambda: maps_stand(settings, run),
-              "finder": lambda: all((run / f"lr_find.{kind}").exists() for kind in ("csv", "png")),
-              "scores": lambda: (run / "confusion.csv").exists(), "page": lambda: any((run / "figures").glob("*.png"))}
-    found = []
-    for name, stands in wholes.items():
-        try:
-            found += [] if stands() else [name]
-        except (Problem, OSError, ValueError, KeyError, TypeError):  # the step says what is wrong with it
-            found.append(name)
-    return found
+    """The steps whose results make would take for made although they, or a part of them, are gone or damaged."""
+    return [step for step, stands in STANDS.items() if not stands(settings, run)]
 
 
 def look(path, before, known):

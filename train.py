@@ -8,7 +8,6 @@ model.keras whenever validation improves, and at the very end model.json, which 
 Stopped at any moment, the same command goes on after the last whole epoch. A finished run is left alone as long as
 settings, tiles and code are the same, and else made anew.
 """
-import json
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from base.command import command, progress
 from base.files import sha256
 from base.problem import Problem
 from base.settings import coarsest, count_bands
-from base.tables import read_finder, write_rows, write_text
+from base.tables import read_facts, read_finder, read_record, write_record, write_rows
 from imagery.rasters import pixel_size, scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
@@ -46,7 +45,7 @@ def peak_rate(train, run):
     if not (run / "lr_find.json").exists():
         raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
                       "train.max_lr is auto; run lr_find.py first", code=3)
-    return float(read_finder(run / "lr_find.json")["suggestion"])
+    return float(read_finder(run)["suggestion"])
 
 
 def write_schedule(run, rate, momentum, steps):
@@ -59,9 +58,8 @@ def write_schedule(run, rate, momentum, steps):
 def is_finished(run, made_from):
     """True where the run was finished from the same settings, tiles and code, and its model is whole."""
     try:
-        facts = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        return facts["made_from"] == made_from and facts["sha256"] == sha256(run / "model.keras")
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_facts(run)["made_from"] == made_from
+    except Problem:
         return False
 
 
@@ -74,7 +72,7 @@ def restore_records(run, settings, steps, max_lr):
     if not (run / "schedule.csv").exists():
         write_schedule(run, *schedules(settings["train"], max_lr, steps), steps)
     if not (run / "run.json").exists():
-        write_text(run / "run.json", json.dumps({**describe_run(settings), "started": None}, indent=1) + "\n")
+        write_record(run / "run.json", {**describe_run(settings), "started": None})
     if not (run / "params.yaml").exists():
         write_settings(run, settings)
 
@@ -142,7 +140,7 @@ def main(settings, run):
         state = start(trainer, run, settings, made_from, stamp)
         if state["epoch"] == 0 and leads(strategy):
             write_settings(run, settings)
-            write_text(run / "run.json", json.dumps(describe_run(settings), indent=1) + "\n")
+            write_record(run / "run.json", describe_run(settings))
             write_schedule(run, rate, momentum, train["epochs"] * steps)
         print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
               f"{steps} updates an epoch; peak learning rate {max_lr:.3g}"
@@ -171,19 +169,19 @@ def finish(settings, run, state, facts):
     place = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]
     model = sha256(run / "model.keras")
     try:
-        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = read_record(run / "run.json", "train.py")
+    except Problem:
         about = describe_run(settings)
     about.update(finished=now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
                  model_sha256=model,
                  outputs={name: sha256(run / name) for name in ("model.keras", "history.csv", "schedule.csv")})
-    write_text(run / "run.json", json.dumps(about, indent=1) + "\n")
-    write_text(run / "model.json", json.dumps({
+    write_record(run / "run.json", about)
+    write_record(run / "model.json", {
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
         "ground_sample_distance": pixel_size(place),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
-        **facts, "sha256": model}, indent=1) + "\n")
+        **facts, "sha256": model})
 
 
 if __name__ == "__main__":

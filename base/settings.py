@@ -241,6 +241,11 @@ def run_folder(path):
     return Path("runs") / Path(path).stem
 
 
+def all_tiles(split):
+    """The tiles of every role, in the order of the settings."""
+    return [tile for tiles in split.values() for tile in tiles]
+
+
 def coarsest(model):
     """Pixels of the image to one of the network's lowest level, or to a cell of its local contrast: sides of patches
     and windows are multiples of all of these."""

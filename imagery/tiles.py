@@ -11,7 +11,7 @@ from numpy.lib.format import open_memmap
 
 from base.files import sha256
 from base.problem import Problem
-from base.settings import count_bands
+from base.settings import all_tiles, count_bands
 
 CELL = 128  # pixels: side of the squares in which a prepared tile's classes are counted
 
@@ -129,3 +129,14 @@ def open_tiles(data, names):
     """The prepared tiles of these names, memory-mapped."""
     manifest = read_manifest(data["prepared"])
     return [open_prepared(data, name, manifest) for name in names]
+
+
+def tiles_stand(settings, run):
+    """True where every tile is prepared with these settings, and not since then with others for another run."""
+    data, folder = settings["data"], Path(settings["data"]["prepared"])
+    try:
+        rows = [read_manifest(folder)["tiles"][tile] for tile in all_tiles(settings["split"])]
+    except (Problem, KeyError):
+        return False
+    return all(row["made_with"] == made_with(data)
+               and all((folder / file["name"]).exists() for file in row["files"].values()) for row in rows)

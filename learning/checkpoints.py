@@ -11,7 +11,7 @@ import numpy as np
 from base.files import replacing, sha256
 from base.problem import Problem
 from base.settings import differences
-from base.tables import fits, write_rows
+from base.tables import parse_record, record_text, write_rows
 from learning.records import COLUMNS
 from learning.workers import agree, first_says, leads
 
@@ -108,14 +108,10 @@ def start(trainer, run, settings, made_from, stamp):
     return state
 
 
-STATE = {"epoch": 0, "best": 0.0, "best_epoch": 0, "history": [dict.fromkeys(COLUMNS, 0.0)]}  # of a run, as its
-# checkpoint keeps it, and what it was made_from (a mapping) and model_sha256 (that of model.keras)
-
-
 def save_checkpoint(folder, trainer, state):
     """Writes epoch_<n>.npz: everything that an update changes, and `state` (JSON); keeps the last two."""
     arrays = {name: variable.numpy() for name, variable in trainer.variables().items()}
-    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    arrays["state"] = np.frombuffer(record_text(state).encode(), np.uint8)
     with replacing(folder / f"epoch_{state['epoch']:05d}.npz") as temporary:
         np.savez(temporary, **arrays)
     for old in sorted(folder.glob("epoch_*.npz"))[:-2]:
@@ -130,12 +126,7 @@ def load_checkpoint(folder):
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
-            state = json.loads(arrays.pop("state").tobytes())
-            state = {**{key: state[key] for key in (*STATE, "model_sha256", "made_from")}, "stamp": state.get("stamp")}
-            if not (fits({key: state[key] for key in STATE}, STATE) and isinstance(state["made_from"], dict)
-                    and len(state["history"]) == state["epoch"]):
-                raise ValueError("its state is not as it was written")
-            return path, arrays, state
+            return path, arrays, parse_record(arrays.pop("state").tobytes().decode())
         except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
                 zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError, RuntimeError: zipfile, of a format
             # that it does not know and of a password

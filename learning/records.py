@@ -13,15 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from base.command import quiet_stderr
 from base.files import ROOT, code_of
 from base.problem import Problem
-from base.tables import write_text
+from base.tables import read_facts, read_finder, write_text
 from imagery.tiles import made_with, read_manifest
 
-with quiet_stderr():
-    import tensorflow as tf
-
+COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
+           "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
+RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
 
 def identity(settings):
     """What a training is made from: the settings that it reads and the bytes of its tiles."""
@@ -55,6 +54,7 @@ def git(*words):
 
 def describe_run(settings):
     """run.json: what this run was made from, and on."""
+    import tensorflow as tf
     gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")]
     changes = git("status", "--porcelain")
@@ -78,6 +78,7 @@ def open_board(run, history):
     if find_spec("tensorboard") is None:
         raise Problem("package tensorboard: not installed, expected it since train.tensorboard is true; "
                       ".venv/bin/pip install tensorboard, or set it to false", code=4)
+    import tensorflow as tf
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     board = tf.summary.create_file_writer(str(run / "tensorboard"))
     for row in history:
@@ -87,11 +88,26 @@ def open_board(run, history):
 
 def write_scalars(board, row):
     """One epoch's row of the history, for TensorBoard."""
+    import tensorflow as tf
     with board.as_default():
         for name in COLUMNS[1:]:
             tf.summary.scalar(name, row[name], step=row["epoch"])
     board.flush()
 
 
-COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
-           "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
+def finder_stands(settings, run):
+    """True where the range test of a run is whole: its suggestion, curve and picture."""
+    try:
+        read_finder(run)
+    except Problem:
+        return False
+    return all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
+
+
+def training_stands(settings, run):
+    """True where a training is finished and whole: its model is the one that model.json names, its records are there."""
+    try:
+        read_facts(run)
+    except Problem:
+        return False
+    return all((run / name).exists() for name in RECORDS)

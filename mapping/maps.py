@@ -20,8 +20,9 @@ from rasterio.errors import RasterioError
 from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
 
-from base.files import replacing
+from base.files import replacing, sha256
 from base.problem import Problem
+from base.tables import read_table
 from imagery.arrays import IGNORE
 from imagery.labels import palette
 from imagery.rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
@@ -220,4 +221,28 @@ def stands(path, tags, also):
                     return False
         return True
     except Problem:
+        return False
+
+
+def files_of(path, also):
+    """The files of a whole map: itself, what always goes with it, and the rasters of `also`, [] for one of the `ways`."""
+    return [path, *sidecars(path), *(beside(path, what) for what in also if what != "polygons")]
+
+
+def expected_maps(settings, run):
+    """[(path, what goes beside it)] of the test tiles' maps, in every way."""
+    folder, maps = run / "predictions", []
+    for tile in settings["split"]["test"]:
+        path = folder / f"{tile}.tif"
+        maps += [(path, settings["predict"]["also"]), *((beside(path, way), []) for way in ways(settings))]
+    return maps
+
+
+def maps_stand(settings, run):
+    """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
+    try:
+        recorded = {row["map"]: row["sha256"] for row in read_table(run / "predict.csv")}
+        return all(recorded.get(path.stem) == sha256(path) and all(part.exists() for part in files_of(path, also))
+                   for path, also in expected_maps(settings, run))
+    except (Problem, OSError, KeyError):
         return False

@@ -1,12 +1,11 @@
 """metrics.json: what the scores mean, built from confusion matrices, and read back.
 """
-import json
 import math
 
 import numpy as np
 
 from base.problem import Problem
-from base.tables import fits
+from base.tables import read_record
 from imagery.scores import accuracy, class_scores, divide, mean_iou, mean_of
 from mapping.maps import CERTAIN
 
@@ -96,38 +95,6 @@ def describe_protocol(settings, facts, tags, official):
     return protocol
 
 
-def read_metrics(path):
-    """metrics.json of a run; Problem (exit 3) where it is not built as evaluate.py builds it."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        classes = metrics["full"]["classes"]
-        means = {"accuracy": 0.0, "mean_iou": 0.0, "mean_f1": 0.0}
-        scores = {**means, "left_out": means, "confusion": [[0]], "classes": dict.fromkeys(
-            classes, {"iou": 0.0, "f1": 0.0, "precision": 0.0, "recall": 0.0, "pixels": 0})}
-        both = {"full": scores, "eroded": scores}
-        names = {"tiles": [""], "trained_on": [""], "checkpoint_chosen_on": [""], "leave_out": [""]}
-        texts = dict.fromkeys(("checkpoint", "engine", "eroded_labels", "model_sha256", "text"), "")
-        like = {"protocol": {**names, **texts, "views": [0], "window": 0, "overlap": 0.0}, **both,
-                "settings": {"predict": metrics["settings"]["predict"], "evaluate": metrics["settings"]["evaluate"]},
-                "tiles": dict.fromkeys(metrics["tiles"], both),
-                "ways": {way: {**both, "tiles": dict.fromkeys(metrics["tiles"], both)} for way in metrics["ways"]},
-                "gains": [{"step": "", "way": "", "accuracy": 0.0, "mean_iou": 0.0, "seconds_per_tile": 0.0,
-                           "classes": dict.fromkeys(classes, 0.0)}],
-                "boundary": [{"pixels": 0, "share": 0.0, "error": 0.0, "accuracy_beyond": 0.0, "mean_iou_beyond": 0.0}],
-                "calibration": metrics["calibration"] and {"expected_calibration_error": 0.0, "bins": [
-                    {"low": 0.0, "high": 0.0, "pixels": 0, "confidence": 0.0, "accuracy": 0.0}]}}
-        square = all(len(part["confusion"]) == len(classes) == len(row) for part in (metrics["full"], metrics["eroded"])
-                     for row in part["confusion"])
-        if fits(metrics, like) and square and classes and metrics["boundary"]:
-            return metrics
-        told = "not built as evaluate.py builds it"
-    except OSError as error:
-        told = error.strerror
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        told = "no JSON, or not built as evaluate.py builds it"
-    raise Problem(f"scores {path}: {told}, expected the file of an evaluated run; run evaluate.py again", code=3)
-
-
 def count_classes(classes):
     """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or predictions."""
     known = sum(each["iou"] is not None for each in classes.values())
@@ -152,3 +119,17 @@ def card(metrics):
             rows += [(views, kind, name, *(mean[key] for key in ("accuracy", "mean_iou", "mean_f1")))
                      for name, mean in means]
     return rows
+
+
+def scores_stand(settings, run):
+    """True where the scores of a run are whole."""
+    try:
+        read_record(run / "metrics.json", "evaluate.py")
+    except Problem:
+        return False
+    return (run / "confusion.csv").exists()
+
+
+def page_stands(settings, run):
+    """True where the page of a run and its figures are there."""
+    return (run / "report.html").exists() and any((run / "figures").glob("*.png"))

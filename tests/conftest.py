@@ -1,7 +1,6 @@
 """What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as a user runs them."""
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from rasterio.transform import from_origin
 
 from base.files import sha256
 from base.settings import read_settings
+from base.tables import write_record
 from imagery.tiles import made_with, manifest_text
-from stamps import RECORDS
+from learning.records import RECORDS
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 hypothesis_settings.register_profile("any machine", deadline=None)  # a slow one is no failure
@@ -101,10 +101,12 @@ def stand_in(folder, name="demo", **rows):
     maps = [f"{tile}{way}" for tile in settings["split"]["test"] for way in ("", ".one_view", ".side_by_side")]
     ends = [".tif", ".tif.aux.xml", ".qml", ".png", *(f".{what}.tif" for what in settings["predict"]["also"])]
     parts = [f"predictions/{name}{end}" for name in maps for end in ends]
-    for part in (*RECORDS, "lr_find.csv", "lr_find.png", "confusion.csv", "figures/a.png", *parts):
+    for part in ("model.keras", *RECORDS, "lr_find.csv", "lr_find.png", "confusion.csv", "figures/a.png", *parts):
         (run / part).touch()
     nothing = sha256(run / "model.keras")
-    (run / "model.json").write_text(json.dumps({"sha256": nothing}))
+    write_record(run / "model.json", {"sha256": nothing, "classes": settings["data"]["classes"]})
+    write_record(run / "lr_find.json", {})
+    write_record(run / "metrics.json", {})
     (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{name},{nothing}\n" for name in maps))
     tiles = [tile for role in settings["split"].values() for tile in role]
     prepared = folder / settings["data"]["prepared"]

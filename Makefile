@@ -12,7 +12,10 @@ export PARAMS TILE EXTRA SCHEDULER
 PYTHON ?= python3
 RUN := runs/$(basename $(notdir $(PARAMS)))
 S := $(RUN)/.make
+SETTINGS := $(S)/$(notdir $(RUN)).yaml
+# PY=python3 takes an environment of your own
 PY := .venv/bin/python
+ENVIRONMENT := $(if $(filter command,$(firstword $(origin PY))),,.venv/.installed)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
@@ -56,11 +59,11 @@ endif
 ifneq (,$(and $(filter clean,$(MAKECMDGOALS)),$(filter-out clean,$(MAKECMDGOALS))))
 $(error error: clean beside other targets, expected it alone; make clean, then the others)
 endif
-ifneq (,$(filter report evaluate predict train lr_find prepare,$(MAKECMDGOALS)))
+ifneq (,$(filter report evaluate predict tile train lr_find prepare,$(MAKECMDGOALS)))
 ifeq ($(wildcard $(PARAMS)),)
 $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy params.yaml)
 endif
-$(S)/settings.mk: .venv/.installed always
+$(S)/settings.mk: $(ENVIRONMENT) always
 	@$(PY) stamps.py --params="$$PARAMS"
 
 include $(S)/settings.mk
@@ -69,71 +72,69 @@ endif
 # -- the steps
 
 unless_there = $(if $(filter $(1),$(LOST)),always)
-# a step renews the stamps of settings that were edited since make looked
-$(S)/prepared $(RUN)/lr_find.json $(RUN)/model.json $(S)/predicted $(RUN)/metrics.json $(RUN)/report.html: export STAMPS = $(S)
 
-demo: .venv/.installed data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
+demo: $(ENVIRONMENT) data/raw/sample/.made  ## made-up tiles through the whole chain, about 4 minutes
 	@$(MAKE) --no-print-directory report PARAMS=demo.yaml
 
-data/raw/sample/.made: imagery/sample_tiles.py | .venv/.installed
+data/raw/sample/.made: imagery/sample_tiles.py | $(ENVIRONMENT)
 	@cmp -s $< $@ || $(PY) -m imagery.sample_tiles $(@D)
 	@cp $< $@
 
 prepare: $(S)/prepared  ## raw tiles to checked, class-indexed tiles
 $(S)/prepared: $(S)/prepare_data.code $(S)/data $(S)/split $(S)/raw $(call unless_there,prepared)
-	$(PY) prepare_data.py --params="$$PARAMS"
+	$(PY) prepare_data.py --params="$(SETTINGS)"
 	@touch "$@"
 
 lr_find: $(RUN)/lr_find.json  ## the learning-rate range test
 $(RUN)/lr_find.json: $(S)/lr_find.code $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/lr_find $(S)/train $(S)/seed $(call unless_there,finder)
-	$(PY) lr_find.py --params="$$PARAMS"
+	$(PY) lr_find.py --params="$(SETTINGS)"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
 $(RUN)/model.json: $(S)/train.code $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json) $(call unless_there,model)
-	$(PY) train.py --params="$$PARAMS"
+	$(PY) train.py --params="$(SETTINGS)"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
 $(error error: EXTRA: expected TILE too, whose extra raster it is)
 endif
 ifdef TILE
 predict: tile $(RUN)/model.json
-	$(PY) predict.py --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
+	$(PY) predict.py --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
-tile: .venv/.installed  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) predict.py --check --params="$$PARAMS" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
+tile: $(ENVIRONMENT)  # refuses a TILE that is not there, before a model is trained for it
+	@$(PY) predict.py --check --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
 $(S)/predicted: $(S)/predict.code $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
-	$(PY) predict.py --params="$$PARAMS" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
+	$(PY) predict.py --params="$(SETTINGS)" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 
 evaluate: $(RUN)/metrics.json  ## scores of the class maps
 $(RUN)/metrics.json: $(S)/evaluate.code $(S)/predicted $(S)/input $(S)/evaluate $(call unless_there,scores)
-	$(PY) evaluate.py --params="$$PARAMS"
+	$(PY) evaluate.py --params="$(SETTINGS)"
 
 report: $(RUN)/report.html  ## figures and one HTML page: the whole chain
 	@echo "open file://$$PWD/$<"
 $(RUN)/report.html: $(S)/report.code $(RUN)/metrics.json $(if $(AUTO_LR),$(RUN)/lr_find.json,$(wildcard $(RUN)/lr_find.json)) $(S)/input $(S)/augment $(S)/report $(call unless_there,page)
-	$(PY) report.py --params="$$PARAMS"
+	$(PY) report.py --params="$(SETTINGS)"
 
 # -- beside the chain
 
-figures: .venv/.installed  ## figures and page again, from the results as they stand
+figures: $(ENVIRONMENT)  ## figures and page again, from the results as they stand
 	$(PY) report.py --params="$$PARAMS"
 
-compare: .venv/.installed  ## all runs side by side, and the settings in which they differ
+compare: $(ENVIRONMENT)  ## all runs side by side, and the settings in which they differ
 	@$(PY) compare.py --params="$$PARAMS"
 
-params: .venv/.installed  ## the settings as resolved, and what differs from params.yaml
+params: $(ENVIRONMENT)  ## the settings as resolved, and what differs from params.yaml
 	@$(PY) compare.py --show --params="$$PARAMS"
 
-model: .venv/.installed  ## parameters and GFLOP per patch of the settings' network
+model: $(ENVIRONMENT)  ## parameters and GFLOP per patch of the settings' network
 	@$(PY) model.py --params="$$PARAMS"
 
-test: .venv/.installed  ## every test
+test: $(ENVIRONMENT)  ## every test
 	$(PY) -m pytest
 
-faults: .venv/.installed  ## kill and starve every step at every write; damaged files by the thousand: about 40 minutes
+faults: $(ENVIRONMENT)  ## kill and starve every step at every write; damaged files by the thousand: about 40 minutes
 	$(PY) tests/faults.py
 	$(PY) tests/fuzz.py
 

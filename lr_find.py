@@ -91,7 +91,10 @@ def stands(run, made_from):
 
 def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
     """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
-    from reporting.charts import draw_finder, style  # here: another look makes no other test
+    from reporting.charts import (  # here: another look makes no other test
+        draw_finder,
+        style,
+    )
     with style():
         draw_finder(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
     write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],

@@ -23,9 +23,10 @@ import re
 from pathlib import Path
 
 from base.command import command, progress
-from base.files import clear_temporaries, is_file, only_one, replacing
+from base.files import clear_temporaries, only_one, replacing
 from base.problem import Problem, shown
 from base.tables import read_facts, read_table
+from base.zips import is_file
 from imagery.rasters import check_crs
 from imagery.raw_tiles import SUFFIXES, check_name, find_rasters, find_raw
 from mapping.engines import choose_engine

@@ -31,7 +31,16 @@ from imagery.arrays import IGNORE
 from imagery.labels import KINDS, build_decoder
 from imagery.rasters import Layers, check_crs, open_raster, overlap, reading, scales
 from imagery.raw_tiles import check_headers, find_files, with_masks
-from imagery.tiles import CELL, check_roles, count_cells, depth, made_with, manifest_text, pack, read_manifest
+from imagery.tiles import (
+    CELL,
+    check_roles,
+    count_cells,
+    depth,
+    made_with,
+    manifest_text,
+    pack,
+    read_manifest,
+)
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
 

@@ -2,47 +2,58 @@
 
     python stamps.py --params demo.yaml
 
-Writes a stamp for each section of the settings, for each script (its code without comments), for the raw files, and
-settings.mk, which the Makefile includes. So a step reruns when something that it reads has changed, and not when a file
-was touched or a comment edited; and when what it made is gone. seen.json remembers each file's size, time and digest:
-only what has another size or time is read again.
+Writes a stamp for each section of the settings, for the code of each step, for the raw files; <run>.yaml, the
+whole settings, which every step of that make reads, whatever is edited meanwhile; and settings.mk, which the
+Makefile includes. So a step reruns when something that it reads has changed, and not when a file was touched
+or a comment edited; and when what it made is gone. seen.json remembers the size, time and digest of each raw
+file: only a file of another size or time is read again.
 """
 import contextlib
 import json
 import os
 from pathlib import Path
 
+from base.code import code_of, code_sha256
 from base.command import command
-from base.files import code_of, code_sha256, only_one, replacing, sha256
+from base.files import only_one, sha256
+from base.keys import SECTIONS
 from base.problem import Problem
-from base.settings import SECTIONS
+from base.settings import all_tiles
+from base.strict_yaml import yaml_text
+from base.tables import write_text
 from imagery.raw_tiles import MASK, WORLD_FILES, places_of
 from imagery.tiles import read_manifest, tiles_stand
 from learning.records import finder_stands, training_stands
 from mapping.maps import maps_stand
 from reporting.metrics import page_stands, scores_stand
 
-HERE = Path(__file__).parent
 STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 STANDS = {"prepared": tiles_stand, "finder": finder_stands, "model": training_stands, "predicted": maps_stand,
           "scores": scores_stand, "page": page_stands}
+SMALL = 2**16  # bytes of a file that is read at every look: a world file, or a tile of a test
 
 
 def raw_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, world files, masks, archives."""
-    data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
-    patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
-    rasters = [place for tile in tiles for pattern in patterns for place in places_of(data["raw"], pattern, tile)]
-    places = [place for raster in rasters for place in (raster, *map(raster.with_suffix, WORLD_FILES),
-                                                        raster.with_name(raster.name + MASK))]
-    return [place for place in dict.fromkeys([*places, *sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))])
-            if place.is_file()]
+    """Every file below data.raw that the settings may name and that is there: rasters, world files, masks,
+    archives."""
+    data, places = settings["data"], []
+    for tile in all_tiles(settings["split"]):
+        for pattern in (data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]):
+            for raster in places_of(data["raw"], pattern, tile):
+                world_files = map(raster.with_suffix, WORLD_FILES)
+                places += [raster, *world_files, raster.with_name(raster.name + MASK)]
+    places += sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))
+    return [place for place in dict.fromkeys(places) if place.is_file()]
 
 
 def prepared_from(settings, stamp, before):
-    """({path: SHA-256} of the raw files that the prepared tiles were made from, the manifest's digest); ({}, `before`)
-    where there are none yet, or where they were made anew, for another run, since this run's `stamp` and since the
-    manifest had the digest `before`."""
+    """({path: SHA-256}, digest of the manifest): what is known of the raw files, by which one that was only
+    touched is recognised.
+
+    Nothing is known, ({}, `before`), before the first preparation, and where another run has prepared the
+    tiles since make last looked here (`before` is the digest that the manifest had then): it may have read
+    other bytes.
+    """
     manifest = Path(settings["data"]["prepared"]) / "manifest.json"
     try:
         digest = sha256(manifest)
@@ -50,24 +61,19 @@ def prepared_from(settings, stamp, before):
             return {}, before
         rows = read_manifest(manifest.parent)["tiles"].values()
         return {file["path"]: file["sha256"] for row in rows for file in row["raw"].values()}, digest
-    except (Problem, OSError, KeyError, TypeError):  # prepare_data.py says what is wrong with it
+    except (Problem, OSError):  # prepare_data.py says what is wrong with it
         return {}, before
 
 
-def lost(settings, run):
-    """The steps whose results make would take for made although they, or a part of them, are gone or damaged."""
-    return [step for step, stands in STANDS.items() if not stands(settings, run)]
-
-
 def look(path, before, known):
-    """[size, time, since] of a file: its size and time now, and the time of its last change of content, of a small one
-    the digest. A file of another time but the same bytes as `known`, {path: SHA-256} of it or of its members, has not
-    changed."""
+    """[size, time, content] of a raw file now: `content` is the digest of a small one, of another the time
+    when its bytes last changed. `before` is what the last look gave; a file of another time whose bytes, or
+    whose members' bytes, are those of `known` ({path: SHA-256}) has not changed."""
     about = os.stat(path)
     now = [about.st_size, about.st_mtime_ns]
     if before and before[:2] == now:
         return before
-    if about.st_size < 2**16:  # a world file, or a tile of a test
+    if about.st_size < SMALL:
         return [*now, sha256(path)]
     own = {name: digest for name, digest in known.items() if name == str(path) or name.startswith(f"{path}/")}
     try:
@@ -77,34 +83,40 @@ def look(path, before, known):
     return [*now, before[2] if same else now[1]]
 
 
-def write_stamps(settings, run):
-    """Looks at everything and writes the stamps of what has changed."""
-    folder = run / ".make"
+def look_at_raw_files(settings, folder):
+    """({path: `look`}, the manifest's digest), by what the last look left in seen.json."""
     try:
         seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
-        raw_seen, manifest = dict(seen["raw"]), seen["manifest"]
+        before, manifest = dict(seen["raw"]), seen["manifest"]
     except (OSError, ValueError, KeyError, TypeError):
-        raw_seen, manifest = {}, None
+        before, manifest = {}, None
     known, manifest = prepared_from(settings, folder / "prepared", manifest)
-    raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
-    code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
-    code["report.code"] += code_sha256(HERE / "reporting/page.html")
+    return {str(path): look(path, before.get(str(path)), known) for path in raw_files(settings)}, manifest
+
+
+def write_stamps(settings, run):
+    """Looks at everything and writes the stamps of what has changed."""
+    raw, manifest = look_at_raw_files(settings, run / ".make")
+    lost = [step for step, stands in STANDS.items() if not stands(settings, run)]
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
-    contents = {"seen.json": json.dumps({"raw": raw, "manifest": manifest}, indent=1),
-                "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost(settings, run))}\n",
-                "raw": json.dumps({path: [size, since] for path, (size, _, since) in raw.items()}, indent=1),
-                **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
-                **code}
+    code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
+    code["report.code"] += code_sha256(Path(__file__).parent / "reporting/page.html")
+    contents = {
+        "seen.json": json.dumps({"raw": raw, "manifest": manifest}, indent=1),
+        "raw": json.dumps({path: [size, content] for path, (size, _, content) in raw.items()}, indent=1),
+        f"{run.name}.yaml": yaml_text(settings),
+        "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost)}\n",
+        **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
+        **code}
     for name, content in contents.items():
-        path = folder / name
+        path = run / ".make" / name
         if not path.exists() or path.read_text(encoding="utf-8") != content:
-            with replacing(path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
+            write_text(path, content)
 
 
 def main(settings, run):
     prepared = settings["data"]["prepared"]
-    with contextlib.ExitStack() as held:  # a stamp that is renewed while a step runs would be older than its result
+    with contextlib.ExitStack() as held:  # a stamp renewed while a step runs would be older than its result
         for folder in (run, *([prepared] if os.access(prepared, os.W_OK) else [])):
             held.enter_context(only_one(folder))
         write_stamps(settings, run)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import json
 import os
 import re
 import signal
@@ -14,14 +13,14 @@ from pathlib import Path
 
 from base.files import replacing
 from base.problem import Problem
-from base.settings import SECTIONS, read_settings, run_folder
+from base.settings import read_settings, run_folder
 
 _shown_at = 0.0
 
 
 def progress(line, last=False):
-    """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s; `last`
-    always stays."""
+    """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s;
+    `last` always stays."""
     global _shown_at
     now, live = time.monotonic(), sys.stdout.isatty()
     if last or now - _shown_at > (0.1 if live else 20):
@@ -38,33 +37,42 @@ def terminate(*_):
     raise KeyboardInterrupt("SIGTERM")
 
 
-def command(main, doc, **options):
-    """Runs a script, `cleanly`: reads --params and the named text options, calls main(settings, run folder, **options).
-    """
+def command(main, doc, texts=None, switches=None):
+    """Runs a script, `cleanly`: reads --params and calls main(settings, run folder, **options). `texts` and
+    `switches` are further options, {name: help}: a text or None, and True or False."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml", metavar="FILE", help="settings file (params.yaml)")
-    for name, text in options.items():
-        parser.add_argument(f"--{name}", help=text, **({} if text.startswith("NAME") else {"action": "store_true"}))
-    arguments = vars(parser.parse_args())
-    path = arguments.pop("params")
+    for name, text in (texts or {}).items():
+        parser.add_argument(f"--{name}", help=text)
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", help=text, action="store_true")
+    options = vars(parser.parse_args())
+    path = Path(options.pop("params"))
 
     def work():
-        settings = read_settings(path)
-        renew_stamps(settings)
-        main(settings, run_folder(path), **arguments)
+        settings, run = read_settings(path), run_folder(path)
+        claim(run, path)
+        try:
+            main(settings, run, **options)
+        finally:
+            claim(run, path)  # of a run whose folder was made just now
 
     cleanly(work)
 
 
-def renew_stamps(settings):
-    """Where make has named the folder of its stamps in STAMPS: writes anew those of sections that were edited since it
-    looked, which this step reads as they are now, so that taking such an edit back is an edit too."""
-    stamps = os.environ.get("STAMPS")
-    for section in SECTIONS if stamps else []:
-        path, content = Path(stamps, section), json.dumps(settings[section], indent=1)
-        if path.exists() and path.read_text(encoding="utf-8") != content:
-            with replacing(path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
+def claim(run, path):
+    """Notes in the folder of a run, where it is there, to which settings file it belongs. Problem (exit 2)
+    where it belongs to another file of the same name that still exists."""
+    if not run.is_dir() or path.parent == run / ".make":  # make's copy of the settings
+        return
+    note, own = run / ".settings_file", os.path.relpath(os.path.realpath(path))
+    owner = note.read_text(encoding="utf-8") if note.exists() else None
+    if owner != own and owner and os.path.isfile(owner):
+        raise Problem(f"settings file {path}: its run, {run}, is that of {owner}, expected a name of its "
+                      "own; rename one of the two files", code=2)
+    if owner != own:
+        with replacing(note) as temporary:
+            temporary.write_text(own, encoding="utf-8")
 
 
 def cleanly(work):
@@ -77,7 +85,8 @@ def cleanly(work):
     except Problem as problem:
         code, lines = problem.code, problem.lines
     except KeyboardInterrupt as stop:
-        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is finished",)
+        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is "
+                                                    "finished",)
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -85,13 +94,13 @@ def cleanly(work):
         if error.errno is None:
             raise
         hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
-        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected to read "
-                          f"and write{hint}",)
+        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected "
+                          f"to read and write{hint}",)
     except Exception as error:
         if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError"):
             raise  # the first is TensorFlow's, which is not imported here, the last NumPy's
-        code, lines = 4, ("memory: used up, expected enough for a batch of input or predict; lower input.batch_size, "
-                          "input.patch_size, predict.window or predict.batch_size",)
+        code, lines = 4, ("memory: used up, expected enough for a batch of input or predict; lower "
+                          "input.batch_size, input.patch_size, predict.window or predict.batch_size",)
     else:
         return
     for line in lines:
@@ -101,7 +110,8 @@ def cleanly(work):
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Holds back what C++ code writes to standard error while TensorFlow is imported, and shows it if that fails.
+    """Holds back what C++ code writes to standard error while TensorFlow is imported, and shows it if that
+    fails.
 
     TF_CPP_MIN_LOG_LEVEL alone does not silence the first lines, which come before the level is read.
     """

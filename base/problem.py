@@ -5,8 +5,8 @@ import json
 
 
 class Problem(Exception):
-    """What a person has to mend: one or more lines, and the exit code (2 settings, 3 data, 4 disk or environment,
-    5 training diverged, 75 busy)."""
+    """What a person has to mend: one or more lines, and the exit code (2 settings, 3 data, 4 disk or
+    environment, 5 training diverged, 75 busy)."""
 
     def __init__(self, *lines, code):
         super().__init__("\n".join(lines))

@@ -1,190 +1,127 @@
-"""The settings of a run: what each key may be, and what keys may be together; refused with line numbers.
+"""The settings of a run, read strictly: all that is wrong is refused with line numbers.
 
-A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed.
+A settings file is a run: demo.yaml writes under runs/demo. Every key is required, none is guessed. A file
+that begins with `base: params.yaml` holds only what differs from that file, which lies beside it or above.
 """
 import difflib
 import math
-import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from base.keys import (
+    BESIDE,
+    KEYS,
+    LIMITS,
+    SECTIONS,
+    TILE,
+    is_colour,
+    is_number,
+    is_text,
+)
 from base.problem import Problem, shown
 from base.strict_yaml import read_yaml
 
-
-def whole(low, high):
-    return (f"a whole number from {low} to {high}",
-            lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
+# -- what single keys cannot show: (key, problem) ---------------------------------------------------------
 
 
-def number(low, high):
-    return (f"a number from {low:g} to {high:g}",
-            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high)
-
-
-def one_of(*choices):
-    return f"one of {', '.join(map(str, choices))}", lambda v: isinstance(v, str) and v in choices
-
-
-def one_number_of(*choices):
-    return (f"one of {', '.join(map(str, choices))}",
-            lambda v: isinstance(v, int) and not isinstance(v, bool) and v in choices)
-
-
-def list_of(check, low=0, unique=True):
-    what, fits = check
-    return (f"a list of {f'at least {low} ' if low else ''}{'different ' if unique else ''}entries, each {what}",
-            lambda v: isinstance(v, list) and len(v) >= low and all(map(fits, v))
-            and (not unique or len(set(map(str, v))) == len(v)))
-
-
-def either(word, check):
-    return f"{word} or {check[0]}", lambda v: v == word or check[1](v)
-
-
-def optional(check):
-    return f"null or {check[0]}", lambda v: v is None or check[1](v)
-
-
-def map_of(names, check, low=1):
-    return (f"a mapping of {names[0]} to {check[0]}",
-            lambda v: isinstance(v, dict) and len(v) >= low and all(names[1](k) and check[1](x) for k, x in v.items()))
-
-
-TEXT = "text", lambda v: isinstance(v, str) and v.strip() != "" and re.search("[\0\ud800-\udfff]", v) is None
-PATTERN = ("a path below data.raw with {tile} or {padded} in it",
-           lambda v: TEXT[1](v) and ("{tile}" in v or "{padded}" in v) and not Path(v).is_absolute()
-           and ".." not in Path(v).parts)
-TILE = ("a tile name (no slash, no leading dot or dash)",
-        lambda v: TEXT[1](v) and re.fullmatch(r"[^/\\.\-\x00-\x1f][^/\\\x00-\x1f]*", v) is not None)
-COLOUR = 'a colour as "#rrggbb"', lambda v: isinstance(v, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", v) is not None
-SWITCH = "true or false", lambda v: isinstance(v, bool)
-VALUE = whole(0, 65_535)
-COLOUR_OR_VALUE = "a colour as \"#rrggbb\" or a value from 0 to 65535", lambda v: COLOUR[1](v) or VALUE[1](v)
-LIMITS = ("[low, high], two rising numbers",
-          lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(-1e9, 1e9)[1], v)) and v[0] < v[1])
-SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",
-         lambda v: v is None or LIMITS[1](v)
-         or (isinstance(v, list) and len(v) > 0 and all(x is None or LIMITS[1](x) for x in v)))
-POWER_OR_WEIGHTS = ("a number from 0 to 1 or a mapping of every class to its weight",
-                    lambda v: number(0, 1)[1](v) or map_of(TEXT, number(0, 1e6))[1](v))
-RANGE = ("[low, high] from 0.25 to 4",
-         lambda v: isinstance(v, list) and len(v) == 2 and all(map(number(0.25, 4)[1], v)) and v[0] <= v[1])
-KEYS = {
-    "seed": whole(0, 2**31 - 1),
-    "data.raw": TEXT, "data.prepared": TEXT, "data.image": PATTERN, "data.label": PATTERN,
-    "data.eroded_label": optional(PATTERN), "data.extra": optional(PATTERN), "data.assume_crs": optional(TEXT),
-    "data.bands": list_of(whole(1, 64), low=1), "data.scale": SCALE, "data.classes": map_of(TEXT, COLOUR, low=2),
-    "data.label_values": optional(map_of(TEXT, VALUE)), "data.ignore_colours": list_of(COLOUR_OR_VALUE),
-    "data.tolerance": whole(0, 255), "data.max_unknown": number(0, 1), "data.allow_overlap": list_of(TILE),
-    "split.train": list_of(TILE, low=1), "split.val": list_of(TILE, low=1), "split.test": list_of(TILE, low=1),
-    "input.patch_size": whole(16, 4096), "input.batch_size": whole(1, 4096),
-    "input.stride": either("random", whole(1, 4096)), "input.aim": map_of(TEXT, number(0, 1), low=0),
-    "augment.views": SWITCH, "augment.scale": RANGE, "augment.brightness": number(0, 0.9),
-    "augment.contrast": number(0, 0.9), "augment.saturation": number(0, 1), "augment.hue": number(0, 0.5),
-    "augment.blur": whole(0, 8), "augment.noise": number(0, 64),
-    "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
-    "model.centre": one_of("plain", "serial", "parallel"), "model.stem": one_number_of(1, 2, 4),
-    "model.local_contrast": list_of(whole(1, 256)),
-    "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 10_000),
-    "train.epochs": whole(1, 99_999), "train.max_lr": either("auto", number(1e-10, 1000)),
-    "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
-    "train.loss": map_of(one_of("ce", "focal", "jaccard", "dice", "lovasz"), number(1e-6, 1e6)),
-    "train.label_smoothing": number(0, 0.5), "train.class_weights": POWER_OR_WEIGHTS,
-    "train.optimizer": one_of("sgd", "adamw"), "train.weight_decay": number(0, 1), "train.clip_norm": number(0, 1e6),
-    "train.ema": number(0, 0.9999), "train.early_stopping": whole(0, 100_000),
-    "train.mixed_precision": either("bfloat16", SWITCH), "train.jit": SWITCH, "train.tensorboard": SWITCH,
-    "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
-    "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
-    "predict.engine": one_of("auto", "tensorflow", "openvino"),
-    "predict.precision": one_of("float32", "bfloat16", "int8"),
-    "predict.resample": SWITCH, "predict.compare": SWITCH, "predict.sieve": whole(0, 2**31 - 1),
-    "predict.also": list_of(one_of("confidence", "probabilities", "colours", "polygons")),
-    "evaluate.erode": whole(0, 100), "evaluate.reach": whole(1, 100), "evaluate.leave_out": list_of(TEXT),
-    "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
-}
-BESIDE = (".confidence", ".probabilities", ".colours", ".one_view", ".side_by_side")  # ends of maps' names
-SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
-
-
-def check_labels(data):
-    """[(key, problem)] of the ways in which classes, colours and values do not go together."""
-    values, ignored = data["label_values"], data["ignore_colours"]
-    colours = [c.lower() for c in [*data["classes"].values(), *(c for c in ignored if isinstance(c, str))]]
-    problems = []
-    if len(set(colours)) < len(colours):
-        problems.append(("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected "
-                         "different ones"))
-    if values is None and not all(isinstance(c, str) for c in ignored):
-        problems.append(("data.ignore_colours", f"{shown(ignored)}, expected colours, as data.label_values is null"))
-    if values is not None:
-        if not all(isinstance(v, int) for v in ignored):
-            problems.append(("data.ignore_colours", f"{shown(ignored)}, expected values, as data.label_values is set"))
-        if set(values) != set(data["classes"]):
-            problems.append(("data.label_values", f"values of {', '.join(values)}, expected one for each of "
-                             f"{', '.join(data['classes'])}"))
-        together = [*values.values(), *ignored]
-        if len(set(together)) < len(together):
-            problems.append(("data.label_values", "a value that stands twice in data.label_values and "
-                             "data.ignore_colours, expected different ones"))
-    return problems
-
-
-def check_together(settings):
-    """[(key, problem)] of what single keys cannot show."""
-    data, split, step = settings["data"], settings["split"], coarsest(settings["model"])
-    problems = []
-    for key in ("input.patch_size", "predict.window"):
-        section, name = key.split(".")
+def check_sizes(settings):
+    """Patches and windows against the network, the stride, the bands."""
+    data, step = settings["data"], coarsest(settings["model"])
+    for section, name in (("input", "patch_size"), ("predict", "window")):
         if settings[section][name] % step:
-            problems.append((key, f"{settings[section][name]}, expected a multiple of {step} (of model.stem "
-                             "times 2 to the power of model.depth, and of each cell of model.local_contrast)"))
+            yield (f"{section}.{name}", f"{settings[section][name]}, expected a multiple of {step} (of "
+                   "model.stem times 2 to the power of model.depth, and of each cell of "
+                   "model.local_contrast)")
+    stride, size = settings["input"]["stride"], settings["input"]["patch_size"]
+    if stride != "random" and stride > size:
+        yield ("input.stride", f"{stride}, expected at most input.patch_size, or pixels between the patches "
+               "are never seen")
+    bands, scale = count_bands(data), data["scale"]
+    if scale and not LIMITS[1](scale) and len(scale) != bands:
+        yield ("data.scale", f"{len(scale)} entries, expected one for each of the {bands} bands of "
+               "data.bands and data.extra")
+    if settings["augment"]["hue"] and len(data["bands"]) != 3:
+        yield "augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"
+
+
+def check_split(settings):
+    """Each tile in one role, and none named as what lies beside another's map."""
     roles = {}
-    for role, tiles in split.items():
+    for role, tiles in settings["split"].items():
         for tile in tiles:
             if tile in roles:
-                problems.append((f"split.{role}", f"tile {tile}, expected in one role only; it is in "
-                                 f"split.{roles[tile]} too"))
+                yield (f"split.{role}", f"tile {tile}, expected in one role only; it is in "
+                       f"split.{roles[tile]} too")
             roles.setdefault(tile, role)
-    for role, tiles in split.items():
-        for tile in tiles:
-            clash = [ending for ending in BESIDE if tile.endswith(ending) and tile[: -len(ending)] in roles]
-            if clash:
-                problems.append((f"split.{role}", f"tile {tile}, expected no name that another tile's map in another "
-                                 f"form has ({tile[: -len(clash[0])]} with {clash[0]}); rename it"))
-    weights = settings["train"]["class_weights"]
-    if isinstance(weights, dict) and (set(weights) != set(data["classes"]) or not any(weights.values())):
-        problems.append(("train.class_weights", f"weights of {', '.join(weights)}, expected one for each of "
-                         f"{', '.join(data['classes'])}, and not all zero"))
-    for name in settings["evaluate"]["leave_out"]:
-        if name not in data["classes"]:
-            problems.append(("evaluate.leave_out", f"{shown(name)}, expected names of data.classes"))
-    if len(settings["evaluate"]["leave_out"]) >= len(data["classes"]):
-        problems.append(("evaluate.leave_out", "every class, expected at least one to be left"))
-    problems += check_labels(data)
-    bands = count_bands(data)
-    if data["scale"] and not LIMITS[1](data["scale"]) and len(data["scale"]) != bands:
-        problems.append(("data.scale", f"{len(data['scale'])} entries, expected one for each of the {bands} bands of "
-                         "data.bands and data.extra"))
-    if settings["input"]["stride"] != "random" and settings["input"]["stride"] > settings["input"]["patch_size"]:
-        problems.append(("input.stride", f"{settings['input']['stride']}, expected at most input.patch_size, or pixels "
-                         "between the patches are never seen"))
-    for name in settings["input"]["aim"]:
-        if name not in data["classes"]:
-            problems.append(("input.aim", f"{shown(name)}, expected names of data.classes"))
-    if sum(settings["input"]["aim"].values()) > 1:
-        problems.append(("input.aim", f"shares of {sum(settings['input']['aim'].values()):g} together, expected 1 at "
-                         "most"))
-    if settings["augment"]["hue"] and len(data["bands"]) != 3:
-        problems.append(("augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"))
-    if settings["predict"]["engine"] == "tensorflow" and settings["predict"]["precision"] != "float32":
-        problems.append(("predict.precision", f"{shown(settings['predict']['precision'])}, expected float32 unless "
-                         "predict.engine is openvino or auto"))
-    if len(settings["train"]["momentum"]) != 2:
-        problems.append(("train.momentum", f"{shown(settings['train']['momentum'])}, expected two numbers, [at the "
-                         "ends, at the peak]"))
-    if settings["lr_find"]["start"] > settings["lr_find"]["end"] / 10:
-        problems.append(("lr_find.start", f"{settings['lr_find']['start']:g}, expected at most a tenth of lr_find.end"))
-    return problems
+    for tile, role in roles.items():
+        for ending in BESIDE:
+            other = tile.removesuffix(ending)
+            if other != tile and other in roles:
+                yield (f"split.{role}", f"tile {tile}, expected no name that another tile's map in another "
+                       f"form has ({other} with {ending}); rename it")
+
+
+def check_labels(settings):
+    """Classes, colours and values of the labels."""
+    data = settings["data"]
+    values, ignored, names = data["label_values"], data["ignore_colours"], ", ".join(data["classes"])
+    colours = [colour.lower() for colour in [*data["classes"].values(), *filter(is_colour, ignored)]]
+    if len(set(colours)) < len(colours):
+        yield ("data.classes", "a colour that stands twice in data.classes and data.ignore_colours, expected "
+               "different ones")
+    if values is None:
+        if not all(map(is_colour, ignored)):
+            yield "data.ignore_colours", f"{shown(ignored)}, expected colours, as data.label_values is null"
+        return
+    if any(map(is_colour, ignored)):
+        yield "data.ignore_colours", f"{shown(ignored)}, expected values, as data.label_values is set"
+    if set(values) != set(data["classes"]):
+        yield "data.label_values", f"values of {', '.join(values)}, expected one for each of {names}"
+    together = [*values.values(), *ignored]
+    if len(set(together)) < len(together):
+        yield ("data.label_values", "a value that stands twice in data.label_values and data.ignore_colours, "
+               "expected different ones")
+
+
+def check_classes(settings):
+    """Names of classes outside of data.classes."""
+    classes, aim = settings["data"]["classes"], settings["input"]["aim"]
+    weights, leave_out = settings["train"]["class_weights"], settings["evaluate"]["leave_out"]
+    for key, names in (("input.aim", aim), ("evaluate.leave_out", leave_out)):
+        for name in names:
+            if name not in classes:
+                yield key, f"{shown(name)}, expected names of data.classes"
+    if sum(aim.values()) > 1:
+        yield "input.aim", f"shares of {sum(aim.values()):g} together, expected 1 at most"
+    if len(leave_out) >= len(classes):
+        yield "evaluate.leave_out", "every class, expected at least one to be left"
+    if isinstance(weights, dict) and (set(weights) != set(classes) or not any(weights.values())):
+        yield ("train.class_weights", f"weights of {', '.join(weights)}, expected one for each of "
+               f"{', '.join(classes)}, and not all zero")
+
+
+def check_steps(settings):
+    """The numbers of the finder, the training and the engine."""
+    find, predict, momentum = settings["lr_find"], settings["predict"], settings["train"]["momentum"]
+    if find["start"] > find["end"] / 10:
+        yield "lr_find.start", f"{find['start']:g}, expected at most a tenth of lr_find.end"
+    if len(momentum) != 2:
+        yield "train.momentum", f"{shown(momentum)}, expected two numbers, [at the ends, at the peak]"
+    if predict["engine"] == "tensorflow" and predict["precision"] != "float32":
+        yield ("predict.precision", f"{shown(predict['precision'])}, expected float32 unless predict.engine "
+               "is openvino or auto")
+
+
+CHECKS = check_sizes, check_split, check_labels, check_classes, check_steps
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """The value of a key, and where it stands."""
+    value: Any
+    path: Path
+    line: int
 
 
 def plainest(value):
@@ -196,45 +133,77 @@ def plainest(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def read_entries(path, may_have_base=True):
+    """({"section.key": Entry}, [(path, line, problem)]) of a settings file, over the entries of its base
+    where it has one. A key at the margin that is no section is an entry, too."""
+    content, lines, problems = read_yaml(path)
+    entries, problems = {}, [(path, line, text) for line, text in problems]
+    if may_have_base and "base" in content:
+        name, line = content.pop("base"), lines["base",]
+        if not is_text(name) or not (path.parent / name).is_file():
+            raise Problem(f"settings in {path}, line {line}, key base: {shown(name)}, expected the path of a "
+                          f"settings file, seen from {path.parent.resolve()}", code=2)
+        entries, of_base = read_entries(path.parent / name, may_have_base=False)
+        problems += of_base
+    for section, part in content.items():
+        line = lines[section,]
+        if isinstance(part, dict) and section in SECTIONS and section not in KEYS:
+            for key, value in part.items():
+                entries[f"{section}.{key}"] = Entry(value, path, lines[section, key])
+            continue
+        if section in KEYS and "." in section:
+            parent, _, name = section.partition(".")
+            problems.append((path, line, f"key {section}: at the margin, expected {name} indented below "
+                             f"{parent}; move it there"))
+        entries[section] = Entry(part, path, line)
+    return entries, problems
+
+
+def problem_of(key, value):
+    """What is wrong with a key and its value, as text; None where nothing is."""
+    if key in KEYS:
+        what, fits = KEYS[key]
+        if fits(value):
+            return None
+        number_for_name = what.endswith(TILE[0]) and isinstance(value, list) and any(map(is_number, value))
+        hint = '; put a name that is a number in quotes: "12"' if number_for_name else ""
+        return f"{shown(value)}, expected {what}{hint}"
+    if key in SECTIONS:
+        return f"{shown(value)}, expected its keys indented below it"
+    if key == "base":
+        return f"{shown(value)}, expected none in a file that is a base itself; name that other file instead"
+    near = difflib.get_close_matches(key, [*KEYS, *SECTIONS, "base"], n=1, cutoff=0.5)
+    return f"unknown, expected {f'{near[0]}?' if near else 'a key of params.yaml'}; rename or remove it"
+
+
 def read_settings(path):
-    """The settings {section: {key: value}} (and "seed"); Problem (exit 2) that lists everything wrong in the file."""
-    value, lines, problems = read_yaml(path)
-    found = {}
-    for section, content in value.items():
-        if isinstance(content, dict) and section in SECTIONS and section not in KEYS:
-            found.update({f"{section}.{key}": (v, lines[section, key]) for key, v in content.items()})
-        else:
-            found[section] = (content, lines[section,])
-    for key, (got, line) in found.items():
-        if key in SECTIONS and key not in KEYS:
-            problems.append((line, f"key {key}: {shown(got)}, expected its keys indented below it"))
-        elif key in value and "." in key and key in KEYS:
-            problems.append((line, f"key {key}: at the margin, expected {key.partition('.')[2]} indented below "
-                             f"{key.partition('.')[0]}; move it there"))
-        elif key not in KEYS:
-            near = difflib.get_close_matches(key, [*KEYS, *SECTIONS], n=1, cutoff=0.5)
-            problems.append((line, f"key {key}: unknown, expected "
-                             + (f"{near[0]}?" if near else "a key of params.yaml") + "; rename or remove it"))
-        elif not KEYS[key][1](got):
-            problems.append((line, f"key {key}: {shown(got)}, expected {KEYS[key][0]}"))
-    problems += [(1, f"key {key}: missing, expected {what}; add it (params.yaml shows every key)")
-                 for key, (what, _) in KEYS.items() if key not in found]
-    settings = None
+    """The settings {section: {key: value}} (and "seed"), keys in the order of KEYS, so that the same settings
+    are the same text. Problem (exit 2) lists everything that is wrong in the file and in its base."""
+    path = Path(path)
+    entries, problems = read_entries(path)
+    wrong = {key: problem_of(key, entry.value) for key, entry in entries.items()}
+    problems += [(entries[key].path, entries[key].line, f"key {key}: "
+                                                        f"{text}") for key, text in wrong.items() if text]
+    problems += [(path, 1, f"key {key}: missing, expected {what}; add it (params.yaml shows every key)")
+                 for key, (what, _) in KEYS.items() if key not in entries]
+    settings = {section: {} for section in SECTIONS}
     if not problems:
-        settings = {section: {} for section in SECTIONS}
-        for key in KEYS:  # in an order that is not the file's: the same settings, the same text of them
+        for key in KEYS:
             section, _, name = key.partition(".")
             if name:
-                settings[section][name] = plainest(found[key][0])
+                settings[section][name] = plainest(entries[key].value)
             else:
-                settings[section] = plainest(found[key][0])
-        problems = [(found[key][1], f"key {key}: {text}") for key, text in check_together(settings)]
+                settings[section] = plainest(entries[key].value)
+        for check in CHECKS:
+            for key, text in check(settings):
+                problems.append((entries[key].path, entries[key].line, f"key {key}: {text}"))
     if problems:
-        raise Problem(*(f"settings in {path}, line {line}, {text}" for line, text in sorted(problems)), code=2)
+        raise Problem(*(f"settings in {file}, line {line}, "
+                        f"{text}" for file, line, text in sorted(problems)), code=2)
     return settings
 
 
-# -- what the settings name -------------------------------------------------------------------------------------------
+# -- what the settings name -------------------------------------------------------------------------------
 
 def run_folder(path):
     """runs/<name of the settings file without suffix>."""
@@ -247,8 +216,8 @@ def all_tiles(split):
 
 
 def coarsest(model):
-    """Pixels of the image to one of the network's lowest level, or to a cell of its local contrast: sides of patches
-    and windows are multiples of all of these."""
+    """Pixels of the image to one of the network's lowest level, or to a cell of its local contrast: sides of
+    patches and windows are multiples of all of these."""
     return math.lcm(model["stem"] * 2 ** model["depth"], *model["local_contrast"])
 
 
@@ -258,8 +227,11 @@ def count_bands(data):
 
 
 def differences(settings, others, path=""):
-    """[(key, value, other value)] of the keys in which two settings differ, one of them perhaps missing (None)."""
+    """[(key, value, other value)] of the keys in which two settings differ, one of them perhaps missing
+    (None)."""
     if not (isinstance(settings, dict) and isinstance(others, dict)):
         return [] if settings == others else [(path, settings, others)]
-    return [found for key in {**settings, **others} for found in
-            differences(settings.get(key), others.get(key), f"{path}.{key}" if path else key)]
+    found = []
+    for key in {**settings, **others}:
+        found += differences(settings.get(key), others.get(key), f"{path}.{key}" if path else key)
+    return found

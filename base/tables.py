@@ -1,6 +1,7 @@
 """The files of a run: JSON that carries its own digest, and CSV tables; written whole, read strictly.
 
-No step works on a file that is not as a script wrote it: Problem (exit 3) names the file and the script to run again.
+No step works on a file that is not as a script wrote it: Problem (exit 3) names the file and the script to
+run again.
 """
 import csv
 import hashlib
@@ -15,7 +16,7 @@ from base.problem import Problem
 AGAIN = "the script that writes it, train.py, lr_find.py or predict.py, again"
 
 
-# -- JSON -------------------------------------------------------------------------------------------------------------
+# -- JSON -----------------------------------------------------------------------------------------------
 
 def write_text(path, text):
     with replacing(path) as temporary:
@@ -23,7 +24,8 @@ def write_text(path, text):
 
 
 def record_text(content):
-    """A mapping (names to what JSON can hold) as text, with the SHA-256 of that text as its last entry, "digest"."""
+    """A mapping (names to what JSON can hold) as text, with the SHA-256 of that text as its last entry,
+    "digest"."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "digest": digest}, indent=1, allow_nan=False) + "\n"
 
@@ -56,7 +58,7 @@ def read_record(path, writer):
     raise Problem(f"file {path}: {found}, expected it as {writer} writes it; run {writer} again", code=3)
 
 
-# -- CSV --------------------------------------------------------------------------------------------------------------
+# -- CSV ------------------------------------------------------------------------------------------------
 
 def write_rows(path, columns, rows):
     """A CSV file of rows, each {column: value}."""
@@ -67,17 +69,20 @@ def write_rows(path, columns, rows):
 
 
 def read_table(path):
-    """The rows of a CSV file with a header, each {column: text}; Problem (exit 3) where there is no such table."""
+    """The rows of a CSV file with a header, each {column: text}; Problem (exit 3) where there is no such
+    table."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
     except FileNotFoundError:
-        raise Problem(f"table {path}: no such file, expected that of an earlier step; run {AGAIN}", code=3) from None
+        raise Problem(f"table {path}: no such file, expected that of an earlier step; run "
+                      f"{AGAIN}", code=3) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Problem(f"table {path}: {error}, expected a CSV file; remove it and run {AGAIN}", code=3) from None
+        raise Problem(f"table {path}: {error}, expected a CSV file; remove it and run "
+                      f"{AGAIN}", code=3) from None
     if any(None in row or None in row.values() for row in rows):
-        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; remove it and run "
-                      f"{AGAIN}", code=3)
+        raise Problem(f"table {path}: a row of another length than the header, expected a CSV file; remove "
+                      f"it and run {AGAIN}", code=3)
     return rows
 
 
@@ -98,39 +103,42 @@ def read_columns(path, *columns):
     for line, row in enumerate(rows, 2):
         for name in columns:
             if finite(row.get(name)) is None:
-                raise Problem(f"table {path}: {row.get(name)!r} in line {line}, column {name}, expected a finite "
-                              f"number; remove it and run {AGAIN}", code=3)
+                raise Problem(f"table {path}: {row.get(name)!r} in line {line}, column {name}, expected a "
+                              f"finite number; remove it and run {AGAIN}", code=3)
     return {name: np.array([float(row[name]) for row in rows]) for name in columns}
 
 
-# -- the two records that several steps read --------------------------------------------------------------------------
+# -- the two records that several steps read ------------------------------------------------------------
 
 def read_finder(run):
-    """lr_find.json of a run: {"suggestion": a learning rate, "steepest_descent": another, "made_from": a digest}."""
+    """lr_find.json of a run: {"suggestion": a learning rate, "steepest_descent": another, "made_from": a
+    digest}."""
     return read_record(run / "lr_find.json", "lr_find.py")
 
 
 def not_readable(run, error):
-    return Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected model.keras and "
-                   "model.json as train.py writes them; run it again", code=3)
+    return Problem(f"model in {run}: not readable ({' '.join(str(error).split())[:200]}), expected "
+                   "model.keras and model.json as train.py writes them; run it again", code=3)
 
 
 def read_facts(run, classes=None):
-    """model.json of a finished run, whose model.keras is the file that it names, and whose classes, in their order and
-    colours, are `classes` where these are given."""
+    """model.json of a finished run, whose model.keras is the file that it names, and whose classes, in their
+    order and colours, are `classes` where these are given."""
     try:
         facts = parse_record((run / "model.json").read_text(encoding="utf-8"))
         whole = sha256(run / "model.keras") == facts["sha256"]
     except FileNotFoundError as missing:
-        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py first",
+        raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py "
+                      "first",
                       code=3) from None
     except (OSError, ValueError, KeyError) as error:
         raise not_readable(run, error) from None
     if not whole:
-        raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of that run; "
-                      "run train.py again", code=3)
+        raise Problem(f"model {run / 'model.keras'}: other bytes than model.json names, expected the file of "
+                      "that run; run train.py again", code=3)
     own = facts["classes"]
     if classes is not None and list(own.items()) != list(classes.items()):
-        raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(own)}, expected those of data.classes: "
-                      f"{', '.join(classes)}, in this order and these colours; run train.py again", code=3)
+        raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(own)}, expected those of "
+                      f"data.classes: {', '.join(classes)}, in this order and these colours; run train.py "
+                      "again", code=3)
     return facts

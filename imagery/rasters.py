@@ -14,14 +14,19 @@ from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import (
+    CRSError,
+    NodataShadowWarning,
+    NotGeoreferencedWarning,
+    RasterioError,
+)
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
-from base.files import check_member, is_file, split_zip
 from base.problem import Problem, shown
 from base.settings import count_bands
+from base.zips import check_member, is_file, split_zip
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 KINDS = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rasterio.enums import ColorInterp
 
-from base.files import is_file, members
+from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
-from base.settings import BESIDE, TILE, count_bands
+from base.settings import count_bands
+from base.zips import is_file, members
 from imagery.rasters import check_bands, georeference, open_raster, same_place, scales
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder

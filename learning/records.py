@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from base.files import ROOT, code_of
+from base.code import ROOT, code_of
 from base.problem import Problem
 from base.tables import read_facts, read_finder, write_text
 from imagery.tiles import made_with, read_manifest

@@ -25,7 +25,13 @@ from base.problem import Problem
 from base.tables import read_table
 from imagery.arrays import IGNORE
 from imagery.labels import palette
-from imagery.rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
+from imagery.rasters import (
+    CACHE,
+    georeference_options,
+    open_raster,
+    without_place_allowed,
+    writing,
+)
 
 PREVIEW = 1500  # pixels: longest side of the .png
 ALSO = ("confidence", "probabilities", "colours", "polygons")

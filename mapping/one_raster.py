@@ -10,10 +10,12 @@ from importlib.metadata import version
 
 import numpy as np
 
+from base.code import code_of
 from base.command import progress
-from base.files import code_of, is_file, sha256
+from base.files import sha256
 from base.problem import Problem
 from base.tables import read_facts, read_table
+from base.zips import is_file
 from imagery.rasters import (
     CACHE,
     Layers,

@@ -15,13 +15,20 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from base.code import code_sha256
 from base.command import quiet_stderr
-from base.files import code_sha256, replacing, sha256
+from base.files import replacing, sha256
 from base.problem import Problem
 from imagery.arrays import IGNORE, cut, starts
 from imagery.scores import confusion_matrix, mean_iou
 from imagery.tiles import open_prepared
-from mapping.engines import activation_bytes, engine_files, graph_of, load_network, openvino_engine
+from mapping.engines import (
+    activation_bytes,
+    engine_files,
+    graph_of,
+    load_network,
+    openvino_engine,
+)
 
 CALIBRATION = 24  # windows at most, to calibrate on and to compare on
 FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # local contrast, logits: in float32

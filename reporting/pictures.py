@@ -12,7 +12,14 @@ from imagery.arrays import IGNORE
 from imagery.labels import palette
 from imagery.rasters import open_raster, reading
 from imagery.tiles import open_prepared, read_manifest
-from learning.patches import SEED, changes_of, cut_batch, draw_colours, plan_epoch, recolour
+from learning.patches import (
+    SEED,
+    changes_of,
+    cut_batch,
+    draw_colours,
+    plan_epoch,
+    recolour,
+)
 from mapping.maps import beside
 from reporting.charts import add_legend, legible, percent, save, shorten_name
 

@@ -6,8 +6,9 @@ from conftest import ROOT, run_script, save_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from base.keys import KEYS, SECTIONS
 from base.problem import Problem
-from base.settings import KEYS, SECTIONS, read_settings
+from base.settings import read_settings
 from imagery.raw_tiles import fill
 
 

@@ -113,4 +113,5 @@ def show_settings(settings):
 
 
 if __name__ == "__main__":
-    command(main, __doc__, show="the settings alone, as resolved, and what differs from params.yaml")
+    command(main, __doc__, switches={
+        "show": "the settings alone, as resolved, and what differs from params.yaml"})

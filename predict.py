@@ -202,7 +202,8 @@ def over_dask(work, jobs, scheduler):
 
 
 if __name__ == "__main__":
-    command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
-            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a folder",
-            scheduler="NAME of a Dask cluster: local:N or tcp://host:port",
-            check="only see whether --tile is there")
+    command(main, __doc__, texts={
+        "tile": "name or path of one raster, or a folder; every test tile without it",
+        "extra": "the extra raster's file beside --tile, where the network needs one; a folder for a folder",
+        "scheduler": "name of a Dask cluster: local:N or tcp://host:port",
+    }, switches={"check": "only see whether --tile is there"})

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,10 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # real crops, where they are at hand
 collect_ignore = [] if SHARED.is_dir() else ["test_real_tiles.py"]
 
-COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
-SETTINGS = yaml.safe_load((ROOT / "demo.yaml").read_text())
+COLOURS = np.array(
+    [(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8
+)
+SETTINGS = read_settings(ROOT / "demo.yaml")
 SETTINGS.update(
     split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
     input={"patch_size": 32, "batch_size": 4, "stride": "random", "aim": {}},
@@ -65,7 +68,12 @@ def write_raster(path, pixels, **profile):
 def write_tile(raw, tile, shape, seed=0):
     """A tile whose class is readable from its colour alone, with noise; returns its labels."""
     rng = np.random.default_rng([seed, *map(int, tile.split("_"))])
-    labels = rng.integers(0, 6, (-(-shape[0] // 16), -(-shape[1] // 16))).astype(np.uint8).repeat(16, 0).repeat(16, 1)
+    labels = (
+        rng.integers(0, 6, (-(-shape[0] // 16), -(-shape[1] // 16)))
+        .astype(np.uint8)
+        .repeat(16, 0)
+        .repeat(16, 1)
+    )
     labels = np.ascontiguousarray(labels[: shape[0], : shape[1]])
     image = np.clip(COLOURS[labels] * 0.5 + 50 + rng.normal(0, 12, (*shape, 3)), 0, 255).astype(np.uint8)
     row, col = map(int, tile.split("_"))
@@ -89,6 +97,24 @@ def project(tmp_path, monkeypatch, settings):
     return tmp_path
 
 
+def whole_demo():
+    """demo.yaml with every key of its base written out, a key a line, without comments: to be edited by tests."""
+    own, section = {}, None
+    for line in (ROOT / "demo.yaml").read_text().splitlines():
+        section = line.partition(":")[0] if re.match(r"\w", line) else section
+        own[section, line.partition(":")[0]] = line
+    lines, keep = [], True
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        line = re.sub(r"(^|\s+)#( .*|-.*)?$", "", line)
+        section = line.partition(":")[0] if re.match(r"\w", line) else section
+        if re.match(r"(  )?\w", line):
+            keep = (section, line.partition(":")[0]) not in own or not line.startswith(" ")
+            lines.append(line if keep else own[section, line.partition(":")[0]])
+        elif line.strip() and keep:  # the rest of a value of several lines
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 def save_settings(folder, settings, name="tiny.yaml"):
     (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -98,10 +124,20 @@ def stand_in(folder, name="demo", **rows):
     settings, run = read_settings(folder / f"{name}.yaml"), folder / "runs" / name
     (run / "predictions").mkdir(parents=True, exist_ok=True)
     (run / "figures").mkdir(exist_ok=True)
-    maps = [f"{tile}{way}" for tile in settings["split"]["test"] for way in ("", ".one_view", ".side_by_side")]
+    maps = [
+        f"{tile}{way}" for tile in settings["split"]["test"] for way in ("", ".one_view", ".side_by_side")
+    ]
     ends = [".tif", ".tif.aux.xml", ".qml", ".png", *(f".{what}.tif" for what in settings["predict"]["also"])]
     parts = [f"predictions/{name}{end}" for name in maps for end in ends]
-    for part in ("model.keras", *RECORDS, "lr_find.csv", "lr_find.png", "confusion.csv", "figures/a.png", *parts):
+    for part in (
+        "model.keras",
+        *RECORDS,
+        "lr_find.csv",
+        "lr_find.png",
+        "confusion.csv",
+        "figures/a.png",
+        *parts,
+    ):
         (run / part).touch()
     nothing = sha256(run / "model.keras")
     write_record(run / "model.json", {"sha256": nothing, "classes": settings["data"]["classes"]})
@@ -113,7 +149,9 @@ def stand_in(folder, name="demo", **rows):
     prepared.mkdir(parents=True, exist_ok=True)
     row = {"made_with": made_with(settings["data"]), "raw": {}, "files": {"pixels": {"name": "all.npy"}}}
     (prepared / "all.npy").touch()
-    (prepared / "manifest.json").write_text(manifest_text({tile: {**row, **rows.get(tile, {})} for tile in tiles}))
+    (prepared / "manifest.json").write_text(
+        manifest_text({tile: {**row, **rows.get(tile, {})} for tile in tiles})
+    )
 
 
 def without_make(environment):

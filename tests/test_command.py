@@ -1,43 +1,68 @@
+"""How scripts run: one settings file a run, exit codes, one line for each failure."""
+
+import errno
+import fcntl
+
 import pytest
+from conftest import run_script, save_settings
 
-from base.files import only_one, replacing, sha256
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    with replacing(path) as temporary:
-        temporary.write_text("first")
-        assert not path.exists() and temporary.suffix == ".txt"
-    with pytest.raises(RuntimeError):
-        with replacing(path) as temporary:
-            temporary.write_text("second, half writ")
-            raise RuntimeError
-    assert path.read_text() == "first"
-    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+from base.command import claim
+from base.files import only_one
+from base.problem import Problem
 
 
-def test_sha256_of_a_known_text(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+def test_two_settings_files_of_one_name_do_not_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for path in ("demo.yaml", "a/demo.yaml"):
+        (tmp_path / path).write_text("")
+    run = tmp_path / "runs/demo"
+    claim(run, tmp_path / "demo.yaml")  # before there is a run
+    assert not run.exists()
+    run.mkdir(parents=True)
+    claim(run, tmp_path / "demo.yaml")
+    with pytest.raises(
+        Problem, match="its run, .*runs/demo, is that of demo.yaml, expected a name of its own"
+    ) as caught:
+        claim(run, tmp_path / "a/demo.yaml")
+    assert caught.value.code == 2
+    claim(run, tmp_path / "demo.yaml")  # and again
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "demo.yaml").rename(tmp_path / "b/demo.yaml")  # moved: the run goes along
+    claim(run, tmp_path / "a/demo.yaml")
+    claim(run, tmp_path / "b/demo.yaml")
+    assert (run / ".settings_file").read_text() == "a/demo.yaml"
 
 
-def test_the_next_holder_clears_only_what_a_crash_can_have_left(tmp_path):
-    keep = [
-        "raw/.notes.tmp2024",
-        "other/checkpoints/.epoch_00002.tmp42.npz",
-        ".my.tmpfile",
-        "a.tmp7",
-    ]
-    clear = [
-        ".history.tmp12.csv",
-        ".make/.seed.tmp9",
-        "checkpoints/.epoch_00001.tmp3.npz",
-        "predictions/.2_13.tmp5.tif",
-    ]
-    for name in [*keep, *clear]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / ".folder.tmp1").mkdir()
-    with only_one(tmp_path):
-        assert [name for name in keep if not (tmp_path / name).exists()] == []
-        assert [name for name in clear if (tmp_path / name).exists()] == []
+def test_a_script_refuses_the_run_of_another_settings_file(project, settings):
+    (project / "a").mkdir()
+    save_settings(project / "a", settings)
+    assert run_script("prepare_data.py", "--params", "tiny.yaml").returncode == 0
+    assert run_script("evaluate.py", "--params", "tiny.yaml").returncode == 3  # nothing to score yet
+    (project / "runs/tiny").mkdir(parents=True, exist_ok=True)
+    assert run_script("evaluate.py", "--params", "tiny.yaml").returncode == 3
+    done = run_script("evaluate.py", "--params", "a/tiny.yaml")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "error: settings file a/tiny.yaml: its run, runs/tiny, is that of tiny.yaml" in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_flock_is_said_and_used(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_one(tmp_path / "run"):
+        (tmp_path / "run/a").touch()
+    told = capsys.readouterr().err
+    assert "its file system has no flock" in told and told.count("\n") == 1
+
+
+def test_other_failures_of_a_lock_are_failures(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="broken"):
+        with only_one(tmp_path):
+            pass

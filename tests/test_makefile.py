@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SIZES, save_settings, stand_in, without_make, write_tile
+from conftest import ROOT, SIZES, save_settings, stand_in, whole_demo, without_make, write_tile
 
 from base.files import only_one
 
@@ -31,26 +31,36 @@ EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, a
 }
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A copy of the project that needs no environment of its own, with everything marked as made."""
-    kinds = ("*.py", "*.yaml", "*.html", "Makefile", "requirements.txt")
+    folder = tmp_path_factory.mktemp("made")
+    kinds = ("*.py", "*.yaml", "Makefile", "requirements.txt")
     for path in (path for kind in kinds for path in ROOT.glob(kind)):
-        shutil.copy(path, tmp_path)
+        shutil.copy(path, folder)
     for wing in ("base", "imagery", "learning", "mapping", "reporting"):
-        shutil.copytree(ROOT / wing, tmp_path / wing, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / ".venv").mkdir()
-    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv/.installed")
-    stand_in(tmp_path)
-    make(tmp_path, "-t", "report", "PARAMS=demo.yaml")
-    assert would_run(tmp_path) == []
+        shutil.copytree(ROOT / wing, folder / wing, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "demo.yaml").write_text(whole_demo())
+    (folder / ".venv").mkdir()
+    shutil.copy(ROOT / "requirements.txt", folder / ".venv/.installed")
+    stand_in(folder)
+    make(folder, "-t", "report", "PARAMS=demo.yaml")
+    assert would_run(folder) == []
+    return folder
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    """A copy of `made`, free to be changed."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)  # times and all
     return tmp_path
 
 
-def make(folder, *arguments, check=True):
+def make(folder, *arguments, check=True, own_environment=True):
+    """make, by the Python of these tests, or by that of the project's own environment."""
     environment = without_make(os.environ)
     return subprocess.run(
-        ["make", f"PY={sys.executable}", *arguments],
+        ["make", *([f"PY={sys.executable}"] if own_environment else []), *arguments],
         cwd=folder,
         check=check,
         capture_output=True,
@@ -114,13 +124,15 @@ def test_a_touched_script_and_one_with_another_comment_rerun_nothing(project):
     for script in project.glob("*.py"):
         script.touch()
     assert would_run(project) == []
-    text = (project / "train.py").read_text()
-    (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\n# A comment.\nAHEAD = 2  # more of"))
-    assert (project / "train.py").read_text() != text and would_run(project) == []
-    (project / "train.py").write_text(text.replace("\n\ndef ", "\n\n# Set off.\n\n\ndef "))
+    text = (project / "trainer.py").read_text()
+    (project / "trainer.py").write_text(
+        text.replace("\nAHEAD = 2  #", "\n# A comment.\nAHEAD = 2  # more of")
+    )
+    assert (project / "trainer.py").read_text() != text and would_run(project) == []
+    (project / "trainer.py").write_text(text.replace("\n\ndef ", "\n\n# Set off.\n\n\ndef "))
     assert would_run(project) == []
-    (project / "train.py").write_text(text.replace("\nAHEAD = 2  #", "\nAHEAD = 3  #"))
-    assert would_run(project) == STEPS[2:]
+    (project / "trainer.py").write_text(text.replace("\nAHEAD = 2  #", "\nAHEAD = 3  #"))
+    assert would_run(project) == STEPS[1:]
 
 
 def test_another_run_shares_nothing_but_prepared_tiles(project):
@@ -130,25 +142,17 @@ def test_another_run_shares_nothing_but_prepared_tiles(project):
     assert would_run(project) == []
 
 
-def test_each_rule_names_the_sections_and_modules_its_script_reads():
-    makefile, sections, modules = (ROOT / "Makefile").read_text(), {}, {}
-    for step, shared, rest in re.findall(r"^\$\(\w+\)/\S+: \$\(call code,(\w+) ([\w ]+)\)(.*)$", makefile, re.M):
-        sections[step], modules[step] = set(re.findall(r"\$\(S\)/(\w+)", rest)), set(shared.split())
-    assert list(modules) == STEPS
-    plumbing = {"command", "files", "params"}  # make nothing themselves
+def test_each_rule_names_the_sections_that_its_script_reads():
+    rules = re.findall(r"^\$\(\w+\)/\S+: \$\(S\)/(\w+)\.code(.*)$", (ROOT / "Makefile").read_text(), re.M)
+    sections = {step: set(re.findall(r"\$\(S\)/(\w+)", rest)) for step, rest in rules}
+    assert list(sections) == STEPS
     for step in STEPS:
-        text = (ROOT / f"{step}.py").read_text()
-        imported = {
-            found for found in re.findall(r"^(?:from|import) (\w+)", text, re.M) if (ROOT / f"{found}.py").exists()
-        }
-        imported -= plumbing | ({"figures"} if step == "lr_find" else set())  # whose picture the report draws again
-        assert imported <= modules[step], step
-        read = set(re.findall(r'settings\["(\w+)"\]', text))
+        read = set(re.findall(r'settings\["(\w+)"\]', (ROOT / f"{step}.py").read_text()))
         inherited = {"prepared", "predicted", "data", "split"}  # by way of the steps before
         if step in ("evaluate", "report"):
             inherited |= {"predict"}
         if step == "report":
-            inherited |= {"evaluate"}
+            inherited |= {"evaluate", "model", "train"}
         if step in ("lr_find", "train"):
             read |= set(re.findall(r'settings\["(\w+)"\]', (ROOT / "trainer.py").read_text()))
         assert read - inherited <= sections[step], step
@@ -158,18 +162,26 @@ def test_wrong_settings_stop_make_at_once(project):
     text = (project / "demo.yaml").read_text()
     (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: many"))
     done = make(project, "report", "PARAMS=demo.yaml", check=False)
-    assert done.returncode != 0 and "error: settings in demo.yaml" in done.stderr and "train.epochs" in done.stderr
+    assert (
+        done.returncode != 0
+        and "error: settings in demo.yaml" in done.stderr
+        and "train.epochs" in done.stderr
+    )
 
 
 def test_steps_stay_in_order_under_many_jobs(project):
-    (project / "demo.yaml").write_text((project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40"))
+    (project / "demo.yaml").write_text(
+        (project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40")
+    )
     assert would_run(project, "-j4") == STEPS
 
 
 def test_a_second_make_in_a_folder_that_is_in_use_is_told_so_and_changes_nothing(project):
     prepared = project / "data/prepared/sample"
     (project / "data/raw/sample").mkdir(parents=True)
-    (project / "demo.yaml").write_text((project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40"))
+    (project / "demo.yaml").write_text(
+        (project / "demo.yaml").read_text().replace("tolerance: 48", "tolerance: 40")
+    )
     with only_one(prepared):
         done = make(project, "prepare", "PARAMS=demo.yaml", check=False)
     assert "error: busy folder data/prepared/sample: another process is writing there" in done.stderr
@@ -193,7 +205,9 @@ def test_an_interrupted_make_goes_on_where_it_was(project, settings):
         write_tile(project / "raw", tile, shape)
     settings["train"]["epochs"] = 30
     save_settings(project, settings)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever started the tests may have ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which whoever started the tests may have ignored
     command = ["make", "-j4", "train", "PARAMS=tiny.yaml", f"PY={sys.executable}"]
     interrupted = subprocess.Popen(
         command, cwd=project, stdout=subprocess.DEVNULL, start_new_session=True, env=without_make(os.environ)
@@ -233,27 +247,49 @@ def test_what_is_gone_is_made_again(project, gone, expected):
     assert would_run(project) == expected
 
 
-@pytest.mark.parametrize("damaged, expected", [("model.keras", STEPS[2:]), ("predictions/2_13.tif", STEPS[3:])])
+@pytest.mark.parametrize(
+    "damaged, expected", [("model.keras", STEPS[2:]), ("predictions/2_13.tif", STEPS[3:])]
+)
 def test_what_is_damaged_is_made_again(project, damaged, expected):
     (project / "runs/demo" / damaged).write_text("cut off")
     assert would_run(project) == expected
 
 
-def test_an_edit_that_a_later_step_took_and_that_is_taken_back_reruns_it(project):
+def test_every_step_of_one_make_reads_the_settings_that_make_looked_at(project):
     text = (project / "demo.yaml").read_text()
-    (project / "evaluate.py").write_text("from command import command\ncommand(lambda *_: print('evaluated'), '')\n")
+    (project / "evaluate.py").write_text(
+        "from base.command import command\n"
+        "command(lambda settings, run: print('eroded by', settings['evaluate']['erode'], 'in', run), '')\n"
+    )
     make(project, "-t", "report", "PARAMS=demo.yaml")
     (project / "predict.py").write_text(  # while this runs, the settings of a later step are edited
         "from pathlib import Path\npath = Path('demo.yaml')\n"
         "path.write_text(path.read_text().replace('erode: 3', 'erode: 7'))\n"
     )
     told = make(project, "evaluate", "PARAMS=demo.yaml").stdout
-    assert "predict.py" in told and "evaluated" in told and "erode: 7" in (project / "demo.yaml").read_text()
+    assert "predict.py" in told and "eroded by 3 in runs/demo\n" in told
+    assert "erode: 7" in (project / "demo.yaml").read_text()
     for name in ("metrics.json", "report.html"):
         (project / "runs/demo" / name).touch()
+    edited = (project / "demo.yaml").read_text()
+    (project / "demo.yaml").write_text(text)  # taken back before make looked again: no step has read it
     assert would_run(project) == []
-    (project / "demo.yaml").write_text(text)
+    (project / "demo.yaml").write_text(edited)
     assert would_run(project) == STEPS[4:]
+
+
+def test_two_settings_files_of_one_name_do_not_share_a_run(project):
+    (project / "a").mkdir()
+    shutil.copy(project / "demo.yaml", project / "a")
+    done = make(project, "-n", "report", "PARAMS=a/demo.yaml", check=False)
+    assert "error: settings file a/demo.yaml: its run, runs/demo, is that of demo.yaml" in done.stderr
+    assert would_run(project) == []
+
+
+def test_an_environment_of_ones_own_needs_no_venv(project):
+    shutil.rmtree(project / ".venv")
+    assert would_run(project) == []
+    assert "pip" not in make(project, "-n", "test").stdout and not (project / ".venv").exists()
 
 
 def test_tiles_that_were_prepared_for_another_run_are_prepared_again(project):
@@ -282,10 +318,10 @@ def test_clean_goes_alone(project):
 
 def test_the_lock_is_installed_where_other_packages_stand(project):
     shutil.copy(ROOT / "requirements.lock", project)
-    assert "requirements.lock" in make(project, "-n", "test", "LOCKED=1").stdout
-    assert "pip" not in make(project, "-n", "test").stdout
+    assert "requirements.lock" in make(project, "-n", "test", "LOCKED=1", own_environment=False).stdout
+    assert "pip" not in make(project, "-n", "test", own_environment=False).stdout
     shutil.copy(ROOT / "requirements.lock", project / ".venv/.installed")
-    assert "pip" not in make(project, "-n", "test", "LOCKED=1").stdout
+    assert "pip" not in make(project, "-n", "test", "LOCKED=1", own_environment=False).stdout
 
 
 def test_a_registry_out_of_reach_is_one_clear_line_after_pips_own(tmp_path, monkeypatch):
@@ -300,7 +336,12 @@ def test_a_registry_out_of_reach_is_one_clear_line_after_pips_own(tmp_path, monk
         monkeypatch.setenv(f"PIP_{name}", value)
     for locked, file in (("", "requirements.txt"), ("1", "requirements.lock")):
         done = make(
-            tmp_path, "test", "PY=.venv/bin/python", f"PYTHON={sys.executable}", f"LOCKED={locked}", check=False
+            tmp_path,
+            "test",
+            f"PYTHON={sys.executable}",
+            f"LOCKED={locked}",
+            check=False,
+            own_environment=False,
         )
         assert f"error: {file}: not installed, expected a package registry within reach" in done.stderr
         assert "Error 4" in done.stderr and not (tmp_path / ".venv/.installed").exists()
@@ -336,7 +377,7 @@ def test_help_and_clean_need_no_environment(tmp_path):
 def test_an_old_python_is_one_clear_line(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.txt").touch()
-    done = make(tmp_path, "test", "PYTHON=false", "PY=.venv/bin/python", check=False)
+    done = make(tmp_path, "test", "PYTHON=false", check=False, own_environment=False)
     assert "error: false: not Python 3.11 or newer" in done.stderr and not (tmp_path / ".venv").exists()
 
 

@@ -1,15 +1,17 @@
-"""Every step killed, and its disk filled, at every write: the same command afterwards ends with the same bytes.
+"""Every step killed, and its disk filled, at every write: the same command afterwards ends with the same
+bytes.
 
     python tests/faults.py                        all steps, about 25 minutes on 2 cores (make faults)
     python tests/faults.py prepare_data report    some of them
 
-A point is where a step is about to open a file for writing, to rename, remove or make one, anywhere in its folder. At
-each the step is killed (kill -9), and in another try refused any room on the disk from there on. In further tries no
-file may grow beyond a limit (RLIMIT_FSIZE), for every file of a step its size less one byte, so that also GDAL's and
-other libraries' own writes fail, the last one of a file too. Then the same command runs undisturbed. The tries must
-leave no half-written file under a final name (the disturbed step's own earlier results stand, or its new ones do), the
-second run must succeed, what it leaves must equal an undisturbed run's, and no temporary file may be left. Prints the
-points and tries of each step. Steps run in forks of this process, which has loaded the libraries once.
+A point is where a step is about to open a file for writing, to rename, remove or make one, anywhere in its
+folder. At each the step is killed (kill -9), and in another try refused any room on the disk from there on.
+In further tries no file may grow beyond a limit (RLIMIT_FSIZE), for every file of a step its size less one
+byte, so that also GDAL's and other libraries' own writes fail, the last one of a file too. Then the same
+command runs undisturbed. The tries must leave no half-written file under a final name (the disturbed step's
+own earlier results stand, or its new ones do), the second run must succeed, what it leaves must equal an
+undisturbed run's, and no temporary file may be left. Prints the points and tries of each step. Steps run in
+forks of this process, which has loaded the libraries once.
 """
 import contextlib
 import errno
@@ -39,8 +41,8 @@ LEAST = 8192  # bytes: what a step says goes to a file too
 
 
 def watch(folder, count, at, deed):
-    """Calls `deed` when this process is about to do its `at`-th write below a folder, and ever after; `count` is a list
-    to which each is added."""
+    """Calls `deed` when this process is about to do its `at`-th write below a folder, and ever after; `count`
+    is a list to which each is added."""
     def hook(event, arguments):
         if event == "open":
             path, mode, flags = arguments
@@ -67,8 +69,8 @@ def fill(path):
 
 
 def run(step, folder, at=10**9, deed=None, size=None):
-    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it. `size`: how
-    large a file may grow."""
+    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it.
+    `size`: how large a file may grow."""
     said, passed = folder.parent / "said.txt", folder.parent / "passed.txt"
     process = os.fork()
     if process == 0:

@@ -1,13 +1,15 @@
-"""Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little memory.
+"""Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little
+memory.
 
-    python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes on 2 cores (make faults)
+    python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes on 2 cores (make
+faults)
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
-Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files: the
-manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed, and the JSON of
-all but the manifest, which a hash guards, changed and written anew (that of another tile under a whole hash), read as
-the steps read them. Each may take 10 s and 2 GB more than this process holds. Prints how many were answered and
-refused, and what was wrong with the rest, with the seed that shows it.
+Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files:
+the manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed,
+and the JSON of all but the manifest, which a hash guards, changed and written anew (that of another tile
+under a whole hash), read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
+Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
 """
 import collections
 import contextlib
@@ -124,11 +126,11 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
-    from base.tables import read_columns, read_facts, read_finder, read_json, read_table
+    from base.tables import read_columns, read_facts, read_finder, read_record, read_table
     from imagery.tiles import manifest_text, open_prepared, read_manifest
     from learning.checkpoints import load_checkpoint
     from reporting import page
-    from reporting.metrics import card, read_metrics
+    from reporting.metrics import card
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
@@ -168,10 +170,11 @@ def file_case(rng, settings):
         return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
     spoil(run / kind)
     if kind == "lr_find.json":
-        return lambda: read_finder(run / kind)
+        return lambda: read_finder(run)
 
     def read():
-        facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
+        facts, about = read_facts(run), read_record(run / "run.json", "train.py")
+        metrics = read_record(run / "metrics.json", "evaluate.py")
         compare.read_run(run)
         card(metrics)
         page.build_headline(metrics)

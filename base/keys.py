@@ -81,6 +81,8 @@ SCALE = ("null, [low, high] in rising order, or a list of these, one for each ba
 WEIGHTS = map_of(TEXT, number(0, 1e6))
 POWER_OR_WEIGHTS = ("a number from 0 to 1 or a mapping of every class to its weight",
                     lambda v: number(0, 1)[1](v) or WEIGHTS[1](v))
+MOMENTUM = ("two numbers from 0 to 0.9999, [at the ends, at the peak]",
+            two(number(0, 0.9999), lambda *_: True))
 RANGE = "[low, high] from 0.25 to 4", two(number(0.25, 4), lambda low, high: low <= high)
 
 # -- the keys ---------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ KEYS = {
     "model.local_contrast": list_of(whole(1, 256)),
     "lr_find.start": number(1e-10, 1), "lr_find.end": number(1e-8, 1000), "lr_find.steps": whole(10, 10_000),
     "train.epochs": whole(1, 99_999), "train.max_lr": either("auto", number(1e-10, 1000)),
-    "train.momentum": list_of(number(0, 0.9999), low=2, unique=False),
+    "train.momentum": MOMENTUM,
     "train.loss": map_of(one_of("ce", "focal", "jaccard", "dice", "lovasz"), number(1e-6, 1e6)),
     "train.label_smoothing": number(0, 0.5), "train.class_weights": POWER_OR_WEIGHTS,
     "train.optimizer": one_of("sgd", "adamw"), "train.weight_decay": number(0, 1),

@@ -8,16 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from base.keys import (
-    BESIDE,
-    KEYS,
-    LIMITS,
-    SECTIONS,
-    TILE,
-    is_colour,
-    is_number,
-    is_text,
-)
+from base.keys import BESIDE, KEYS, LIMITS, SECTIONS, TILE, is_colour, is_number, is_text
 from base.problem import Problem, shown
 from base.strict_yaml import read_yaml
 
@@ -101,12 +92,10 @@ def check_classes(settings):
 
 
 def check_steps(settings):
-    """The numbers of the finder, the training and the engine."""
-    find, predict, momentum = settings["lr_find"], settings["predict"], settings["train"]["momentum"]
+    """The numbers of the finder and the engine."""
+    find, predict = settings["lr_find"], settings["predict"]
     if find["start"] > find["end"] / 10:
         yield "lr_find.start", f"{find['start']:g}, expected at most a tenth of lr_find.end"
-    if len(momentum) != 2:
-        yield "train.momentum", f"{shown(momentum)}, expected two numbers, [at the ends, at the peak]"
     if predict["engine"] == "tensorflow" and predict["precision"] != "float32":
         yield ("predict.precision", f"{shown(predict['precision'])}, expected float32 unless predict.engine "
                "is openvino or auto")

@@ -86,15 +86,6 @@ def read_table(path):
     return rows
 
 
-def finite(text):
-    """The number that a cell of a table holds; None where it holds none, or one that is not finite."""
-    try:
-        number = float(text)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def read_columns(path, *columns):
     """{column: float64 [N]} of a CSV file with at least one row, all finite numbers."""
     rows = read_table(path)
@@ -102,7 +93,11 @@ def read_columns(path, *columns):
         raise Problem(f"table {path}: no rows, expected some; remove it and run {AGAIN}", code=3)
     for line, row in enumerate(rows, 2):
         for name in columns:
-            if finite(row.get(name)) is None:
+            try:
+                number = float(row[name])
+            except (KeyError, ValueError):
+                number = math.nan
+            if not math.isfinite(number):
                 raise Problem(f"table {path}: {row.get(name)!r} in line {line}, column {name}, expected a "
                               f"finite number; remove it and run {AGAIN}", code=3)
     return {name: np.array([float(row[name]) for row in rows]) for name in columns}
@@ -129,8 +124,7 @@ def read_facts(run, classes=None):
         whole = sha256(run / "model.keras") == facts["sha256"]
     except FileNotFoundError as missing:
         raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py "
-                      "first",
-                      code=3) from None
+                      "first", code=3) from None
     except (OSError, ValueError, KeyError) as error:
         raise not_readable(run, error) from None
     if not whole:

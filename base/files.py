@@ -14,7 +14,7 @@ from base.problem import Problem
 from base.zips import split_zip
 
 TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$", re.DOTALL)  # the names that `replacing` gives
-PARTS = ("", ".make", "checkpoints", "engine", "figures", "next", "next/checkpoints", "predictions")  # of a run
+PARTS = "", ".make", "checkpoints", "engine", "figures", "next", "next/checkpoints", "predictions"  # of a run
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without flock
 
 

@@ -170,9 +170,10 @@ def read_settings(path):
     are the same text. Problem (exit 2) lists everything that is wrong in the file and in its base."""
     path = Path(path)
     entries, problems = read_entries(path)
-    wrong = {key: problem_of(key, entry.value) for key, entry in entries.items()}
-    problems += [(entries[key].path, entries[key].line, f"key {key}: "
-                                                        f"{text}") for key, text in wrong.items() if text]
+    for key, entry in entries.items():
+        text = problem_of(key, entry.value)
+        if text:
+            problems.append((entry.path, entry.line, f"key {key}: {text}"))
     problems += [(path, 1, f"key {key}: missing, expected {what}; add it (params.yaml shows every key)")
                  for key, (what, _) in KEYS.items() if key not in entries]
     settings = {section: {} for section in SECTIONS}
@@ -187,8 +188,8 @@ def read_settings(path):
             for key, text in check(settings):
                 problems.append((entries[key].path, entries[key].line, f"key {key}: {text}"))
     if problems:
-        raise Problem(*(f"settings in {file}, line {line}, "
-                        f"{text}" for file, line, text in sorted(problems)), code=2)
+        lines = (f"settings in {file}, line {line}, {text}" for file, line, text in sorted(problems))
+        raise Problem(*lines, code=2)
     return settings
 
 

@@ -31,7 +31,12 @@ class Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data):
         return True
 
+    def represent_str(self, text):
+        odd = re.search("[\x85\u2028\u2029\ufeff]", text)  # PyYAML takes them for the ends of lines
+        return self.represent_scalar(CORE + "str", text, style='"' if odd else None)
 
+
+Dumper.add_representer(str, Dumper.represent_str)
 for kind, pattern, first in (
         ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),

@@ -13,6 +13,7 @@ own earlier results stand, or its new ones do), the second run must succeed, wha
 undisturbed run's, and no temporary file may be left. Prints the points and tries of each step. Steps run in
 forks of this process, which has loaded the libraries once.
 """
+
 import contextlib
 import errno
 import json
@@ -33,8 +34,17 @@ os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 FREEING = {"os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}  # what a full disk allows
-CLOCK = {"outputs", "started", "finished", "training_seconds", "seconds", "seconds_per_tile", "patches_per_second",
-         "waiting"}
+CLOCK = {
+    "outputs",
+    "started",
+    "finished",
+    "training_seconds",
+    "seconds",
+    "seconds_per_tile",
+    "digest",
+    "patches_per_second",
+    "waiting",
+}
 TIMED = {"report.html", "gains.png"}  # they show how long something took
 LIMIT = 300  # seconds
 LEAST = 8192  # bytes: what a step says goes to a file too
@@ -43,10 +53,13 @@ LEAST = 8192  # bytes: what a step says goes to a file too
 def watch(folder, count, at, deed):
     """Calls `deed` when this process is about to do its `at`-th write below a folder, and ever after; `count`
     is a list to which each is added."""
+
     def hook(event, arguments):
         if event == "open":
             path, mode, flags = arguments
-            if not isinstance(path, (str, bytes, os.PathLike)) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            if not isinstance(path, (str, bytes, os.PathLike)) or not flags & (
+                os.O_WRONLY | os.O_RDWR | os.O_CREAT
+            ):
                 return
         elif event in CHANGING:
             path = arguments[0]
@@ -57,6 +70,7 @@ def watch(folder, count, at, deed):
             count.append(f"{event} {path}")
             if len(count) >= at and not (deed is fill and event in FREEING):
                 deed(path)
+
     sys.addaudithook(hook)
 
 
@@ -125,6 +139,7 @@ def content(path):
         return [[cell for name, cell in zip(header, row) if name not in CLOCK] for row in (header, *rows)]
     if path.suffix == ".npz":
         import numpy as np
+
         with np.load(path) as file:
             arrays = {name: file[name].tobytes() for name in file.files if name != "state"}
             state = json.loads(file["state"].tobytes())
@@ -134,13 +149,17 @@ def content(path):
 
 def look(folder):
     """{path: content} of a folder, locks left out."""
-    return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(folder)): content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def build(folder):
     """A project with tiny tiles in a folder; nothing has run in it."""
     from conftest import SETTINGS, SIZES, save_settings, write_tile
+
     folder.mkdir(parents=True)
     settings = json.loads(json.dumps(SETTINGS))
     settings["train"].update(max_lr="auto")
@@ -170,7 +189,10 @@ def try_point(step, before, after, place, at=10**9, deed=None, size=None):
                 content(path)  # whole: JSON, tables and checkpoints can be read
             except Exception as error:
                 return f"{name} is no whole file: {error}"
-            if path.suffix in (".npy", ".tif", ".keras") and content(path) not in (earlier.get(name), after.get(name)):
+            if path.suffix in (".npy", ".tif", ".keras") and content(path) not in (
+                earlier.get(name),
+                after.get(name),
+            ):
                 if not (step == "train" and path.suffix == ".keras"):  # that of an earlier epoch
                     return f"{name} is neither what was there nor what should be"
     code, said, _ = run(step, place)
@@ -187,6 +209,7 @@ def main(wanted):
     import skimage.transform  # noqa: F401
 
     from base.command import quiet_stderr
+
     if {"lr_find", "train", "predict"} & set(wanted):
         with quiet_stderr():
             import keras  # noqa: F401
@@ -209,10 +232,20 @@ def main(wanted):
                     wrong = try_point(step, before, after, Path(top).resolve() / "tried/project", at, deed)
                     if wrong:
                         failed.append(step)
-                        print(f"FAILED {step}, {deed.__name__} at {at} ({points[at - 1]}): {wrong}", flush=True)
-            paths = {path.relative_to(project): path.stat().st_size for path in project.rglob("*") if path.is_file()}
-            made = {size for path, size in paths.items() if size > LEAST and not (
-                (before / path).exists() and content(before / path) == content(project / path))}
+                        print(
+                            f"FAILED {step}, {deed.__name__} at {at} ({points[at - 1]}): {wrong}", flush=True
+                        )
+            paths = {
+                path.relative_to(project): path.stat().st_size
+                for path in project.rglob("*")
+                if path.is_file()
+            }
+            made = {
+                size
+                for path, size in paths.items()
+                if size > LEAST
+                and not ((before / path).exists() and content(before / path) == content(project / path))
+            }
             for size in sorted(made):
                 tries += 1
                 wrong = try_point(step, before, after, Path(top).resolve() / "tried/project", size=size - 1)
@@ -220,8 +253,11 @@ def main(wanted):
                     failed.append(step)
                     print(f"FAILED {step}, no file above {size - 1} bytes: {wrong}", flush=True)
             total += tries
-            print(f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} failed, "
-                  f"{time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} failed, "
+                f"{time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     print(f"{total - len(failed)} passed, {len(failed)} failed")
     return bool(failed)
 

@@ -11,6 +11,7 @@ and the JSON of all but the manifest, which a hash guards, changed and written a
 under a whole hash), read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
 Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
 """
+
 import collections
 import contextlib
 import io
@@ -30,7 +31,24 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
 ODD_NUMBERS = (0, 1, 2, 3, 7, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
-ODD_VALUES = (None, True, "", "x", "<script>", -1, 0, 1, 1.5, 1e308, float("nan"), float("inf"), [], {}, [[]], "9" * 99)
+ODD_VALUES = (
+    None,
+    True,
+    "",
+    "x",
+    "<script>",
+    -1,
+    0,
+    1,
+    1.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    "9" * 99,
+)
 BATCH = 50  # mutations in one fork
 
 
@@ -43,13 +61,13 @@ def change_bytes(rng, content):
         if deed == 0:
             del content[at:]
         elif deed == 1:
-            del content[at: at + length]
+            del content[at : at + length]
         elif deed == 2:
-            content[at:at] = content[at: at + length]
+            content[at:at] = content[at : at + length]
         elif deed == 3:
-            content[at: at + length] = rng.randbytes(length)
+            content[at : at + length] = rng.randbytes(length)
         elif deed == 4:
-            content[at: at + length] = bytes(min(length, len(content) - at))
+            content[at : at + length] = bytes(min(length, len(content) - at))
         elif at < len(content):
             content[at] ^= 1 << rng.randrange(8)
     return bytes(content)
@@ -72,7 +90,7 @@ def change_json(rng, value):
     places, todo = [], [value]
     while todo:
         part = todo.pop()
-        for key in (part if isinstance(part, dict) else range(len(part))):
+        for key in part if isinstance(part, dict) else range(len(part)):
             places.append((part, key))
             if isinstance(part[key], (dict, list)):
                 todo.append(part[key])
@@ -94,6 +112,7 @@ def finished(folder):
     import faults
 
     from base.settings import read_settings
+
     faults.build(folder)
     for step in faults.STEPS:
         code, said, _ = faults.run(step, folder)
@@ -107,6 +126,7 @@ def raster_case(rng, settings):
     import shutil
 
     import prepare_data
+
     path = rng.choice(sorted(Path("raw").rglob("*.tif")))
     content = path.read_bytes()
     damaged = (change_tags if rng.random() < 0.4 else change_bytes)(rng, content)
@@ -131,27 +151,40 @@ def file_case(rng, settings):
     from learning.checkpoints import load_checkpoint
     from reporting import page
     from reporting.metrics import card
+
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
-    kind = rng.choice(("manifest", "model.json", "metrics.json", "run.json", "lr_find.json", "table", "checkpoint"))
+    kind = rng.choice(
+        ("manifest", "model.json", "metrics.json", "run.json", "lr_find.json", "table", "checkpoint")
+    )
     whole = rng.random() < 0.5  # JSON that is whole, but says something else
 
     def spoil(path):
         value = path.read_bytes()
-        path.write_bytes(json.dumps(change_json(rng, json.loads(value))).encode() if whole and path.suffix == ".json"
-                         else change_bytes(rng, value))
+        path.write_bytes(
+            json.dumps(change_json(rng, json.loads(value))).encode()
+            if whole and path.suffix == ".json"
+            else change_bytes(rng, value)
+        )
 
     if kind == "manifest":
         shutil.copytree("prepared", "fuzz/prepared")
         path = Path("fuzz/prepared/manifest.json")
         if whole:
-            path.write_text(manifest_text(json.loads(path.read_text())["tiles"] if rng.random() < 0.1 else
-                                          {"2_13": json.loads(path.read_text())["tiles"]["2_11"]}))
+            path.write_text(
+                manifest_text(
+                    json.loads(path.read_text())["tiles"]
+                    if rng.random() < 0.1
+                    else {"2_13": json.loads(path.read_text())["tiles"]["2_11"]}
+                )
+            )
         else:
             path.write_bytes(change_bytes(rng, path.read_bytes()))
         data = {**settings["data"], "prepared": "fuzz/prepared"}
-        return lambda: [open_prepared(data, tile) for tile in (*read_manifest("fuzz/prepared")["tiles"], "2_13")]
+        return lambda: [
+            open_prepared(data, tile) for tile in (*read_manifest("fuzz/prepared")["tiles"], "2_13")
+        ]
     if kind == "checkpoint":
         path = max((run / "checkpoints").glob("*.npz"))
         if whole:
@@ -167,7 +200,9 @@ def file_case(rng, settings):
         spoil(run / name)
         if name == "predict.csv":
             return lambda: (read_table(run / name), evaluate.read_seconds(run / name))
-        return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
+        return lambda: read_columns(
+            run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",))
+        )
     spoil(run / kind)
     if kind == "lr_find.json":
         return lambda: read_finder(run)
@@ -198,6 +233,7 @@ def run_batch(make, seeds, settings, out):
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     signal.signal(signal.SIGALRM, hung)
     from base.problem import Problem
+
     for seed in seeds:
         read, said = make(random.Random(seed), settings), io.StringIO()
         signal.alarm(10)
@@ -210,8 +246,10 @@ def run_batch(make, seeds, settings, out):
             outcome = "refused" if clean else f"WRONG seed {seed}: {problem.code} {problem.lines}"
         except BaseException as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            outcome = (f"WRONG seed {seed}: {type(error).__name__} {' '.join(str(error).split())[:150]} "
-                       f"at {Path(last.filename).name}:{last.lineno}")
+            outcome = (
+                f"WRONG seed {seed}: {type(error).__name__} {' '.join(str(error).split())[:150]} "
+                f"at {Path(last.filename).name}:{last.lineno}"
+            )
         signal.alarm(0)
         with open(out, "a") as file:
             file.write(outcome + "\n")
@@ -241,19 +279,25 @@ def fuzz(name, make, seeds, settings):
             counts[line.split()[0]] += 1
             if line.startswith("WRONG"):
                 print(f"{name}: {line}", flush=True)
-        seeds = seeds[len(lines):]
-    print(f"{name}: {counts.total()} tried, {counts['answered']} answered, {counts['refused']} refused, "
-          f"{counts['WRONG']} wrong", flush=True)
+        seeds = seeds[len(lines) :]
+    print(
+        f"{name}: {counts.total()} tried, {counts['answered']} answered, {counts['refused']} refused, "
+        f"{counts['WRONG']} wrong",
+        flush=True,
+    )
     return counts["WRONG"]
 
 
 def main(count=2000, seed=1):
     import warnings
+
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         settings = finished(Path(folder).resolve() / "project")
         seeds = range(seed * 1_000_000, seed * 1_000_000 + count)
-        wrong = fuzz("other files", file_case, seeds, settings) + fuzz("rasters", raster_case, seeds, settings)
+        wrong = fuzz("other files", file_case, seeds, settings) + fuzz(
+            "rasters", raster_case, seeds, settings
+        )
         os.chdir("/")
     print(f"{2 * count - wrong} passed, {wrong} failed")
     return bool(wrong)

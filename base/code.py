@@ -11,8 +11,7 @@ ROOT = Path(__file__).parents[1]  # of the project
 
 
 def code_sha256(path):
-    """SHA-256 of a file's text, of a script's without comments and blank lines, so that editing these changes
-    nothing."""
+    """SHA-256 of a file's text, of a script's without comments and blank lines."""
     text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     lines = text.splitlines()
     if str(path).endswith(".py"):
@@ -42,8 +41,7 @@ def imported(path):
 
 
 def code_of(script):
-    """Digest of a script (a path from the project's folder) and of all that it imports, comments and blanks
-    apart."""
+    """Digest of a script (a path from the project's folder) and of all that it imports, without comments."""
     found, new = set(), {ROOT / script}
     while new:
         found |= new

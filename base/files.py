@@ -68,8 +68,7 @@ def clear_temporaries(folder):
 
 
 def sha256(path):
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits; of a zip's member where the path leads through a
-    zip."""
+    """SHA-256 of the bytes of a file, or of a zip's member, as 64 hexadecimal digits."""
     archive, member = split_zip(path)
     if archive is None:
         with open(path, "rb") as file:

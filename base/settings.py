@@ -217,8 +217,7 @@ def count_bands(data):
 
 
 def differences(settings, others, path=""):
-    """[(key, value, other value)] of the keys in which two settings differ, one of them perhaps missing
-    (None)."""
+    """[(key, value, other value)] of the keys in which two settings differ; None where one is missing."""
     if not (isinstance(settings, dict) and isinstance(others, dict)):
         return [] if settings == others else [(path, settings, others)]
     found = []

@@ -60,8 +60,7 @@ def yaml_text(settings):
 
 
 def value_of(node, lines, problems, path=()):
-    """The Python value of a YAML node; notes the line of every path in `lines`, what is wrong in
-    `problems`."""
+    """The value of a YAML node; adds the line of every path to `lines`, what is wrong to `problems`."""
     lines[path] = node.start_mark.line + 1
     name = ".".join(map(str, path)) or "the file"
     if isinstance(node, yaml.MappingNode) and node.tag == CORE + "map":

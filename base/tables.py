@@ -24,8 +24,7 @@ def write_text(path, text):
 
 
 def record_text(content):
-    """A mapping (names to what JSON can hold) as text, with the SHA-256 of that text as its last entry,
-    "digest"."""
+    """A mapping (names to what JSON can hold) as JSON, its own SHA-256 as the last entry, "digest"."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "digest": digest}, indent=1, allow_nan=False) + "\n"
 
@@ -69,8 +68,7 @@ def write_rows(path, columns, rows):
 
 
 def read_table(path):
-    """The rows of a CSV file with a header, each {column: text}; Problem (exit 3) where there is no such
-    table."""
+    """The rows of a CSV file with a header, each {column: text}."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -106,8 +104,7 @@ def read_columns(path, *columns):
 # -- the two records that several steps read ------------------------------------------------------------
 
 def read_finder(run):
-    """lr_find.json of a run: {"suggestion": a learning rate, "steepest_descent": another, "made_from": a
-    digest}."""
+    """lr_find.json of a run: "suggestion" and "steepest_descent", learning rates; "made_from", a digest."""
     return read_record(run / "lr_find.json", "lr_find.py")
 
 

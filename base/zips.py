@@ -9,8 +9,7 @@ from base.problem import Problem
 
 
 def split_zip(path):
-    """(archive, member) of a path that leads through a .zip file, such as a.zip/folder/b.tif; else (None,
-    None)."""
+    """(archive, member) of a path through a .zip file, such as a.zip/folder/b.tif; else (None, None)."""
     path = Path(path)
     for parent in path.parents:
         if parent.suffix.lower() == ".zip" and parent.is_file():

@@ -66,13 +66,13 @@ def claim(run, path):
     if not run.is_dir() or path.parent == run / ".make":  # make's copy of the settings
         return
     note, own = run / ".settings_file", os.path.relpath(os.path.realpath(path))
-    owner = note.read_text(encoding="utf-8") if note.exists() else None
+    owner = os.fsdecode(note.read_bytes()) if note.exists() else None
     if owner != own and owner and os.path.isfile(owner):
         raise Problem(f"settings file {path}: its run, {run}, is that of {owner}, expected a name of its "
                       "own; rename one of the two files", code=2)
     if owner != own:
         with replacing(note) as temporary:
-            temporary.write_text(own, encoding="utf-8")
+            temporary.write_bytes(os.fsencode(own))
 
 
 def cleanly(work):
@@ -85,8 +85,8 @@ def cleanly(work):
     except Problem as problem:
         code, lines = problem.code, problem.lines
     except KeyboardInterrupt as stop:
-        code, lines = (143 if stop.args else 130), ("interrupted; the same command goes on from what is "
-                                                    "finished",)
+        code = 143 if stop.args else 130
+        lines = ["interrupted; the same command goes on from what is finished"]
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -94,13 +94,13 @@ def cleanly(work):
         if error.errno is None:
             raise
         hint = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
-        code, lines = 4, (f"disk at {error.filename or 'the file being written'}: {error.strerror}, expected "
-                          f"to read and write{hint}",)
+        where = error.filename or "the file being written"
+        code, lines = 4, [f"disk at {where}: {error.strerror}, expected to read and write{hint}"]
     except Exception as error:
         if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError"):
             raise  # the first is TensorFlow's, which is not imported here, the last NumPy's
-        code, lines = 4, ("memory: used up, expected enough for a batch of input or predict; lower "
-                          "input.batch_size, input.patch_size, predict.window or predict.batch_size",)
+        code, lines = 4, ["memory: used up, expected enough for a batch of input or predict; lower "
+                          "input.batch_size, input.patch_size, predict.window or predict.batch_size"]
     else:
         return
     for line in lines:

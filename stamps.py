@@ -16,7 +16,7 @@ from base.command import command
 from base.files import code_of, code_sha256, only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import SECTIONS
-from imagery.raw_tiles import MASK, WORLD_FILES, places_of
+from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
 from learning.records import finder_stands, training_stands
 from mapping.maps import maps_stand
@@ -26,17 +26,6 @@ HERE = Path(__file__).parent
 STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 STANDS = {"prepared": tiles_stand, "finder": finder_stands, "model": training_stands, "predicted": maps_stand,
           "scores": scores_stand, "page": page_stands}
-
-
-def raw_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, world files, masks, archives."""
-    data, tiles = settings["data"], [tile for role in settings["split"].values() for tile in role]
-    patterns = [data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]]
-    rasters = [place for tile in tiles for pattern in patterns for place in places_of(data["raw"], pattern, tile)]
-    places = [place for raster in rasters for place in (raster, *map(raster.with_suffix, WORLD_FILES),
-                                                        raster.with_name(raster.name + MASK))]
-    return [place for place in dict.fromkeys([*places, *sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))])
-            if place.is_file()]
 
 
 def prepared_from(settings, stamp, before):
@@ -86,7 +75,7 @@ def write_stamps(settings, run):
     except (OSError, ValueError, KeyError, TypeError):
         raw_seen, manifest = {}, None
     known, manifest = prepared_from(settings, folder / "prepared", manifest)
-    raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in raw_files(settings)}
+    raw = {str(path): look(path, raw_seen.get(str(path)), known) for path in watched_files(settings)}
     code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
     code["report.code"] += code_sha256(HERE / "reporting/page.html")
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""

@@ -17,7 +17,7 @@ def palette(classes):
     return colours
 
 
-KINDS = ("exact", "repaired", "ignored", "unknown")  # of label pixels
+OUTCOMES = ("exact", "repaired", "ignored", "unknown")  # of decoding a label pixel
 NOT_MET = 0xFFFF
 
 
@@ -31,10 +31,10 @@ def build_decoder(data):
 class ColourDecoder:
     """Colours to class indices by the nearest palette colour, within a tolerance, over all 2**24 colours.
 
-    Every colour is looked at once, when it is first met; a pixel then costs one table look-up. `classes` maps names
-    to "#rrggbb", class index in that order; `ignore_colours` become IGNORE; so does a colour that differs from
-    every palette colour by more than `tolerance` (0..255) in some channel: it is counted as unknown. Of several
-    colours within the tolerance the nearest by Euclidean distance is taken.
+    Every colour is looked at once, when it is first met; a pixel then costs one table look-up. `classes` maps
+    names to "#rrggbb", class index in that order; `ignore_colours` become IGNORE; so does a colour that
+    differs from every palette colour by more than `tolerance` (0..255) in some channel: it is counted as
+    unknown. Of several colours within the tolerance the nearest by Euclidean distance is taken.
     """
 
     bands = [1, 2, 3]
@@ -57,7 +57,8 @@ class ColourDecoder:
             self.table[part] = kinds << 8 | np.where(known, self.index[nearest], IGNORE)
 
     def decode(self, colours):
-        """(labels uint8 [H, W], pixels of each of KINDS int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H, W, 3]."""
+        """(labels uint8 [H, W], pixels of each of OUTCOMES int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H,
+        W, 3]."""
         labels, counts, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
 
         def decode_rows(start, stop):
@@ -84,8 +85,9 @@ class ColourDecoder:
 
 
 class ValueDecoder:
-    """Values of single-band labels to class indices, by a table: `label_values` maps each class to its value, values
-    in `ignore` become IGNORE, any other is unknown. Nothing is repaired: values have no nearest one."""
+    """Values of single-band labels to class indices, by a table: `label_values` maps each class to its value,
+    values in `ignore` become IGNORE, any other is unknown. Nothing is repaired: values have no nearest
+    one."""
 
     bands = [1]
 

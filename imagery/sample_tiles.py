@@ -2,14 +2,14 @@
 
     python sample_tiles.py data/raw/sample
 
-Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_potsdam_<tile>_label.tif:
-uint8 RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
-the real one: cars painted (252, 255, 0) instead of (255, 255, 0). The same seed gives the same bytes.
-About 2 s a tile.
+Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_potsdam_<tile>_label.tif: uint8
+RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
+the real one: cars painted (252, 255, 0) instead of (255, 255, 0). The same seed gives the same bytes. About 2
+s a tile.
 
-Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs and
-crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart: roofs and
-roads share greys, crowns and lawns share greens; texture, shape and shadow do.
+Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs
+and crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart:
+roofs and roads share greys, crowns and lawns share greens; texture, shape and shadow do.
 """
 import argparse
 from pathlib import Path
@@ -61,7 +61,8 @@ class Scene:
         self.labels = np.full(shape, LOW_VEGETATION, np.uint8)
 
     def rectangle(self, centre, angle, length, width):
-        """Pixels of a rectangle: rows, columns, and their place along (u) and across (v) it, from its centre."""
+        """Pixels of a rectangle: rows, columns, and their place along (u) and across (v) it, from its
+        centre."""
         along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
         corners = [centre + a * along * length / 2 + b * across * width / 2
                    for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
@@ -147,7 +148,8 @@ def draw_car(scene, centre, angle):
 
 
 def draw_house(scene, centre, angle, length, width):
-    """A roof with ridge, courses of tiles, chimney and skylights; or a flat one with parapet and felt seams."""
+    """A roof with ridge, courses of tiles, chimney and skylights; or a flat one with parapet and felt
+    seams."""
     rng = scene.rng
     rows, cols, u, v = scene.rectangle(centre, angle, length, width)
     if not scene.free(rows, cols, LOW_VEGETATION):
@@ -232,7 +234,8 @@ def draw_clutter(scene, centre, angle):
 
 
 def draw_scene(shape, seed):
-    """One tile: image (uint8 [H, W, 3]) and labels (uint8 [H, W]), a neighbourhood on both sides of a street."""
+    """One tile: image (uint8 [H, W, 3]) and labels (uint8 [H, W]), a neighbourhood on both sides of a
+    street."""
     rng = np.random.default_rng(seed)
     scene = Scene(rng, shape)
     draw_lawn(scene)

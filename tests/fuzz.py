@@ -1,13 +1,14 @@
-"""Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little memory.
+"""Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little
+memory.
 
     python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes on 2 cores (make faults)
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
-Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files: the
-manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed, and the JSON of
-all but the manifest, which a hash guards, changed and written anew (that of another tile under a whole hash), read as
-the steps read them. Each may take 10 s and 2 GB more than this process holds. Prints how many were answered and
-refused, and what was wrong with the rest, with the seed that shows it.
+Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files:
+the manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed,
+and the JSON of all but the manifest, which a hash guards, changed and written anew (that of another tile
+under a whole hash), read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
+Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
 """
 import collections
 import contextlib

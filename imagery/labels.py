@@ -57,8 +57,8 @@ class ColourDecoder:
             self.table[part] = kinds << 8 | np.where(known, self.index[nearest], IGNORE)
 
     def decode(self, colours):
-        """(labels uint8 [H, W], pixels of each of OUTCOMES int64 [4], {unknown "#rrggbb": pixels}) of uint8 [H,
-        W, 3]."""
+        """(labels uint8 [H, W], pixels of each of OUTCOMES int64 [4], {unknown "#rrggbb": pixels}) of uint8
+        [H, W, 3]."""
         labels, counts, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
 
         def decode_rows(start, stop):

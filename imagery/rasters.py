@@ -46,8 +46,8 @@ def reading(path):
         yield
     except RasterioError as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
-        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; fetch "
-                      "it again", code=3) from None
+        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; "
+                      "fetch it again", code=3) from None
 
 
 @contextlib.contextmanager
@@ -56,8 +56,8 @@ def writing(named):
     try:
         yield
     except (RasterioError, CPLE_BaseError) as error:
-        raise Problem(f"{named}: not written ({' '.join(str(error).split())}), expected a folder to write in and "
-                      "room on the disk; see to both and run the same command again", code=4) from None
+        raise Problem(f"{named}: not written ({' '.join(str(error).split())}), expected a folder to write in "
+                      "and room on the disk; see to both and run the same command again", code=4) from None
 
 
 @contextlib.contextmanager
@@ -194,17 +194,17 @@ def check_bands(raster, bands, scale, named):
                 "(gdal_translate -expand rgb)")
     alpha = alpha_band(raster)
     if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
-        return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} out or, "
-                f"if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
+        return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
+                f"out or, if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
     alone = len(scale) == len(bands) and named != "data.extra"  # no extra raster has a scale beside theirs
-    form = "[low, high]" if alone else "a list of one entry for each band, such as [null, null, null, [low, high]]"
+    each = "a list of one entry for each band, such as [null, null, null, [low, high]]"
     for band, limits in zip(bands, scale):
         dtype = raster.dtypes[band - 1]
         if dtype not in DTYPES:
             return f"{dtype} pixels in band {band}, expected whole or real numbers; convert it first"
         if limits is None and dtype != "uint8":
-            return (f"{dtype} pixels in band {band} ({named}), expected uint8; set data.scale to {form}, the values "
-                    "that become 0 and 255")
+            return (f"{dtype} pixels in band {band} ({named}), expected uint8; set data.scale to "
+                    f"{'[low, high]' if alone else each}, the values that become 0 and 255")
     return None
 
 

@@ -11,11 +11,12 @@ from base.files import is_file, members
 from base.problem import Problem, shown
 from base.settings import BESIDE, TILE, all_tiles, count_bands
 from imagery.rasters import check_bands, georeference, open_raster, same_place, scales, validity
+from imagery.tiles import made_with
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
-PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # kinds: keys in data
-WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")  # for a suffix
-MASK, AUXILIARY = ".msk", ".aux.xml"  # after a raster's name: which pixels have data; what GDAL was told of it
+PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
+WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
+MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
 TOLD = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
 
 
@@ -111,12 +112,12 @@ def find_rasters(tile, settings):
     paths = sorted(path for path in Path(tile).iterdir()
                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
     if not paths:
-        raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the suffixes "
-                      f"{', '.join(SUFFIXES)}", code=3)
+        raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
+                      f"suffixes {', '.join(SUFFIXES)}", code=3)
     twice = [path for before, path in zip(paths, paths[1:]) if path.stem == before.stem]
     if twice:
-        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so that "
-                        "the maps are not confused; rename one" for path in twice), code=3)
+        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so "
+                        "that the maps are not confused; rename one" for path in twice), code=3)
     return [(path.stem, path) for path in paths]
 
 
@@ -132,20 +133,21 @@ def find_raster(tile, settings):
     if is_file(path):
         check_name(path, settings)
         return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} "
-                  f"(such as {all_tiles(settings['split'])[-1]}) or the path of a GeoTIFF", code=3)
+    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in "
+                  f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
+                  "GeoTIFF", code=3)
 
 
 def check_name(path, settings):
     """Problem (exit 3) where the map of a raster would take the name of a tile's map, or of what goes beside
     one."""
     if Path(path.stem).suffix in BESIDE:
-        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files beside a map "
-                      "do, expected another; rename it", code=3)
+        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files "
+                      "beside a map do, expected another; rename it", code=3)
     own = [image.resolve() for image in find_raw(settings["data"], "image", path.stem)]
     if path.stem in all_tiles(settings["split"]) and path.resolve() not in own:
-        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected another name, "
-                      "so that the maps are not confused; rename the file", code=3)
+        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected "
+                      "another name, so that the maps are not confused; rename the file", code=3)
 
 
 # -- the files of a tile -----------------------------------------------------------------------------------
@@ -155,9 +157,10 @@ def find_files(tile, data):
     files, problems = {}, []
     for kind, key in PATTERNS.items():
         paths = find_raw(data, key, tile)
-        taken = [other for other in ("image", "extra") if kind in ("labels", "eroded") and files.get(other) in paths]
+        taken = [other for other in ("image", "extra") if files.get(other) in paths and kind != "extra"]
         if len(paths) > 1:
-            problems.append(f"tile {tile}, {kind}: found as {paths[0]} and {paths[1]}, expected one; remove one")
+            problems.append(f"tile {tile}, {kind}: found as {paths[0]} and {paths[1]}, expected one; remove "
+                            "one")
         elif taken:
             problems.append(f"tile {tile}, {kind}: {paths[0]} is its {taken[0]}, expected another file; see "
                             f"data.{key}")
@@ -165,8 +168,9 @@ def find_files(tile, data):
             files[kind] = paths[0]
         elif data[key] and kind != "eroded":
             path = fill(data[key], tile)
-            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
-                            f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
+            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or "
+                            f"{path.name} in {path.parent.name or 'an archive'}.zip there; add it or take "
+                            f"{tile} out of split")
     return files, problems
 
 
@@ -185,8 +189,9 @@ def check_label(raster, label_values):
                     "data.label_values: null")
         return None if dtype in ("uint8", "uint16") else f"{dtype} labels, expected uint8 or uint16"
     if raster.count < 3 or palette:
-        return (f"{'a palette image' if palette else f'{raster.count} bands'}, expected the classes' colours in red, "
-                "green and blue; for labels of one band set data.label_values to the value of each class")
+        return (f"{'a palette image' if palette else f'{raster.count} bands'}, expected the classes' colours "
+                "in red, green and blue; for labels of one band set data.label_values to the value of each "
+                "class")
     return None if set(raster.dtypes[:3]) == {"uint8"} else f"{dtype} colours, expected uint8"
 
 
@@ -204,20 +209,22 @@ def check_raster(kind, raster, header, data):
     if wrong:
         yield wrong
     if header and [raster.height, raster.width] != header["shape"][:2]:
-        yield (f"{raster.height} x {raster.width} pixels, expected {header['shape'][0]} x {header['shape'][1]} as its "
-               "image")
+        yield (f"{raster.height} x {raster.width} pixels, expected {header['shape'][0]} x "
+               f"{header['shape'][1]} as its image")
 
 
 def read_header(tile, files, data):
     """(header, problems) of a tile's files, without reading pixels. The header is None where the image cannot
-    be read, else {"shape": [H, W, B], "dtype", "georeference", "validity": {"image" and "extra": text}}."""
+    be read, else all that the manifest says of the tile before: {"shape": [H, W, B], "dtype", "georeference",
+    "made_with", "validity": {"image" and "extra": text}}."""
     header, problems = None, []
     for kind, path in files.items():
         try:
             with open_raster(path) as raster:
                 if kind == "image":
-                    header = {"shape": [raster.height, raster.width, count_bands(data)], "dtype": raster.dtypes[0],
-                              "georeference": georeference(raster, data["assume_crs"]), "validity": {}}
+                    header = {"shape": [raster.height, raster.width, count_bands(data)],
+                              "dtype": raster.dtypes[0], "made_with": made_with(data), "validity": {},
+                              "georeference": georeference(raster, data["assume_crs"])}
                 if header and kind in ("image", "extra"):
                     header["validity"][kind] = validity(raster)
                 problems += [f"tile {tile}, {kind} in {path}: {wrong}"

@@ -17,8 +17,8 @@ CELL = 128  # pixels: side of the squares in which a prepared tile's classes are
 
 
 def pixel_bytes(bands):
-    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so that a
-    pixel is copied as one machine word or a few."""
+    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so
+    that a pixel is copied as one machine word or a few."""
     return 4 if bands < 4 else -(-(bands + 1) // 8) * 8
 
 
@@ -41,7 +41,8 @@ class Tile:
 
 
 def pack(image, labels):
-    """Pixels (uint8 [H, W, pixel_bytes]) of a Tile from its image (uint8 [H, W, B]) and labels (uint8 [H, W])."""
+    """Pixels (uint8 [H, W, pixel_bytes]) of a Tile from its image (uint8 [H, W, B]) and labels (uint8 [H,
+    W])."""
     bands = image.shape[2]
     pixels = np.zeros((*labels.shape, pixel_bytes(bands)), np.uint8)
     pixels[..., :bands], pixels[..., bands] = image, labels
@@ -77,21 +78,22 @@ def read_manifest(prepared):
         return {"tiles": {}}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise Problem(f"manifest {path}: damaged, edited or of an earlier version, expected it as prepare_data.py wrote "
-                  f"it; remove the folder {path.parent} and run prepare_data.py again", code=3)
+    raise Problem(f"manifest {path}: damaged, edited or of an earlier version, expected it as "
+                  f"prepare_data.py wrote it; remove the folder {path.parent} and run prepare_data.py "
+                  "again", code=3)
 
 
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
-    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "label_values", "ignore_colours",
-            "tolerance", "assume_crs")
+    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "label_values",
+            "ignore_colours", "tolerance", "assume_crs")
     return {**{key: data[key] for key in keys},
             "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts
 
 
 def open_array(path, file, shape, checked):
-    """A prepared array (uint8), memory-mapped; Problem (exit 3) where it has another shape or, if `checked`, other
-    bytes than its `file` in the manifest."""
+    """A prepared array (uint8), memory-mapped; Problem (exit 3) where it has another shape or, if `checked`,
+    other bytes than its `file` in the manifest."""
     again = "run prepare_data.py again"
     try:
         array = np.asarray(open_memmap(path, mode="r"))
@@ -100,21 +102,23 @@ def open_array(path, file, shape, checked):
         raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
                       code=3) from None
     if array.dtype != np.uint8 or array.shape != shape:
-        raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {shape}; {again}", code=3)
+        raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {shape}; "
+                      f"{again}", code=3)
     if not whole:
-        raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; {again}", code=3)
+        raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; "
+                      f"{again}", code=3)
     return array
 
 
 def open_prepared(data, tile, manifest=None, checked=True):
-    """A prepared Tile. Problem (exit 3) where it is not prepared, was prepared with other settings, or its files
-    are not, to the bit, what the manifest says. `manifest`: as read already. `checked` False: its bytes are not
-    read, so that a picture of a small part takes no longer than that part."""
+    """A prepared Tile. Problem (exit 3) where it is not prepared, was prepared with other settings, or its
+    files are not, to the bit, what the manifest says. `manifest`: as read already. `checked` False: its bytes
+    are not read, so that a picture of a small part takes no longer than that part."""
     folder, bands = Path(data["prepared"]), count_bands(data)
     row = (manifest or read_manifest(folder))["tiles"].get(tile)
     if row is None:
-        raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; run prepare_data.py "
-                      "again", code=3)
+        raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; run "
+                      "prepare_data.py again", code=3)
     if row["made_with"] != made_with(data):
         raise Problem(f"tile {tile} in {folder}: prepared with other data settings, expected this run's; run "
                       "prepare_data.py again, or give this run a data.prepared folder of its own", code=3)
@@ -132,16 +136,19 @@ def open_tiles(data, names, checked=True):
 
 
 def check_roles(split, manifest):
-    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or
+    scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
-    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
+    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
+             "data.classes"
              for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
     if empty:
         raise Problem(*empty, code=3)
 
 
 def tiles_stand(settings, run):
-    """True where every tile is prepared with these settings, and not since then with others for another run."""
+    """True where every tile is prepared with these settings, and not since then with others for another
+    run."""
     data, folder = settings["data"], Path(settings["data"]["prepared"])
     try:
         manifest = read_manifest(folder)["tiles"]

@@ -8,7 +8,8 @@ from test_prepare_data import pixels_of, place_of, raster_of, refused
 
 import prepare_data
 from base.problem import Problem
-from imagery.leaks import BLOCK, blocks_text, check_blocks, check_places, common_blocks, digest_blocks
+from imagery.leaks import check_pixels, check_places, common_blocks, digest_blocks
+from imagery.tiles import CELL
 
 
 def test_tiles_of_two_roles_on_the_same_ground_are_refused_unless_allowed_by_name(project, settings):
@@ -110,7 +111,8 @@ def test_overlaps_are_those_of_the_boxes_computed_one_by_one():
             wide, high = 50 - np.abs(corners[one] - corners[other])
             if wide >= 0.5 and high >= 0.5:
                 expected.append(
-                    f"tiles {one} (split.train) and {other} (split.test): {100 * (wide * high / 2500):.1f} % of"
+                    f"tiles {one} (split.train) and {other} (split.test): {100 * (wide * high / 2500):.1f} % "
+                    "of"
                 )
     lines = list(check_places(split, headers, []))
     assert len(lines) == len(expected) > 20
@@ -134,11 +136,11 @@ def digests(image, valid=True):
 
 
 def test_blocks_of_one_colour_or_without_data_are_passed_over():
-    image = scene(0, (3 * BLOCK + 50, 2 * BLOCK + 7))
+    image = scene(0, (3 * CELL + 50, 2 * CELL + 7))
     assert len(set(digests(image))) == 6  # whole ones only
-    image[:BLOCK, :BLOCK] = (3, 7, 200)
+    image[:CELL, :CELL] = (3, 7, 200)
     valid = np.ones(image.shape[:2], bool)
-    valid[BLOCK : 2 * BLOCK] = False
+    valid[CELL : 2 * CELL] = False
     assert len(digests(image)) == 5 and len(digests(image, valid)) == 3
     np.testing.assert_array_equal(digests(image, valid), digests(image)[[0, 3, 4]])
     assert len(digests(np.full((500, 500, 1), 9, np.uint8))) == 0
@@ -146,17 +148,21 @@ def test_blocks_of_one_colour_or_without_data_are_passed_over():
 
 def test_common_blocks_are_counted_once_for_every_two():
     one, other, third = (np.unique(digests(scene(seed))) for seed in (1, 2, 3))
-    own = [one, np.unique([*one[:4], *other]), third, np.unique([*third, *one[:2]])]
-    assert common_blocks(own) == {(0, 1): 4, (0, 3): 2, (1, 3): 2, (2, 3): len(third)}
+    blocks = [one, np.unique([*one[:4], *other]), third, np.unique([*third, *one[:2]])]
+    assert len(one) == 12
+    assert common_blocks(blocks) == {(0, 1): 4 / 12, (0, 3): 2 / 12, (1, 3): 2 / 14, (2, 3): 1}
 
 
 @pytest.mark.parametrize("place, lines", [(UNPLACED, 1), (header(0, 0), 0), (header(0, 0, crs=None), 1)])
 def test_pixels_tell_only_where_places_cannot(place, lines):
-    blocks = dict.fromkeys(("a", "b"), blocks_text(digests(scene(0))))
-    headers = {"a": place, "b": header(10_000, 0)}
-    assert len(list(check_blocks({"train": ["a"], "test": ["b"]}, headers, blocks, []))) == lines
-    assert not list(check_blocks({"train": ["a", "b"]}, headers, blocks, []))
-    assert not list(check_blocks({"train": ["a"], "test": ["b"]}, headers, blocks, ["a", "b"]))
+    blocks = np.unique(digests(scene(0))).tobytes().hex()
+    rows = {
+        "a": {**place, "blocks": blocks, "pixels_sha256": "1"},
+        "b": {**header(10_000, 0), "blocks": blocks, "pixels_sha256": "2"},
+    }
+    assert len(list(check_pixels({"train": ["a"], "test": ["b"]}, rows, []))) == lines
+    assert not list(check_pixels({"train": ["a", "b"]}, rows, []))
+    assert not list(check_pixels({"train": ["a"], "test": ["b"]}, rows, ["a", "b"]))
 
 
 def write_unplaced(project, tile, image):

@@ -17,7 +17,7 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a fol
 PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
 WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
 MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
-TOLD = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
+DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
 
 
 # -- where they lie ----------------------------------------------------------------------------------------
@@ -29,10 +29,10 @@ def fill(pattern, tile):
 
 
 def unpacked(raw, pattern, tile):
-    """{path: True where it is as the pattern says} of a tile's files: there, in a doubled folder, or at the
+    """{path: True where it is as the pattern says} of a tile's files: there, in a doubled folder, at the
     root.
 
-    The official image archives unzip into a folder within a folder of the same name, the label archives into
+    The official image archives unzip into a folder in a folder of the same name, the label archives into
     none.
     """
     path = fill(pattern, tile)
@@ -45,9 +45,8 @@ def archives(raw):
 
 
 def zipped(raw, pattern, tile):
-    """As `unpacked`, of paths that lead through the .zip files of `raw`: in any as the pattern says, or
-    doubled; in one with the name of the pattern's folder also at its root, which is as the pattern says
-    too."""
+    """As `unpacked`, of paths that lead through the .zip files of `raw`. At the root of the one that is named
+    as the pattern's folder is as the pattern says, too."""
     path, paths = fill(pattern, tile), {}
     doubled = path.parent / path.parent.name / path.name
     for archive in archives(raw):
@@ -64,9 +63,9 @@ def zipped(raw, pattern, tile):
 
 
 def find_raw(data, key, tile):
-    """Every path where a tile's file of the pattern data[key] lies; in zip archives only where it lies in no
-    folder. A path that is not as the pattern says does not count where another pattern of the tile names
-    it."""
+    """Every path where a tile's file of the pattern data[key] lies; in archives only where it lies in no
+    folder. A path that is not as the pattern says does not count where another pattern of the tile names it
+    too."""
     for look in (unpacked, zipped) if data[key] else ():
         paths = look(data["raw"], data[key], tile)
         if not all(paths.values()):
@@ -84,23 +83,24 @@ def beside(raster):
             raster.with_name(raster.name + AUXILIARY)]
 
 
-def told(auxiliary):
-    """What an .aux.xml file says of a raster's place and pixels, as text; not the statistics that programs
-    leave there."""
-    return "".join(part[0] for part in TOLD.finditer(auxiliary.read_text(encoding="utf-8", errors="replace")))
-
-
 def watched_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, what may lie beside
-    each of them, archives. An .aux.xml is among them where it says more than statistics."""
+    """Every file below data.raw that the settings may name and that is there: rasters, files beside them,
+    archives.
+
+    {path: None} where its bytes count; {path: text} of an .aux.xml, whose statistics make no difference. One
+    that holds nothing else is left out.
+    """
     data, files = settings["data"], {}
     patterns = [data[key] for key in PATTERNS.values() if data[key]]
     for tile in all_tiles(settings["split"]):
         for pattern in patterns:
             for raster in unpacked(data["raw"], pattern, tile):
                 files.update(dict.fromkeys([raster, *filter(is_file, beside(raster))]))
-    return [path for path in [*files, *filter(Path.is_file, archives(data["raw"]))]
-            if not path.name.endswith(AUXILIARY) or told(path)]
+    files.update(dict.fromkeys(filter(Path.is_file, archives(data["raw"]))))
+    for path in [path for path in files if path.name.endswith(AUXILIARY)]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        files[path] = "".join(part[0] for part in DECISIVE.finditer(text))
+    return {path: text for path, text in files.items() if text != ""}
 
 
 def find_rasters(tile, settings):
@@ -114,11 +114,12 @@ def find_rasters(tile, settings):
     if not paths:
         raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
                       f"suffixes {', '.join(SUFFIXES)}", code=3)
-    twice = [path for before, path in zip(paths, paths[1:]) if path.stem == before.stem]
+    first = {}
+    twice = [path for path in paths if first.setdefault(path.stem, path) != path]
     if twice:
         raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so "
                         "that the maps are not confused; rename one" for path in twice), code=3)
-    return [(path.stem, path) for path in paths]
+    return list(first.items())
 
 
 def find_raster(tile, settings):

@@ -116,7 +116,9 @@ def test_what_make_watches(tmp_path):
     )
     (tmp_path / "labels/1.png.aux.xml").write_text('<MDI key="STATISTICS_MEAN">7</MDI>')
     settings = {"data": data, "split": {"train": ["1"], "val": ["3"], "test": []}}
-    assert sorted(map(str, watched_files(settings))) == sorted(str(tmp_path / name) for name in names)
+    texts = dict.fromkeys(tmp_path / name for name in names)
+    texts[tmp_path / "images/1.tif.aux.xml"] = "<NoDataValue>0</NoDataValue>"
+    assert watched_files(settings) == texts
 
 
 def test_a_doubled_folder_is_found(project, settings):

@@ -44,7 +44,7 @@ def reading(path):
     """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
         raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; "
                       "fetch it again", code=3) from None

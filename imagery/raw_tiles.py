@@ -10,7 +10,7 @@ from rasterio.enums import ColorInterp
 from base.files import is_file, members
 from base.problem import Problem, shown
 from base.settings import BESIDE, TILE, all_tiles, count_bands
-from imagery.rasters import check_bands, georeference, open_raster, same_place, scales, validity
+from imagery.rasters import check_bands, georeference, open_raster, reading, same_place, scales, validity
 from imagery.tiles import made_with
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
@@ -221,7 +221,7 @@ def read_header(tile, files, data):
     header, problems = None, []
     for kind, path in files.items():
         try:
-            with open_raster(path) as raster:
+            with open_raster(path) as raster, reading(path):
                 if kind == "image":
                     header = {"shape": [raster.height, raster.width, count_bands(data)],
                               "dtype": raster.dtypes[0], "made_with": made_with(data), "validity": {},

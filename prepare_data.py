@@ -176,8 +176,7 @@ def hash_files(files):
 
 
 def is_prepared(row, source, data):
-    """True where a manifest row stands for these raw bytes, this header and settings and its files are
-    whole."""
+    """True where a manifest row stands for these raw bytes and this header, and its files are whole."""
     folder = Path(data["prepared"])
     return (row is not None and all(row.get(key) == value for key, value in source.header.items())
             and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == source.hashes
@@ -198,8 +197,7 @@ def check_disk(folder, headers):
 
 def prepare(split, data, sources, rows):
     """{tile: row} of every tile. `rows` holds those that are prepared; the others are written, and take their
-    names when all tiles are as they should be, else Problem (exit 3) lists all that is wrong in their
-    pixels."""
+    names when all tiles are as they should be; else Problem (exit 3) lists all that is wrong in them."""
     decoder, audited, problems = build_decoder(data), {}, []
     with contextlib.ExitStack() as passed:
         for tile, source in sources.items():

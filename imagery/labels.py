@@ -61,8 +61,7 @@ class ColourDecoder:
             self.table[part] = outcomes << 8 | labels
 
     def decode(self, colours):
-        """(labels uint8 [H, W], pixels of each of OUTCOMES int64 [4], {unknown "#rrggbb": pixels}) of uint8
-        [H, W, 3]."""
+        """Of uint8 [H, W, 3]: (labels uint8 [H, W], pixels of each outcome int64 [4], {unknown colour: pixels})."""
         labels, outcomes, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
 
         def decode_rows(start, stop):
@@ -91,8 +90,7 @@ class ColourDecoder:
 
 class ValueDecoder:
     """Values of single-band labels to class indices, by a table: `label_values` maps each class to its value,
-    values in `ignore` become IGNORE, any other is unknown. Nothing is repaired: values have no nearest
-    one."""
+    values in `ignore` become IGNORE, any other is unknown. Nothing is repaired."""
 
     bands = [1]
 

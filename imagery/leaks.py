@@ -21,8 +21,7 @@ NOTICEABLE = 0.01  # share of a tile's blocks; less may be a logo that is printe
 # -- by place ----------------------------------------------------------------------------------------------
 
 def bounding_box(header, crs):
-    """A tile's left, bottom, right and top in a coordinate system; NaN where its place makes no sense
-    there."""
+    """A tile's left, bottom, right, top in a coordinate system; NaN where its place makes no sense there."""
     georeference = header["georeference"]
     box = array_bounds(*header["shape"][:2], rasterio.Affine(*georeference["transform"]))
     if georeference["crs"] != crs:
@@ -121,8 +120,7 @@ def apart(split, allowed, tiles, common):
 
 
 def check_places(split, headers, allowed):
-    """A line for each two tiles of different roles whose bounding boxes overlap; `headers`: {tile:
-    header}."""
+    """A line for each two tiles of different roles whose bounding boxes overlap, of {tile: header}."""
     common = {pair: "places that cannot be compared" if math.isnan(share) else
               f"{100 * share:.1f} % of the smaller one's bounding box lies in the other's"
               for pair, share in common_ground(list(headers.values())).items()}

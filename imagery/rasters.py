@@ -107,8 +107,7 @@ def control_points(raster):
 
 
 def georeference_options(georeference):
-    """What rasterio writes a raster with, so that it lies where a `georeference`, perhaps with
-    `control_points`, says."""
+    """Options by which rasterio writes a raster where a `georeference` or its `control_points` say."""
     points = georeference.get("control_points")
     if points:
         return {"crs": points["crs"], "gcps": [GroundControlPoint(*point) for point in points["points"]]}
@@ -162,8 +161,7 @@ def in_degrees(raster, georeference):
 
 
 def same_place(raster, transform):
-    """True unless an open raster has a georeference of its own that lies most of a pixel or more off
-    `transform`."""
+    """True unless an open raster has a georeference of its own, most of a pixel or more off `transform`."""
     own = list(raster.transform)[:6]
     if transform is None or own in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):  # none, or counted in pixels
         return True

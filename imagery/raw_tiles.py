@@ -29,11 +29,9 @@ def fill(pattern, tile):
 
 
 def unpacked(raw, pattern, tile):
-    """{path: True where it is as the pattern says} of a tile's files: there, in a doubled folder, at the
-    root.
+    """{path: True where it is as the pattern says} of a tile's files: so, in a doubled folder, at the root.
 
-    The official image archives unzip into a folder in a folder of the same name, the label archives into
-    none.
+    The official image archives unzip into a folder in a folder of one name, the label archives into none.
     """
     path = fill(pattern, tile)
     paths = [path, path.parent / path.parent.name / path.name, Path(path.name)]
@@ -64,8 +62,7 @@ def zipped(raw, pattern, tile):
 
 def find_raw(data, key, tile):
     """Every path where a tile's file of the pattern data[key] lies; in archives only where it lies in no
-    folder. A path that is not as the pattern says does not count where another pattern of the tile names it
-    too."""
+    folder. A path that is not as the pattern says does not count where another pattern names it too."""
     for look in (unpacked, zipped) if data[key] else ():
         paths = look(data["raw"], data[key], tile)
         if not all(paths.values()):
@@ -84,8 +81,7 @@ def beside(raster):
 
 
 def watched_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, files beside them,
-    archives.
+    """Every file below data.raw that the settings may name: rasters, files beside them, archives.
 
     {path: None} where its bytes count; {path: text} of an .aux.xml, whose statistics make no difference. One
     that holds nothing else is left out.
@@ -123,8 +119,7 @@ def find_rasters(tile, settings):
 
 
 def find_raster(tile, settings):
-    """(name, path) of the image of a tile by name, or of a raster by path; Problem (exit 3) where it is
-    neither."""
+    """(name, path) of the image of a tile by name, or of a raster by path; else Problem (exit 3)."""
     data = settings["data"]
     if TILE[1](tile):
         paths = find_raw(data, "image", tile)
@@ -140,8 +135,7 @@ def find_raster(tile, settings):
 
 
 def check_name(path, settings):
-    """Problem (exit 3) where the map of a raster would take the name of a tile's map, or of what goes beside
-    one."""
+    """Problem (exit 3) where a raster's map would take the name of a tile's map or of a file beside one."""
     if Path(path.stem).suffix in BESIDE:
         raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files "
                       "beside a map do, expected another; rename it", code=3)

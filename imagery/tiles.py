@@ -41,8 +41,7 @@ class Tile:
 
 
 def pack(image, labels):
-    """Pixels (uint8 [H, W, pixel_bytes]) of a Tile from its image (uint8 [H, W, B]) and labels (uint8 [H,
-    W])."""
+    """Pixels of a Tile (uint8 [H, W, pixel_bytes]): its image (uint8 [H, W, B]) and labels (uint8 [H, W])."""
     bands = image.shape[2]
     pixels = np.zeros((*labels.shape, pixel_bytes(bands)), np.uint8)
     pixels[..., :bands], pixels[..., bands] = image, labels
@@ -50,16 +49,14 @@ def pack(image, labels):
 
 
 def count_cells(labels, classes):
-    """Pixels of each class in each CELL x CELL square of labels (uint8 [H, W]) from the top left: int64 [..,
-    .., C]."""
+    """Pixels of each class in each CELL x CELL square, int64 [rows, cols, C], of labels (uint8 [H, W])."""
     rows, cols = (np.arange(0, size, CELL) for size in labels.shape)
     return np.stack([np.add.reduceat(np.add.reduceat(labels == index, rows, 0, np.int64), cols, 1)
                      for index in range(classes)], -1)
 
 
 def manifest_text(tiles):
-    """A manifest of {tile: row} as text: a line for each tile, and the SHA-256 of all, so that an edit is
-    noticed."""
+    """A manifest of {tile: row} as text: a line for each tile, and the SHA-256 of all, to notice an edit."""
     lines = ",\n".join(f"{json.dumps(tile)}: {json.dumps(row)}" for tile, row in tiles.items())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     return f'{{"sha256": "{digest}", "tiles": {{\n{lines}\n}}}}\n'
@@ -136,8 +133,7 @@ def open_tiles(data, names, checked=True):
 
 
 def check_roles(split, manifest):
-    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or
-    scored."""
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
     empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
              "data.classes"
@@ -147,8 +143,7 @@ def check_roles(split, manifest):
 
 
 def tiles_stand(settings, run):
-    """True where every tile is prepared with these settings, and not since then with others for another
-    run."""
+    """True where every tile is prepared with these settings, not since then with others for another run."""
     data, folder = settings["data"], Path(settings["data"]["prepared"])
     try:
         manifest = read_manifest(folder)["tiles"]

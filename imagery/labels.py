@@ -61,7 +61,7 @@ class ColourDecoder:
             self.table[part] = outcomes << 8 | labels
 
     def decode(self, colours):
-        """Of uint8 [H, W, 3]: labels (uint8 [H, W]), pixels of each outcome (int64 [4]), {unknown: pixels}."""
+        """Of uint8 [H, W, 3]: labels (uint8 [H, W]), pixels of each outcome (int64 [4]), {unknown: count}."""
         labels, outcomes, unknown = np.empty(colours.shape[:2], np.uint8), np.zeros(4, np.int64), []
 
         def decode_rows(start, stop):

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import COLOURS, SIZES, write_raster, write_tile
+from rasterio._err import CPLE_AppDefinedError
 from test_prepare_data import pixels_of, place_of, raster_of, refused
 
 import prepare_data
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.rasters import Layers, check_bands, georeference, open_raster
+from imagery.rasters import Layers, check_bands, georeference, open_raster, reading
 from imagery.tiles import open_prepared, read_manifest
 
 
@@ -63,6 +64,13 @@ def test_georeference_from_a_world_file_takes_the_assumed_system(tmp_path):
     assert rasterio.Affine(*place["transform"]).almost_equals(
         rasterio.Affine(0.05, 0, 366000, 0, -0.05, 5808000)
     )
+
+
+def test_what_gdal_complains_of_late_is_a_problem_too():
+    with pytest.raises(Problem, match="raster a.tif: an odd tag, expected a whole, readable file") as caught:
+        with reading("a.tif"):
+            raise CPLE_AppDefinedError(3, 1, "an odd tag")
+    assert caught.value.code == 3
 
 
 # -- what people have --------------------------------------------------------------------------------------

@@ -40,12 +40,11 @@ def find_extra(name, given, facts, settings):
     needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
     if not facts["extra"]:
         return None
-    pattern = settings["data"]["extra"]
     if given and Path(given).is_dir():
         places = sorted(path for path in Path(given).iterdir()
                         if path.stem == name and path.suffix.lower() in SUFFIXES)
     else:
-        places = [given] if given else find_raw(settings["data"]["raw"], pattern, name) if pattern else []
+        places = [given] if given else find_raw(settings["data"], "extra", name)
     if not places:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
                       "it by --extra (EXTRA= for make)", code=3)

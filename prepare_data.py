@@ -2,234 +2,246 @@
 
     python prepare_data.py --params demo.yaml
 
-Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files themselves.
-Writes to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, depth]: the bands, then the class
-index, then zeros), <tile>.eroded.npy where official eroded labels exist, and manifest.json: per tile size, type,
-hashes, georeference, pixels of each class, in all and in each square of 128 px, and what was repaired, ignored,
-unknown or without data.
+Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files
+themselves. Writes to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, bytes]: the
+bands, then the class index, then zeros), <tile>.eroded.npy where official eroded labels exist, and
+manifest.json: per tile size, type, hashes, georeference, pixels of each class, in all and in each square of
+128 px, and what was repaired, ignored, unknown or without data.
 
-Every tile is checked, pixels included, before the first is written; all that is wrong is listed at once (exit 3).
-Tiles of different roles that show the same ground are refused, and so are two tiles with the same pixels. A tile
-already prepared from the same bytes with the same settings is left alone. Rasters are read by bands of rows: memory
-does not depend on their height. A 6000 x 6000 tile takes about 5 s.
+Every tile is checked while it is written under a temporary name; all take their names when all have passed.
+Else everything that is wrong is listed (exit 3). Tiles of different roles that show the same ground are
+refused, and two tiles with the same pixels. A tile already prepared from the same bytes with the same
+settings is left alone; the new tiles of an interrupted run are prepared again. Rasters are read by bands of
+rows: memory does not depend on their height. A 6000 x 6000 tile takes about 3 s.
 """
 import contextlib
 import hashlib
-import itertools
-import math
 import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from base.command import command
 from base.files import only_one, replacing, sha256
 from base.problem import Problem
+from base.settings import all_tiles
 from imagery.arrays import IGNORE
-from imagery.labels import KINDS, build_decoder
-from imagery.rasters import Layers, check_crs, open_raster, overlap, reading, scales
-from imagery.raw_tiles import check_headers, find_files, with_masks
+from imagery.labels import OUTCOMES, build_decoder
+from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
+from imagery.rasters import Layers, check_crs, open_raster, reading, scales
+from imagery.raw_tiles import find_files, read_header, with_masks
 from imagery.tiles import (
     CELL,
     check_roles,
     count_cells,
-    depth,
-    made_with,
     manifest_text,
     pack,
+    pixel_bytes,
     read_manifest,
 )
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
 
 
-# -- what is in it ----------------------------------------------------------------------------------------------------
+class Source(NamedTuple):
+    """A raw tile: {kind: path}, its header as of `read_header`, {kind: SHA-256} of files and their masks."""
+    files: dict
+    header: dict
+    hashes: dict
 
-def read_tile(files, data, decoder, shape, write=lambda **arrays: None):
-    """Reads a whole tile, band of rows by band of rows, and returns what the manifest says of its pixels.
 
-    `write` is called with every band: pixels (uint8 [rows, W, depth]) and, where the tile has them, eroded (uint8
-    [rows, W]). Pixels that are nodata in the image become IGNORE in the labels.
-    """
-    rows = max(1, PIXELS_AT_ONCE // shape[1] // CELL) * CELL
-    kinds = [kind for kind in ("labels", "eroded") if kind in files]
-    counts, unknown = {kind: np.zeros(len(KINDS), np.int64) for kind in kinds}, {kind: Counter() for kind in kinds}
-    cells, digest, nodata, outside = [], hashlib.sha256(str(shape).encode()), 0, np.zeros(shape[2], np.int64)
+# -- what is in a tile -------------------------------------------------------------------------------------
+
+class Audit:
+    """What the manifest says of a tile's pixels, gathered from its bands of rows."""
+
+    def __init__(self, shape, kinds):
+        self.digest, self.outside = hashlib.sha256(str(shape).encode()), np.zeros(shape[2], np.int64)
+        self.nodata, self.cells, self.blocks = 0, [], []
+        self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
+        self.unknown = {kind: Counter() for kind in kinds}
+
+    def add_image(self, image, outside, valid):
+        self.digest.update(image)
+        self.outside += outside
+        self.nodata += valid.size - np.count_nonzero(valid)
+        self.blocks.append(digest_blocks(image, valid))
+
+    def add_labels(self, kind, outcomes, unknown):
+        self.outcomes[kind] += outcomes
+        self.unknown[kind].update(unknown)
+        if len(self.unknown[kind]) > 2**17:  # a photograph in a label's place: keep its most frequent colours
+            self.unknown[kind] = Counter(dict(self.unknown[kind].most_common(2**12)))
+
+    def row(self, classes):
+        cells = np.concatenate(self.cells)
+        pixels = {kind: dict(zip(OUTCOMES, outcomes.tolist())) for kind, outcomes in self.outcomes.items()}
+        for kind, unknown in self.unknown.items():
+            pixels[kind]["unknown_colours"] = dict(unknown.most_common(5))
+        return {"nodata": int(self.nodata), "outside_scale": self.outside.tolist(), "pixels": pixels,
+                "pixels_sha256": self.digest.hexdigest(),
+                "blocks": np.unique(np.concatenate(self.blocks)).tobytes().hex(),
+                "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
+
+
+def read_tile(source, data, decoder, audit):
+    """Yields a tile by bands of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
+    [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
+    height, width = source.header["shape"][:2]
+    rows = max(1, PIXELS_AT_ONCE // width // CELL) * CELL
     with contextlib.ExitStack() as stack:
-        rasters = {kind: stack.enter_context(open_raster(path)) for kind, path in files.items()}
+        rasters = {kind: stack.enter_context(open_raster(path)) for kind, path in source.files.items()}
         layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
-        for start in range(0, shape[0], rows):
-            stop = min(start + rows, shape[0])
+        for start in range(0, height, rows):
+            stop = min(start + rows, height)
             valid = layers.valid(start, stop)
-            image, beyond = layers.read(start, stop, valid)
-            digest.update(image)
-            outside += beyond
-            nodata += valid.size - np.count_nonzero(valid)
+            image, outside = layers.read(start, stop, valid)
+            audit.add_image(image, outside, valid)
             labels = {}
-            for kind in kinds:
+            for kind in audit.outcomes:
                 with reading(rasters[kind].name):
-                    raw = rasters[kind].read(decoder.bands, window=((start, stop), (0, shape[1])))
-                labels[kind], band_counts, band_unknown = decoder.decode(np.moveaxis(raw, 0, -1))
+                    raw = rasters[kind].read(decoder.bands, window=((start, stop), (0, width)))
+                labels[kind], *counts = decoder.decode(np.moveaxis(raw, 0, -1))
                 labels[kind][~valid] = IGNORE
-                counts[kind] += band_counts
-                unknown[kind].update(band_unknown)
-                if len(unknown[kind]) > 2**17:  # a photograph in a label's place: keep what could be the most frequent
-                    unknown[kind] = Counter(dict(unknown[kind].most_common(2**12)))
-            cells.append(count_cells(labels["labels"], len(data["classes"])))
-            write(pixels=pack(image, labels["labels"]), **{k: v for k, v in labels.items() if k == "eroded"})
-    cells = np.concatenate(cells)
-    return {"nodata": int(nodata), "outside_scale": outside.tolist(), "pixels_sha256": digest.hexdigest(),
-            "pixels": {kind: {**dict(zip(KINDS, map(int, counts[kind]))),
-                              "unknown_colours": dict(unknown[kind].most_common(5))} for kind in kinds},
-            "classes": dict(zip(data["classes"], cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
+                audit.add_labels(kind, *counts)
+            audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
+            yield {"pixels": pack(image, labels.pop("labels")), **labels}
 
 
-def check_unknown(tile, files, audit, shape, max_unknown):
+def write_tile(tile, source, data, decoder, passed):
+    """Writes a tile's arrays under temporary names, which become their own when the ExitStack `passed` is
+    left without an error. Returns the tile's row of the manifest."""
+    height, width, bands = source.header["shape"]
+    shapes = {"pixels": (height, width, pixel_bytes(bands))}
+    if "eroded" in source.files:
+        shapes["eroded"] = (height, width)
+    names = {kind: f"{tile}.{kind}.npy" for kind in shapes}
+    temporaries = {kind: passed.enter_context(replacing(Path(data["prepared"]) / name))
+                   for kind, name in names.items()}
+    audit = Audit(source.header["shape"], [kind for kind in ("labels", "eroded") if kind in source.files])
+    with contextlib.ExitStack() as opened:
+        arrays = {kind: opened.enter_context(open(path, "wb")) for kind, path in temporaries.items()}
+        for kind, shape in shapes.items():
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(arrays[kind], header)
+        for rows in read_tile(source, data, decoder, audit):
+            for kind, pixels in rows.items():
+                arrays[kind].write(np.ascontiguousarray(pixels))
+    raw = {kind: {"path": str(path), "sha256": source.hashes[kind]}
+           for kind, path in with_masks(source.files).items()}
+    files = {kind: {"name": name, "sha256": sha256(temporaries[kind])} for kind, name in names.items()}
+    return {**source.header, "raw": raw, "files": files, **audit.row(data["classes"])}
+
+
+def check_unknown(tile, files, row, max_unknown):
     """A line for each label file with more pixels of no known class than data.max_unknown allows."""
-    for kind, pixels in audit["pixels"].items():
-        share = pixels["unknown"] / (shape[0] * shape[1])
+    for kind, pixels in row["pixels"].items():
+        share = pixels["unknown"] / (row["shape"][0] * row["shape"][1])
         if share > max_unknown:
             often = ", ".join(f"{colour} ({n})" for colour, n in list(pixels["unknown_colours"].items())[:3])
-            yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known colour (most "
-                   f"often {often}), expected at most {100 * max_unknown:g} %; see data.classes, data.label_values, "
-                   "data.tolerance and data.max_unknown")
+            yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known "
+                   f"colour (most often {often}), expected at most {100 * max_unknown:g} %; see "
+                   "data.classes, data.label_values, data.tolerance and data.max_unknown")
 
 
-# -- what may not be together -----------------------------------------------------------------------------------------
-
-def check_leaks(split, found, allowed):
-    """A line for each two tiles of different roles whose georeferenced footprints overlap, unless both are allowed."""
-    roles = {tile: role for role, tiles in split.items() for tile in tiles}
-    for one, other in itertools.combinations(found, 2):
-        if roles[one] == roles[other] or {one, other} <= set(allowed):
-            continue
-        places = [(found[tile]["georeference"], found[tile]["shape"][:2]) for tile in (one, other)]
-        share = overlap(*places) or overlap(*reversed(places))  # what one coordinate system hides the other may show
-        if share:
-            yield (f"tiles {one} (split.{roles[one]}) and {other} (split.{roles[other]}): "
-                   + ("places that cannot be compared" if math.isnan(share) else
-                      f"{100 * share:.1f} % of the smaller one's bounding box lies in the other's")
-                   + ", expected different ground, or scores are no test; give both one role, or name both in "
-                   "data.allow_overlap")
+def summary(tile, row, scale):
+    """A line that says what is in a tile."""
+    (height, width), labels = row["shape"][:2], row["pixels"]["labels"]
+    counts = {"labels repaired": labels["repaired"], "ignored": labels["ignored"],
+              "unknown": labels["unknown"], "image without data": row["nodata"]}
+    if scale:
+        counts["a band outside data.scale"] = max(row["outside_scale"])
+    shares = [f"{name} {100 * count / (height * width):.2f} %" for name, count in counts.items()]
+    return f"{tile:>12}  {height} x {width} px; {', '.join(shares)}"
 
 
-def check_twins(pixels):
-    """A line for each tile whose image has the same pixels as an earlier one's; `pixels` is {tile: sha256}."""
-    first = {}
-    for tile, digest in pixels.items():
-        if first.setdefault(digest, tile) != tile:
-            yield (f"tiles {first[digest]} and {tile}: the same pixels, expected different images; take one out of "
-                   "split or fetch the right file")
+# -- the step ----------------------------------------------------------------------------------------------
+
+def find_sources(split, data):
+    """{tile: Source} of every tile. Problem (exit 3) lists all that is wrong in names, headers and places."""
+    files, headers, problems = {}, {}, []
+    for tile in all_tiles(split):
+        files[tile], missing = find_files(tile, data)
+        header, wrong = read_header(tile, files[tile], data)
+        problems += missing + wrong
+        if header:
+            headers[tile] = header
+    problems += check_places(split, headers, data["allow_overlap"])
+    if problems:
+        raise Problem(*problems, code=3)
+    if unplaced := without_place(headers):
+        names = ", ".join(unplaced[:3]) + (", ..." if len(unplaced) > 3 else "")
+        print(f"{len(unplaced)} tiles have no place on the ground ({names}): only their pixels tell whether "
+              "roles share ground", flush=True)
+    return {tile: Source(files[tile], header, hash_files(files[tile])) for tile, header in headers.items()}
 
 
-def check_disk(folder, shapes):
-    """Problem (exit 4) where the prepared tiles would not fit the disk."""
-    needed = sum(rows * cols * (depth(bands) + 1) for rows, cols, bands in shapes)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise Problem(f"disk at {folder}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for {len(shapes)} "
-                      "tiles; free some space, or see whether the tiles are as large as they say", code=4)
+def hash_files(files):
+    return {kind: sha256(path) for kind, path in with_masks(files).items()}
 
 
-# -- the step ---------------------------------------------------------------------------------------------------------
-
-def is_prepared(row, hashes, facts, data):
-    """True where a manifest row stands for these raw bytes, this georeference and settings and its files are whole."""
+def is_prepared(row, source, data):
+    """True where a manifest row stands for these raw bytes and this header, and its files are whole."""
     folder = Path(data["prepared"])
-    return (row is not None and row["made_with"] == made_with(data) and row["georeference"] == facts["georeference"]
-            and row["classes"].keys() == data["classes"].keys()
-            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == hashes
+    return (row is not None and all(row.get(key) == value for key, value in source.header.items())
+            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == source.hashes
             and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
                     for file in row["files"].values()))
 
 
-def check_tiles(split, data, manifest, decoder):
-    """{tile: (files, hashes, facts)} of the tiles to prepare. Problem lists all that is wrong in names and headers of
-    any tile or, where nothing is, in its pixels."""
-    tiles = [tile for role in split.values() for tile in role]
-    files, found, problems = {}, {}, []
-    for tile in tiles:
-        files[tile], wrong = find_files(tile, data)
-        facts, in_headers = check_headers(tile, files[tile], data)
-        problems += wrong + in_headers
-        if facts:
-            found[tile] = facts
-    problems += check_leaks(split, found, data["allow_overlap"])
-    if problems:
-        raise Problem(*problems, code=3)
-    todo = {}
-    for tile, facts in found.items():
-        hashes = {kind: sha256(path) for kind, path in with_masks(files[tile]).items()}
-        if not is_prepared(manifest["tiles"].get(tile), hashes, facts, data):
-            todo[tile] = files[tile], hashes, facts
-    check_disk(data["prepared"], [facts["shape"] for _, _, facts in todo.values()])
-    pixels = {}
-    for tile, facts in found.items():
-        if tile not in todo:
-            pixels[tile] = manifest["tiles"][tile]["pixels_sha256"]
-            problems += check_unknown(tile, files[tile], manifest["tiles"][tile], facts["shape"], data["max_unknown"])
-            continue
-        print(f"{tile:>12}  checking {facts['shape'][0]} x {facts['shape'][1]} px", flush=True)
-        try:
-            audit = read_tile(files[tile], data, decoder, facts["shape"])
-        except Problem as problem:
-            problems += problem.lines
-            continue
-        pixels[tile] = audit["pixels_sha256"]
-        problems += check_unknown(tile, files[tile], audit, facts["shape"], data["max_unknown"])
-    problems += check_twins(pixels)
-    if problems:
-        raise Problem(*problems, code=3)
-    return todo
+def check_disk(folder, headers):
+    """Problem (exit 4) where the prepared tiles of these headers would not fit the disk."""
+    shapes = [header["shape"] for header in headers]
+    needed = sum(rows * cols * (pixel_bytes(bands) + 1) for rows, cols, bands in shapes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Problem(f"disk at {folder}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for "
+                      f"{len(shapes)} tiles; free some space, or see whether the tiles are as large as they "
+                      "say", code=4)
 
 
-def prepare_tile(tile, files, hashes, facts, data, decoder):
-    """Writes a tile's arrays and returns its row of the manifest."""
-    folder, shape = Path(data["prepared"]), facts["shape"]
-    shapes = {"pixels": (*shape[:2], depth(shape[2])), "eroded": tuple(shape[:2])}
-    names = {kind: f"{tile}.{kind}.npy" for kind in shapes if kind == "pixels" or kind in files}
-    with contextlib.ExitStack() as stack:
-        targets = {}
-        for kind, name in names.items():
-            targets[kind] = stack.enter_context(open(stack.enter_context(replacing(folder / name)), "wb"))
-            np.lib.format.write_array_header_1_0(
-                targets[kind], {"descr": "|u1", "fortran_order": False, "shape": shapes[kind]})
-
-        def write(**arrays):
-            for kind, array in arrays.items():
-                targets[kind].write(np.ascontiguousarray(array))
-
-        audit = read_tile(files, data, decoder, shape, write)
-    return {**facts, "made_with": made_with(data),
-            "raw": {kind: {"path": str(path), "sha256": hashes[kind]} for kind, path in with_masks(files).items()},
-            "files": {kind: {"name": name, "sha256": sha256(folder / name)} for kind, name in names.items()}, **audit}
+def prepare(split, data, sources, rows):
+    """{tile: row} of every tile. `rows` holds those that are prepared; the others are written, and take their
+    names when all tiles are as they should be; else Problem (exit 3) lists all that is wrong in them."""
+    decoder, audited, problems = build_decoder(data), {}, []
+    with contextlib.ExitStack() as passed:
+        for tile, source in sources.items():
+            try:
+                row = rows.get(tile) or write_tile(tile, source, data, decoder, passed)
+            except Problem as problem:
+                problems += problem.lines
+                continue
+            audited[tile] = row
+            problems += check_unknown(tile, source.files, row, data["max_unknown"])
+            if tile not in rows:
+                print(summary(tile, row, data["scale"]), flush=True)
+        problems += check_pixels(split, audited, data["allow_overlap"])
+        if problems:
+            raise Problem(*problems, code=3)
+        check_roles(split, {"tiles": audited})
+    return audited
 
 
 def main(settings, run):
-    data, split = settings["data"], settings["split"]
+    data, split, folder = settings["data"], settings["split"], Path(settings["data"]["prepared"])
     if data["assume_crs"] is not None:
         check_crs(data["assume_crs"])
-    folder, decoder = Path(data["prepared"]), build_decoder(data)
     if not Path(data["raw"]).is_dir():
-        raise Problem(f"data folder {data['raw']} (data.raw): not found, expected the folder with the unzipped tiles; "
-                      "the README says how to get them", code=3)
+        raise Problem(f"data folder {data['raw']} (data.raw): not found, expected the folder with the "
+                      "unzipped tiles; the README says how to get them", code=3)
     with only_one(folder):
-        manifest = read_manifest(folder)
-        todo = check_tiles(split, data, manifest, decoder)
-        for tile, (files, hashes, facts) in todo.items():
-            row = manifest["tiles"][tile] = prepare_tile(tile, files, hashes, facts, data, decoder)
+        before, sources = read_manifest(folder)["tiles"], find_sources(split, data)
+        rows = {tile: before[tile] for tile, source in sources.items()
+                if is_prepared(before.get(tile), source, data)}
+        check_disk(folder, [source.header for tile, source in sources.items() if tile not in rows])
+        audited = prepare(split, data, sources, rows)
+        if len(rows) < len(audited):
             with replacing(folder / "manifest.json") as temporary:
-                temporary.write_text(manifest_text(manifest["tiles"]), encoding="utf-8")
-            pixels, total = row["pixels"]["labels"], facts["shape"][0] * facts["shape"][1]
-            print(f"{tile:>12}  prepared; labels repaired {100 * pixels['repaired'] / total:.2f} %, ignored "
-                  f"{100 * pixels['ignored'] / total:.2f} %, unknown {100 * pixels['unknown'] / total:.2f} %; image "
-                  f"without data {100 * row['nodata'] / total:.2f} %"
-                  + (f", outside data.scale {100 * max(row['outside_scale']) / total:.2f} % of a band"
-                     if data["scale"] else ""), flush=True)
-        check_roles(split, manifest)
-    print(f"{sum(map(len, split.values())) - len(todo)} tiles were prepared already, {len(todo)} are new: "
+                temporary.write_text(manifest_text({**before, **audited}), encoding="utf-8")
+    print(f"{len(rows)} tiles were prepared already, {len(audited) - len(rows)} are new: "
           f"{folder}{os.sep}manifest.json")
 
 

@@ -18,10 +18,9 @@ from base.command import command
 from base.files import only_one, sha256
 from base.keys import SECTIONS
 from base.problem import Problem
-from base.settings import all_tiles
 from base.strict_yaml import yaml_text
 from base.tables import write_text
-from imagery.raw_tiles import MASK, WORLD_FILES, places_of
+from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
 from learning.records import finder_stands, training_stands
 from mapping.maps import maps_stand
@@ -31,19 +30,6 @@ STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 STANDS = {"prepared": tiles_stand, "finder": finder_stands, "model": training_stands, "predicted": maps_stand,
           "scores": scores_stand, "page": page_stands}
 SMALL = 2**16  # bytes of a file that is read at every look: a world file, or a tile of a test
-
-
-def raw_files(settings):
-    """Every file below data.raw that the settings may name and that is there: rasters, world files, masks,
-    archives."""
-    data, places = settings["data"], []
-    for tile in all_tiles(settings["split"]):
-        for pattern in (data[key] for key in ("image", "label", "eroded_label", "extra") if data[key]):
-            for raster in places_of(data["raw"], pattern, tile):
-                world_files = map(raster.with_suffix, WORLD_FILES)
-                places += [raster, *world_files, raster.with_name(raster.name + MASK)]
-    places += sorted(Path(data["raw"]).glob("*.[zZ][iI][pP]"))
-    return [place for place in dict.fromkeys(places) if place.is_file()]
 
 
 def prepared_from(settings, stamp, before):
@@ -91,7 +77,10 @@ def look_at_raw_files(settings, folder):
     except (OSError, ValueError, KeyError, TypeError):
         before, manifest = {}, None
     known, manifest = prepared_from(settings, folder / "prepared", manifest)
-    return {str(path): look(path, before.get(str(path)), known) for path in raw_files(settings)}, manifest
+    raw = {}
+    for path, text in watched_files(settings).items():
+        raw[str(path)] = look(path, before.get(str(path)), known) if text is None else [0, 0, text]
+    return raw, manifest
 
 
 def write_stamps(settings, run):

@@ -8,7 +8,16 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from base.keys import BESIDE, KEYS, LIMITS, SECTIONS, TILE, is_colour, is_number, is_text
+from base.keys import (
+    BESIDE,
+    KEYS,
+    LIMITS,
+    SECTIONS,
+    TILE,
+    is_colour,
+    is_number,
+    is_text,
+)
 from base.problem import Problem, shown
 from base.strict_yaml import read_yaml
 

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+IGNORE = 255  # the label of pixels that are not scored
+
 
 def cut(array, row, col, side):
     """A square of an array [H, W, ...]; a view where it lies inside, else mirrored at the far edges."""
@@ -14,23 +16,22 @@ def cut(array, row, col, side):
     return np.pad(part, missing, mode="symmetric") if missing[0][1] or missing[1][1] else part
 
 
-IGNORE = 255
-
-
 def starts(size, window, step):
     """First pixels (int64 [N]) of the fewest evenly spread windows that cover an axis of `size` pixels.
 
-    Neighbours are at most `step` apart (0 < step <= window); the last window ends with the axis. An axis no longer
-    than the window has the one start 0, and the window then reaches past its end.
+    Neighbours are at most `step` apart (0 < step <= window); the last window ends with the axis. An axis no
+    longer than the window has the one start 0, and the window then reaches past its end.
     """
     count = 1 + max(0, -(-(size - window) // step))
     return np.rint(np.linspace(0, max(size - window, 0), count)).astype(np.int64)
 
 
 def view(array, number):
-    """View 0..7 of an array [N, N, ...] or a stack of them [..., N, N, B]: quarter turns 0..3, 4..7 mirrored after.
+    """View 0..7 of an array [N, N, ...] or a stack of them [..., N, N, B]: quarter turns 0..3, 4..7 mirrored
+    after.
 
-    The first two axes turn; `unview` undoes it exactly. The eight views are the symmetries of the square (D4).
+    The first two axes turn; `unview` undoes it exactly. The eight views are the symmetries of the square
+    (D4).
     """
     turned = np.rot90(array, number % 4)
     return turned[:, ::-1] if number >= 4 else turned
@@ -43,11 +44,12 @@ def unview(array, number):
 
 
 def in_pieces(work, size, piece):
-    """Yields work(start, stop) for pieces of `size` items, in their order, on all cores at once: NumPy works without
-    the interpreter's lock, and fastest on what stays in a core's cache."""
-    pieces = [(start, min(start + piece, size)) for start in range(0, size, piece)]
-    if len(pieces) < 2:
-        yield from itertools.starmap(work, pieces)
+    """Yields work(start, stop) for pieces of `size` items, in their order, on all cores at once: NumPy works
+    without the interpreter's lock, and fastest on what stays in a core's cache."""
+    begins = range(0, size, piece)
+    ends = [min(begin + piece, size) for begin in begins]
+    if len(ends) < 2:
+        yield from itertools.starmap(work, zip(begins, ends))
         return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda place: work(*place), pieces)
+        yield from pool.map(work, begins, ends)

@@ -3,6 +3,7 @@
 A path may lead through a zip archive, raw/2_Ortho_RGB.zip/tile.tif: it is read in place.
 """
 import contextlib
+import json
 import math
 import os
 import warnings
@@ -29,14 +30,14 @@ from base.settings import count_bands
 from base.zips import check_member, is_file, split_zip
 
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-KINDS = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
+DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}  # that become bytes
 CACHE = 128  # MB of decoded blocks that GDAL keeps
 
 
 @contextlib.contextmanager
 def without_place_allowed():
-    """Silences rasterio's warnings about rasters without georeference, or with nodata beside alpha: here they are
-    cases, not surprises."""
+    """Silences rasterio's warnings about rasters without georeference, or with nodata beside alpha: here they
+    are cases, not surprises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.simplefilter("ignore", NodataShadowWarning)
@@ -48,10 +49,10 @@ def reading(path):
     """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
-        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; fetch it "
-                      "again", code=3) from None
+        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; "
+                      "fetch it again", code=3) from None
 
 
 @contextlib.contextmanager
@@ -60,15 +61,16 @@ def writing(named):
     try:
         yield
     except (RasterioError, CPLE_BaseError) as error:
-        raise Problem(f"{named}: not written ({' '.join(str(error).split())}), expected a folder to write in and room "
-                      "on the disk; see to both and run the same command again", code=4) from None
+        raise Problem(f"{named}: not written ({' '.join(str(error).split())}), expected a folder to write in "
+                      "and room on the disk; see to both and run the same command again", code=4) from None
 
 
 @contextlib.contextmanager
 def open_raster(path):
-    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset). Problem (exit 3) where it is missing or another.
+    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset). Problem (exit 3) where it is no such file.
 
-    Only the driver of the suffix, on a file that exists: a VRT or a network address under a .tif name is refused.
+    Only the driver of the suffix, on a file that exists: a VRT or a network address under a .tif name is
+    refused.
     """
     path = os.path.abspath(path)
     if any("\ud800" <= sign <= "\udfff" for sign in path):
@@ -80,7 +82,8 @@ def open_raster(path):
     driver = DRIVERS.get(Path(path).suffix.lower(), "GTiff")
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
         with reading(path):
-            raster = rasterio.open(f"/vsizip/{{{archive}}}/{member}" if archive else path, driver=driver)
+            inside = f"/vsizip/{{{archive}}}/{member}"
+            raster = rasterio.open(inside if archive else path, driver=driver)
         with raster:
             yield raster
 
@@ -88,7 +91,8 @@ def open_raster(path):
 def georeference(raster, assume_crs):
     """{"crs": text or None, "transform": six numbers or None} of an open raster.
 
-    A .tfw gives a transform without a coordinate system; `assume_crs` then names it. No transform, no georeference.
+    A .tfw gives a transform without a coordinate system; `assume_crs` then names it. No transform, no
+    georeference.
     """
     if raster.transform.is_identity:
         return {"crs": None, "transform": None}
@@ -99,31 +103,32 @@ def georeference(raster, assume_crs):
 
 
 def control_points(raster):
-    """The ground control points that place an open raster without a transform: {"crs": text or None, "points": lists of
-    row, column, x, y, z}; None where it has none."""
+    """The ground control points of an open raster without a transform: {"crs": text or None, "points": lists
+    of row, column, x, y, z}; None where it has none."""
     points, crs = raster.gcps
     if not points or not raster.transform.is_identity:
         return None
     return {"crs": crs.to_wkt() if crs else None, "points": [[p.row, p.col, p.x, p.y, p.z] for p in points]}
 
 
-def georeference_options(place):
-    """What rasterio writes a raster with, so that it lies where `place` says: a `georeference`, which may hold
-    `control_points`."""
-    if place.get("control_points"):
-        return {"crs": place["control_points"]["crs"],
-                "gcps": [GroundControlPoint(*point) for point in place["control_points"]["points"]]}
-    return {"crs": place["crs"], "transform": place["transform"] and rasterio.Affine(*place["transform"])}
+def georeference_options(georeference):
+    """Options by which rasterio writes a raster where a `georeference` or its `control_points` say."""
+    points = georeference.get("control_points")
+    if points:
+        return {"crs": points["crs"], "gcps": [GroundControlPoint(*point) for point in points["points"]]}
+    transform = georeference["transform"]
+    return {"crs": georeference["crs"], "transform": rasterio.Affine(*transform) if transform else None}
 
 
 def resampled(raster, scale):
-    """An open raster on a grid of other pixels, `scale` of them to one of its own in either direction (averaged where
-    they are fewer, else bilinear); where a mask of its own hides pixels it becomes an alpha band. A context."""
-    shape = [max(1, round(scale * size)) for size in raster.shape]
-    masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in raster.mask_flag_enums)
+    """An open raster on a grid of other pixels, `scale` of them to one of its own in either direction
+    (averaged where they are fewer, else bilinear); a context. A mask of its own becomes an alpha band."""
+    height, width = (max(1, round(scale * size)) for size in raster.shape)
+    masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+                 for flags in raster.mask_flag_enums)
     crs = raster.crs or "EPSG:32633"  # whichever: it does not change
     a, b, c, d, e, f = list(raster.transform)[:6]
-    return WarpedVRT(raster, src_crs=crs, crs=crs, height=shape[0], width=shape[1], add_alpha=masked,
+    return WarpedVRT(raster, src_crs=crs, crs=crs, height=height, width=width, add_alpha=masked,
                      transform=rasterio.Affine(a / scale, b / scale, c, d / scale, e / scale, f),
                      resampling=Resampling.average if scale < 1 else Resampling.bilinear)
 
@@ -133,36 +138,35 @@ def check_crs(name):
     try:
         CRS.from_user_input(name)
     except (CRSError, ValueError) as error:
-        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as EPSG:32633 "
-                      f"({' '.join(str(error).split())})", code=2) from None
+        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as "
+                      f"EPSG:32633 ({' '.join(str(error).split())})", code=2) from None
 
 
-def pixel_size(place):
-    """Metres from one pixel to the next along a row, from a `georeference`; None where they are not known, as in
-    degrees or without a transform. Units other than metres are converted; without a coordinate system it is taken for
-    metres."""
-    if place["transform"] is None:
+def pixel_size(georeference):
+    """Metres from one pixel to the next along a row; None where they are not known, as in degrees or without
+    a transform. Units other than metres are converted; without a coordinate system metres are assumed."""
+    if georeference["transform"] is None:
         return None
-    crs = place["crs"] and CRS.from_user_input(place["crs"])
+    crs = georeference["crs"] and CRS.from_user_input(georeference["crs"])
     if crs and crs.is_geographic:
         return None
     unit = crs.linear_units_factor[1] if crs and crs.is_projected else 1
-    return unit * math.hypot(place["transform"][0], place["transform"][3])
+    return unit * math.hypot(georeference["transform"][0], georeference["transform"][3])
 
 
-def in_degrees(raster, place):
+def in_degrees(raster, georeference):
     """True where an open raster with this georeference can be placed in longitude and latitude."""
-    if place["crs"] is None:
+    if georeference["crs"] is None:
         return False
+    box = array_bounds(raster.height, raster.width, rasterio.Affine(*georeference["transform"]))
     try:
-        return bool(np.isfinite(transform_bounds(place["crs"], "EPSG:4326", *array_bounds(
-            raster.height, raster.width, rasterio.Affine(*place["transform"])))).all())
+        return bool(np.isfinite(transform_bounds(georeference["crs"], "EPSG:4326", *box)).all())
     except (RasterioError, CRSError, CPLE_BaseError):
         return False
 
 
 def same_place(raster, transform):
-    """True unless an open raster has a georeference of its own that lies most of a pixel or more off `transform`."""
+    """True unless an open raster has a georeference of its own, most of a pixel or more off `transform`."""
     own = list(raster.transform)[:6]
     if transform is None or own in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):  # none, or counted in pixels
         return True
@@ -171,71 +175,45 @@ def same_place(raster, transform):
     return np.abs(corners[0] - corners[1]).max() < 0.75 * max(map(abs, transform[:2]))
 
 
-def overlap(one, other):
-    """Share of the smaller of two footprints, each (georeference, (H, W)), that the other covers too: 0..1.
-
-    Footprints are bounding boxes, in the first's coordinate system; less than a pixel's width of common ground, as
-    neighbours have by rounding, is none, and so is ground whose place is not known. NaN where one of the places makes
-    no sense in the other's coordinate system.
-    """
-    boxes = []
-    for place, shape in (one, other):
-        if place["transform"] is None or (place["crs"] is None) != (one[0]["crs"] is None):
-            return 0.0
-        box = array_bounds(*shape, rasterio.Affine(*place["transform"]))
-        if place["crs"] != one[0]["crs"]:
-            try:
-                with rasterio.Env():
-                    box = transform_bounds(place["crs"], one[0]["crs"], *box)
-            except (RasterioError, CRSError, CPLE_BaseError):
-                return math.nan
-        if not np.isfinite(box).all():
-            return math.nan
-        left, bottom, right, top = box
-        boxes.append((min(left, right), min(bottom, top), max(left, right), max(bottom, top)))
-    (left, bottom, right, top), (left2, bottom2, right2, top2) = boxes
-    wide, high = min(right, right2) - max(left, left2), min(top, top2) - max(bottom, bottom2)
-    pixel = abs(one[0]["transform"][0]) + abs(one[0]["transform"][1])
-    if wide < pixel or high < pixel:
-        return 0.0
-    return wide * high / min((right - left) * (top - bottom), (right2 - left2) * (top2 - bottom2))
-
-
-# -- the bands that the network sees ----------------------------------------------------------------------------------
+# -- the bands that the network sees -----------------------------------------------------------------------
 
 def scales(data):
-    """[None or (low, high)] for every band that the network sees: which values become 0 and 255; None: as they are."""
+    """For every band that the network sees, which values become 0 and 255: (low, high), or None for bytes as
+    they are. data.scale is one of these for all bands, or a list of one for each."""
     scale = data["scale"]
-    return (scale if scale and (scale[0] is None or isinstance(scale[0], list)) else [scale] * count_bands(data))
+    each = isinstance(scale, list) and not isinstance(scale[0], (int, float))
+    return scale if each else [scale] * count_bands(data)
 
 
 def check_bands(raster, bands, scale, named):
-    """What keeps these bands of an open raster from being used, as one line; None where nothing does. `scale` has an
-    entry of `scales` for each band; `named` says where the bands come from."""
+    """One line that says why these bands of an open raster cannot be used; None where they can.
+
+    `scale` has an entry of `scales` for each band; `named` says where the bands come from.
+    """
     if max(bands) > raster.count:
         return f"{raster.count} bands, expected at least {max(bands)} ({named})"
     if ColorInterp.palette in raster.colorinterp:
-        return ("a palette image (data.image), expected bands of brightness; convert it to RGB first (gdal_translate "
-                "-expand rgb)")
+        return ("a palette image (data.image), expected bands of brightness; convert it to RGB first "
+                "(gdal_translate -expand rgb)")
+    alpha = alpha_band(raster)
     if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
-        alpha = raster.colorinterp.index(ColorInterp.alpha) + 1
-        return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} out or, if "
-                f"it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
+        return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
+                f"out or, if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
+    alone = len(scale) == len(bands) and named != "data.extra"  # no extra raster has a scale beside theirs
+    each = "a list of one entry for each band, such as [null, null, null, [low, high]]"
     for band, limits in zip(bands, scale):
-        kind = raster.dtypes[band - 1]
-        if kind not in KINDS:
-            return f"{kind} pixels in band {band}, expected whole or real numbers; convert it first"
-        if limits is None and kind != "uint8":
-            form = ("[low, high]" if named != "data.extra" and len(scale) == len(bands)
-                    else "a list of one entry for each band, such as [null, null, null, [low, high]]")
-            return (f"{kind} pixels in band {band} ({named}), expected uint8; set data.scale to {form}, the values "
-                    "that become 0 and 255")
+        dtype = raster.dtypes[band - 1]
+        if dtype not in DTYPES:
+            return f"{dtype} pixels in band {band}, expected whole or real numbers; convert it first"
+        if limits is None and dtype != "uint8":
+            return (f"{dtype} pixels in band {band} ({named}), expected uint8; set data.scale to "
+                    f"{'[low, high]' if alone else each}, the values that become 0 and 255")
     return None
 
 
 def to_bytes(pixels, limits, valid):
-    """(uint8 array, valid pixels outside the limits) of one band: limits (low, high) become 0 and 255, what lies
-    outside becomes the nearer of them; with limits None the band must be uint8 and stays."""
+    """(uint8 array, valid pixels outside the limits) of one band: limits (low, high) become 0 and 255, what
+    lies outside becomes the nearer of them; with limits None the band must be uint8 and stays."""
     if limits is None:
         return pixels, 0
     low, high = limits
@@ -243,6 +221,36 @@ def to_bytes(pixels, limits, valid):
     exact = np.float32 if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32 else np.float64
     scaled = (np.nan_to_num(pixels.astype(exact)).clip(low, high) - exact(low)) * exact(255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), outside
+
+
+# -- where they have data ----------------------------------------------------------------------------------
+
+def alpha_band(raster):
+    """The number of an open raster's first alpha band; None where it has none."""
+    kinds = raster.colorinterp
+    return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+
+
+def validity(raster):
+    """What decides which pixels of an open raster have data, beside their values and the .msk file, as text.
+    Of an .aux.xml only this counts, not the statistics that programs leave in it."""
+    flags = [[flag.name for flag in flags] for flags in raster.mask_flag_enums]
+    return json.dumps([raster.nodatavals, flags, [kind.name for kind in raster.colorinterp]])
+
+
+def has_data(raster, bands, window):
+    """True where an open raster has data in these bands (bool [rows, W]): where no mask or alpha hides the
+    pixel, no band is NaN, and, where a value says nodata, not all bands have it (of real numbers: none)."""
+    real = [band for band in bands if raster.dtypes[band - 1].startswith("float")]
+    by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
+    with reading(raster.name):
+        seen = raster.read_masks(bands, window=window) > 0
+        valid = seen.any(0) if by_value and len(real) < len(bands) else seen.all(0)
+        if alpha_band(raster):  # which GDAL passes over where a value says nodata too
+            valid &= raster.read(alpha_band(raster), window=window) > 0
+        for band in real:
+            valid &= ~np.isnan(raster.read(band, window=window))
+    return valid
 
 
 class Layers:
@@ -253,7 +261,8 @@ class Layers:
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
     def read(self, start, stop, valid):
-        """Pixels of rows start..stop: (uint8 [rows, W, B], `valid` values outside data.scale in each band, int [B])."""
+        """Pixels of rows start..stop, uint8 [rows, W, B], and how many of the `valid` ones lie outside
+        data.scale in each band, int [B]."""
         planes = []
         for raster, bands in self.sources:
             with reading(raster.name):
@@ -262,18 +271,6 @@ class Layers:
         return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):
-        """True where every raster has data (bool [rows, W]): where no mask or alpha hides the pixel, no band is NaN,
-        and, where a value says nodata, not all bands have it (of real numbers: none)."""
+        """True where the image and the extra raster have data, in rows start..stop (bool [rows, W])."""
         window = ((start, stop), (0, self.shape[1]))
-        valid = np.ones((stop - start, self.shape[1]), bool)
-        for raster, bands in self.sources:
-            with reading(raster.name):
-                seen = raster.read_masks(bands, window=window) > 0
-                real = [raster.dtypes[band - 1].startswith("float") for band in bands]
-                by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
-                valid &= seen.any(0) if by_value and not all(real) else seen.all(0)
-                if ColorInterp.alpha in raster.colorinterp:  # which GDAL passes over where a value says nodata too
-                    valid &= raster.read(raster.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
-                for band in (band for band, is_real in zip(bands, real) if is_real):
-                    valid &= ~np.isnan(raster.read(band, window=window))
-        return valid
+        return np.logical_and.reduce([has_data(raster, bands, window) for raster, bands in self.sources])

@@ -1,5 +1,5 @@
-"""Raw tiles and other rasters: where they lie (below data.raw as the patterns say, in zip archives, or wherever a path
-leads), and whether they are fit.
+"""Raw tiles and other rasters: where they lie (below data.raw as the patterns say, in zip archives, or
+wherever a path leads), and whether they are fit.
 """
 import os
 import re
@@ -9,14 +9,27 @@ from rasterio.enums import ColorInterp
 
 from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
-from base.settings import count_bands
+from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
-from imagery.rasters import check_bands, georeference, open_raster, same_place, scales
+from imagery.rasters import (
+    check_bands,
+    georeference,
+    open_raster,
+    reading,
+    same_place,
+    scales,
+    validity,
+)
+from imagery.tiles import made_with
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
-WORLD_FILES = (".tfw", ".pgw", ".jgw", ".wld")  # what GDAL reads a raster's place from, beside it
-MASK = ".msk"  # after a raster's name: which of its pixels have data
+PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
+WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
+MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
+DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
 
+
+# -- where they lie ----------------------------------------------------------------------------------------
 
 def fill(pattern, tile):
     """The path of a tile: {tile} is its name, {padded} its name with numbers of two digits (2_10: 02_10)."""
@@ -24,97 +37,144 @@ def fill(pattern, tile):
     return Path(pattern.replace("{padded}", padded).replace("{tile}", tile))
 
 
-def places_of(raw, pattern, tile):
-    """Where a tile's raw file may lie: as the pattern says, in a doubled folder, or at the root of `raw`.
+def unpacked(raw, pattern, tile):
+    """{path: True where it is as the pattern says} of a tile's files: so, in a doubled folder, at the root.
 
-    The official image archives unzip into a folder within a folder of the same name, the label archives into none.
+    The official image archives unzip into a folder in a folder of one name, the label archives into none.
     """
     path = fill(pattern, tile)
+    paths = [path, path.parent / path.parent.name / path.name, Path(path.name)]
+    return {Path(raw) / other: other == path for other in paths if is_file(Path(raw) / other)}
+
+
+def archives(raw):
+    return sorted(Path(raw).glob("*.[zZ][iI][pP]"))
+
+
+def zipped(raw, pattern, tile):
+    """As `unpacked`, of paths that lead through the .zip files of `raw`. At the root of the one that is named
+    as the pattern's folder is as the pattern says, too."""
+    path, paths = fill(pattern, tile), {}
     doubled = path.parent / path.parent.name / path.name
-    return [Path(raw) / place for place in dict.fromkeys((path, doubled, Path(path.name)))]
-
-
-def zipped_places(raw, pattern, tile):
-    """Where it may lie in the .zip files of `raw`, as paths that lead through them: in any as the pattern says, or
-    doubled; at the root of the one that has the name of the pattern's folder."""
-    path = fill(pattern, tile)
-    for archive in sorted(Path(raw).glob("*.[zZ][iI][pP]")):
-        own, inside = archive.stem == path.parent.name, [path, path.parent / path.parent.name / path.name]
+    for archive in archives(raw):
+        own = archive.stem == path.parent.name
         try:
             names = members(archive) if archive.is_file() else {}
         except Problem:  # of consequence only where the tile should be in it
             if own:
                 raise
-            names = {}
-        yield from (archive / place for place in dict.fromkeys(inside + [Path(path.name)] * own)
-                    if place.as_posix() in names)
+            continue
+        inside = {path: path.parent.name != "", doubled: False, **({Path(path.name): True} if own else {})}
+        paths.update({archive / name: exact for name, exact in inside.items() if name.as_posix() in names})
+    return paths
 
 
-def find_raw(raw, pattern, tile):
-    """Every place where a tile's raw file lies; inside zip archives only where it lies in no folder."""
-    unpacked = [place for place in places_of(raw, pattern, tile) if is_file(place)]
-    return unpacked or list(zipped_places(raw, pattern, tile))
+def find_raw(data, key, tile):
+    """Every path where a tile's file of the pattern data[key] lies; in archives only where it lies in no
+    folder. A path that is not as the pattern says does not count where another pattern names it too."""
+    for look in (unpacked, zipped) if data[key] else ():
+        paths = look(data["raw"], data[key], tile)
+        if not all(paths.values()):
+            patterns = {data[other] for other in PATTERNS.values()} - {data[key], None}
+            others = {path for pattern in patterns for path in look(data["raw"], pattern, tile)}
+            paths = [path for path, exact in paths.items() if exact or path not in others]
+        if paths:
+            return list(paths)
+    return []
+
+
+def beside(raster):
+    """Every file beside a raster that may say where it lies or which of its pixels have data."""
+    return [*map(raster.with_suffix, WORLD_FILES), raster.with_name(raster.name + MASK),
+            raster.with_name(raster.name + AUXILIARY)]
+
+
+def watched_files(settings):
+    """Every file below data.raw that the settings may name: rasters, files beside them, archives.
+
+    {path: None} where its bytes count; {path: text} of an .aux.xml, whose statistics make no difference. One
+    that holds nothing else is left out.
+    """
+    data, files = settings["data"], {}
+    patterns = [data[key] for key in PATTERNS.values() if data[key]]
+    for tile in all_tiles(settings["split"]):
+        for pattern in patterns:
+            for raster in unpacked(data["raw"], pattern, tile):
+                files.update(dict.fromkeys([raster, *filter(is_file, beside(raster))]))
+    files.update(dict.fromkeys(filter(Path.is_file, archives(data["raw"]))))
+    for path in [path for path in files if path.name.endswith(AUXILIARY)]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        files[path] = "".join(part[0] for part in DECISIVE.finditer(text))
+    return {path: text for path, text in files.items() if text != ""}
 
 
 def find_rasters(tile, settings):
-    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3) where
-    there is none, or two would give maps of one name."""
-    named = TILE[1](tile) and find_raw(settings["data"]["raw"], settings["data"]["image"], tile)
+    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3)
+    where there is none, or two would give maps of one name."""
+    named = TILE[1](tile) and find_raw(settings["data"], "image", tile)
     if named or not tile or not os.path.isdir(tile):
         return [find_raster(tile, settings)]
     paths = sorted(path for path in Path(tile).iterdir()
                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
-    found = [(path.stem, path) for path in paths]
-    twice = [path for i, path in enumerate(paths) if path.stem in {other.stem for other in paths[:i]}]
-    if twice or not paths:
-        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so that the "
-                        "maps are not confused; rename one" for path in twice),
-                      *([] if paths else [f"TILE {shown(tile)}: a folder without rasters, expected files with one of "
-                                          f"the suffixes {', '.join(SUFFIXES)}"]), code=3)
-    return found
+    if not paths:
+        raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
+                      f"suffixes {', '.join(SUFFIXES)}", code=3)
+    first = {}
+    twice = [path for path in paths if first.setdefault(path.stem, path) != path]
+    if twice:
+        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so "
+                        "that the maps are not confused; rename one" for path in twice), code=3)
+    return list(first.items())
 
 
 def find_raster(tile, settings):
-    """(name, path) of the image of a tile by name, or of a raster by path; Problem (exit 3) where it is neither."""
+    """(name, path) of the image of a tile by name, or of a raster by path; else Problem (exit 3)."""
     data = settings["data"]
-    names = [name for role in settings["split"].values() for name in role]
     if TILE[1](tile):
-        places = find_raw(data["raw"], data["image"], tile)
-        if places:
-            return tile, places[0]
+        paths = find_raw(data, "image", tile)
+        if paths:
+            return tile, paths[0]
     path = Path(tile)
     if is_file(path):
         check_name(path, settings)
         return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in {data['raw']} (such "
-                  f"as {names[-1]}) or the path of a GeoTIFF", code=3)
+    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in "
+                  f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
+                  "GeoTIFF", code=3)
 
 
 def check_name(path, settings):
-    """Problem (exit 3) where the map of a raster would take the name of a tile's map, or of what goes beside one."""
-    data, names = settings["data"], [name for role in settings["split"].values() for name in role]
+    """Problem (exit 3) where a raster's map would take the name of a tile's map or of a file beside one."""
     if Path(path.stem).suffix in BESIDE:
-        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files beside a map "
-                      "do, expected another; rename it", code=3)
-    own = [place.resolve() for place in find_raw(data["raw"], data["image"], path.stem)]
-    if path.stem in names and path.resolve() not in own:
-        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected another name, so "
-                      "that the maps are not confused; rename the file", code=3)
+        raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files "
+                      "beside a map do, expected another; rename it", code=3)
+    own = [image.resolve() for image in find_raw(settings["data"], "image", path.stem)]
+    if path.stem in all_tiles(settings["split"]) and path.resolve() not in own:
+        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected "
+                      "another name, so that the maps are not confused; rename the file", code=3)
 
+
+# -- the files of a tile -----------------------------------------------------------------------------------
 
 def find_files(tile, data):
     """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
     files, problems = {}, []
-    for kind, key in (("image", "image"), ("extra", "extra"), ("labels", "label"), ("eroded", "eroded_label")):
-        places = find_raw(data["raw"], data[key], tile) if data[key] else []
-        if len(places) > 1:
-            problems.append(f"tile {tile}, {kind}: found as {places[0]} and {places[1]}, expected one; remove one")
-        elif places:
-            files[kind] = places[0]
+    for kind, key in PATTERNS.items():
+        paths = find_raw(data, key, tile)
+        taken = [other for other in ("image", "extra") if files.get(other) in paths and kind != "extra"]
+        if len(paths) > 1:
+            problems.append(f"tile {tile}, {kind}: found as {paths[0]} and {paths[1]}, expected one; remove "
+                            "one")
+        elif taken:
+            problems.append(f"tile {tile}, {kind}: {paths[0]} is its {taken[0]}, expected another file; see "
+                            f"data.{key}")
+        elif paths:
+            files[kind] = paths[0]
         elif data[key] and kind != "eroded":
             path = fill(data[key], tile)
-            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or {path.name} in "
-                            f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
+            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or "
+                            f"{path.name} in {path.parent.name or 'an archive'}.zip there; add it or take "
+                            f"{tile} out of split")
     return files, problems
 
 
@@ -125,40 +185,54 @@ def with_masks(files):
 
 
 def check_label(raster, label_values):
-    """What keeps an open raster from being labels, as one line; None where nothing does."""
-    kinds = set(raster.dtypes)
-    if label_values is None:
-        if raster.count < 3 or ColorInterp.palette in raster.colorinterp:
-            return (f"{'a palette image' if ColorInterp.palette in raster.colorinterp else f'{raster.count} bands'}, "
-                    "expected the classes' colours in red, green and blue; for labels of one band set "
-                    "data.label_values to the value of each class")
-        return None if set(raster.dtypes[:3]) == {"uint8"} else f"{raster.dtypes[0]} colours, expected uint8"
-    if raster.count != 1:
-        return f"{raster.count} bands, expected one (data.label_values); for painted labels set data.label_values: null"
-    return None if kinds <= {"uint8", "uint16"} else f"{raster.dtypes[0]} labels, expected uint8 or uint16"
+    """One line that says why an open raster cannot be labels; None where it can."""
+    dtype, palette = raster.dtypes[0], ColorInterp.palette in raster.colorinterp
+    if label_values is not None:
+        if raster.count != 1:
+            return (f"{raster.count} bands, expected one (data.label_values); for painted labels set "
+                    "data.label_values: null")
+        return None if dtype in ("uint8", "uint16") else f"{dtype} labels, expected uint8 or uint16"
+    if raster.count < 3 or palette:
+        return (f"{'a palette image' if palette else f'{raster.count} bands'}, expected the classes' colours "
+                "in red, green and blue; for labels of one band set data.label_values to the value of each "
+                "class")
+    return None if set(raster.dtypes[:3]) == {"uint8"} else f"{dtype} colours, expected uint8"
 
 
-def check_headers(tile, files, data):
-    """(facts, problems) of a tile's files, without reading pixels: facts are shape [H, W, B], dtype, georeference."""
-    facts, problems = None, []
+def check_raster(kind, raster, header, data):
+    """Yields why an open raster cannot be this kind of a tile's files; `header` as of the image, None where
+    that cannot be read."""
+    if kind == "image":
+        wrong = check_bands(raster, data["bands"], scales(data), f"data.bands: {data['bands']}")
+    elif kind == "extra":
+        wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
+    else:
+        wrong = check_label(raster, data["label_values"])
+    if not wrong and header and not same_place(raster, header["georeference"]["transform"]):
+        wrong = "its georeference lies elsewhere than its image's, expected the same ground"
+    if wrong:
+        yield wrong
+    if header and [raster.height, raster.width] != header["shape"][:2]:
+        yield (f"{raster.height} x {raster.width} pixels, expected {header['shape'][0]} x "
+               f"{header['shape'][1]} as its image")
+
+
+def read_header(tile, files, data):
+    """(header, problems) of a tile's files, without reading pixels. The header is None where the image cannot
+    be read, else all that the manifest says of the tile before: {"shape": [H, W, B], "dtype", "georeference",
+    "made_with", "validity": {"image" and "extra": text}}."""
+    header, problems = None, []
     for kind, path in files.items():
         try:
-            with open_raster(path) as raster:
+            with open_raster(path) as raster, reading(path):
                 if kind == "image":
-                    wrong = check_bands(raster, data["bands"], scales(data), f"data.bands: {data['bands']}")
-                    facts = {"shape": [raster.height, raster.width, count_bands(data)], "dtype": raster.dtypes[0],
-                             "georeference": georeference(raster, data["assume_crs"])}
-                elif kind == "extra":
-                    wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
-                else:
-                    wrong = check_label(raster, data["label_values"])
-                if not wrong and facts and not same_place(raster, facts["georeference"]["transform"]):
-                    wrong = "its georeference lies elsewhere than its image's, expected the same ground"
-                if wrong:
-                    problems.append(f"tile {tile}, {kind} in {path}: {wrong}")
-                if facts and [raster.height, raster.width] != facts["shape"][:2]:
-                    problems.append(f"tile {tile}, {kind} in {path}: {raster.height} x {raster.width} pixels, expected "
-                                    f"{facts['shape'][0]} x {facts['shape'][1]} as its image")
+                    header = {"shape": [raster.height, raster.width, count_bands(data)],
+                              "dtype": raster.dtypes[0], "made_with": made_with(data), "validity": {},
+                              "georeference": georeference(raster, data["assume_crs"])}
+                if header and kind in ("image", "extra"):
+                    header["validity"][kind] = validity(raster)
+                problems += [f"tile {tile}, {kind} in {path}: {wrong}"
+                             for wrong in check_raster(kind, raster, header, data)]
         except Problem as problem:
             problems += problem.lines
-    return facts, problems
+    return header, problems

@@ -1,15 +1,14 @@
 """Made-up aerial photographs with labels, in the folders and names of ISPRS Potsdam.
 
-    python sample_tiles.py data/raw/sample
+    python -m imagery.sample_tiles data/raw/sample
 
-Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_potsdam_<tile>_label.tif:
-uint8 RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
-the real one: cars painted (252, 255, 0) instead of (255, 255, 0). The same seed gives the same bytes.
-About 2 s a tile.
+Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_potsdam_<tile>_label.tif: uint8
+RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
+the real one: cars painted (252, 255, 0) for (255, 255, 0). Same seed, same bytes; about 2 s a tile.
 
-Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs and
-crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart: roofs and
-roads share greys, crowns and lawns share greens; texture, shape and shadow do.
+Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs
+and crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart:
+roofs and roads share greys, crowns and lawns share greens; texture, shape and shadow do.
 """
 import argparse
 from pathlib import Path
@@ -26,15 +25,14 @@ from base.files import only_one, replacing
 from imagery.rasters import without_place_allowed, writing
 
 IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
-COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
-FAULTY_CAR = (252, 255, 0)
+COLOURS = np.uint8([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)])
 PIXEL = 0.05  # metres
 SUN = np.array([0.55, 0.80])  # the direction shadows fall, [row, col], pixels of shadow per pixel of height
 TILES = {  # name: rows, columns
-    "2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472), "5_12": (1344, 1408),
-    "6_7": (1280, 1408), "2_13": (1280, 1600)}
-PAINTS = [(225, 226, 228), (200, 203, 206), (40, 42, 46), (28, 30, 34), (140, 24, 26), (36, 62, 120), (150, 152, 155),
-          (88, 92, 96), (196, 170, 96), (20, 70, 62)]
+    "2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472),
+    "5_12": (1344, 1408), "6_7": (1280, 1408), "2_13": (1280, 1600)}
+PAINTS = [(225, 226, 228), (200, 203, 206), (40, 42, 46), (28, 30, 34), (140, 24, 26), (36, 62, 120),
+          (150, 152, 155), (88, 92, 96), (196, 170, 96), (20, 70, 62)]
 ROOFS = [(150, 76, 58), (128, 66, 54), (96, 92, 92), (74, 76, 82), (112, 88, 72), (140, 132, 126)]
 
 
@@ -46,6 +44,11 @@ def noise(rng, shape, scale):
         return coarse[: shape[0], : shape[1]]
     fine = resize(coarse, (int(rows * scale), int(cols * scale)), order=1, anti_aliasing=False)
     return 1.3 * fine[: shape[0], : shape[1]]
+
+
+def axes_of(angle):
+    """Unit vectors [row, col] along a direction and across it."""
+    return np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
 
 
 class Scene:
@@ -61,8 +64,8 @@ class Scene:
         self.labels = np.full(shape, LOW_VEGETATION, np.uint8)
 
     def rectangle(self, centre, angle, length, width):
-        """Pixels of a rectangle: rows, columns, and their place along (u) and across (v) it, from its centre."""
-        along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
+        """Pixels of a rectangle: rows, columns, and how far along (u) and across (v) it from its centre."""
+        along, across = axes_of(angle)
         corners = [centre + a * along * length / 2 + b * across * width / 2
                    for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
         rows, cols = polygon(*np.transpose(corners), self.shape)
@@ -102,10 +105,11 @@ def draw_lawn(scene):
     scene.image[:] = (green * (1 - dry) + straw * dry) * light[..., None]
 
 
-def draw_pavement(scene, centre, angle, length, width, colour, joints=0):
-    """Asphalt, or paving with a joint every `joints` pixels."""
-    rows, cols, u, v = scene.rectangle(centre, angle, length, width)
-    light = 1 + 0.05 * scene.fine[rows, cols] + 0.05 * scene.stains[rows, cols] + 0.015 * scene.grain[rows, cols]
+def draw_pavement(scene, rectangle, colour, joints=0):
+    """Asphalt, or paving with a joint every `joints` pixels; `rectangle`: centre, angle, length, width."""
+    rows, cols, u, v = scene.rectangle(*rectangle)
+    light = 1 + 0.05 * scene.fine[rows, cols] + 0.05 * scene.stains[rows, cols]
+    light += 0.015 * scene.grain[rows, cols]
     if joints:
         light -= 0.13 * ((u % joints < 1.5) | (v % joints < 1.5))
     scene.paint(rows, cols, colour, light, IMPERVIOUS)
@@ -115,10 +119,11 @@ def draw_pavement(scene, centre, angle, length, width, colour, joints=0):
 def draw_road(scene, centre, angle, length):
     """A street between its footpaths: asphalt with repairs, kerbs and a dashed middle line."""
     rng = scene.rng
-    rows, cols, u, v = draw_pavement(scene, centre, angle, length, 136, rng.uniform(84, 112) * np.array([1, 1, 1.02]))
+    asphalt = rng.uniform(84, 112) * np.array([1, 1, 1.02])
+    rows, cols, u, v = draw_pavement(scene, (centre, angle, length, 136), asphalt)
     for _ in range(5):  # repaired squares
-        place, half = rng.uniform(-length / 2, length / 2), rng.uniform(20, 70)
-        patch = (np.abs(u - place) < half) & (np.abs(v - rng.uniform(-60, 60)) < rng.uniform(10, 30))
+        at, half = rng.uniform(-length / 2, length / 2), rng.uniform(20, 70)
+        patch = (np.abs(u - at) < half) & (np.abs(v - rng.uniform(-60, 60)) < rng.uniform(10, 30))
         scene.image[rows[patch], cols[patch]] *= rng.uniform(0.78, 1.15)
     line = (np.abs(v) < 2) & (u % 120 < 60)
     scene.paint(rows[line], cols[line], (205, 205, 200), 1 + 0.06 * scene.fine[rows[line], cols[line]])
@@ -147,55 +152,52 @@ def draw_car(scene, centre, angle):
 
 
 def draw_house(scene, centre, angle, length, width):
-    """A roof with ridge, courses of tiles, chimney and skylights; or a flat one with parapet and felt seams."""
+    """A roof with ridge, courses of tiles, chimneys, skylights; or a flat one with parapet and felt seams."""
     rng = scene.rng
     rows, cols, u, v = scene.rectangle(centre, angle, length, width)
     if not scene.free(rows, cols, LOW_VEGETATION):
-        return False
+        return
+    along, across = axes_of(angle)
     flat, hipped = rng.random() < 0.35, rng.random() < 0.4
     scene.shade(rows, cols, 70 if flat else 60)
-    lit = np.sign(np.array([np.cos(angle), -np.sin(angle)]) @ -SUN)  # which slope faces the sun
+    to_end, to_side = length / 2 - np.abs(u), width / 2 - np.abs(v)
+    fine, lumps = scene.fine[rows, cols], scene.lumps[rows, cols]
     if flat:
-        light = 1 + 0.07 * scene.grain[rows, cols] + 0.05 * scene.fine[rows, cols] + 0.06 * scene.stains[rows, cols]
+        light = 1 + 0.07 * scene.grain[rows, cols] + 0.05 * fine + 0.06 * scene.stains[rows, cols]
         light -= 0.16 * (u % 20 < 1.6)
-        edge = np.minimum(length / 2 - np.abs(u), width / 2 - np.abs(v))
-        light = np.where(edge < 7, 1.45, np.where((edge < 13) & (u * SUN[1] + v > 0), 0.7, light))
+        edge = np.minimum(to_end, to_side)
+        light = np.where((edge < 13) & (u * SUN[1] + v > 0), 0.7, light)
+        light = np.where(edge < 7, 1.45, light)
         colour = rng.uniform(88, 130) * np.array([1.0, 0.99, 0.97])
     else:
-        slope = np.where(v * lit > 0, 1.16, 0.74)
-        rise = width / 2 - np.abs(v)
+        slope = np.where(v * np.sign(across @ -SUN) > 0, 1.16, 0.74)  # which one faces the sun
         if hipped:
-            slope = np.where(length / 2 - np.abs(u) < rise, np.where(u > 0, 0.88, 1.02), slope)
-        light = slope * (1 + 0.07 * np.sin(v * 2 * np.pi / 7) + 0.06 * scene.fine[rows, cols]
-                         + 0.05 * scene.lumps[rows, cols])
-        light = np.where((np.abs(v) < 2.5) & ((length / 2 - np.abs(u) > width / 2) | (not hipped)), 1.25, light)
+            slope = np.where(to_end < to_side, np.where(u > 0, 0.88, 1.02), slope)
+        light = slope * (1 + 0.07 * np.sin(v * 2 * np.pi / 7) + 0.06 * fine + 0.05 * lumps)
+        light = np.where((np.abs(v) < 2.5) & ((to_end > width / 2) | (not hipped)), 1.25, light)
         colour = np.array(ROOFS[rng.integers(len(ROOFS))]) * rng.uniform(0.9, 1.1)
     scene.paint(rows, cols, colour, light, BUILDING)
-    across = np.array([np.cos(angle), -np.sin(angle)])
-    along = np.array([np.sin(angle), np.cos(angle)])
     for _ in range(rng.integers(2, 6)):  # chimneys, skylights, roof boxes
-        place = centre + along * rng.uniform(-0.36, 0.36) * length + across * rng.uniform(-0.34, 0.34) * width
-        r, c, _, _ = scene.rectangle(place, angle, *rng.uniform(9, 22, 2))
+        spot = centre + along * rng.uniform(-0.36, 0.36) * length + across * rng.uniform(-0.34, 0.34) * width
+        rows, cols, _, _ = scene.rectangle(spot, angle, *rng.uniform(9, 22, 2))
         if rng.random() < 0.5:
-            scene.shade(r, c, 14)
-            scene.paint(r, c, (138, 104, 92) if not flat else (176, 176, 174), 1.0)
+            scene.shade(rows, cols, 14)
+            scene.paint(rows, cols, (176, 176, 174) if flat else (138, 104, 92), 1.0)
         else:
-            scene.paint(r, c, (96, 112, 128), 1.0)
-    return True
+            scene.paint(rows, cols, (96, 112, 128), 1.0)
 
 
 def draw_tree(scene, centre, radius):
     """A crown: lobed outline, clustered leaves lit from one side, gaps of deep shade."""
     rng = scene.rng
     lobes = rng.uniform(0, 2 * np.pi, 3)
-    rows, cols, u, v = scene.rectangle(np.asarray(centre), 0.0, 3 * radius, 3 * radius)
+    rows, cols, u, v = scene.rectangle(centre, 0.0, 3 * radius, 3 * radius)
     turn, distance = np.arctan2(v, u), np.hypot(u, v) / radius
     edge = 1 + sum(0.09 * np.sin((k + 2) * turn + lobe) for k, lobe in enumerate(lobes))
-    edge = edge + 0.06 * scene.lumps[rows, cols]
-    crown = distance < edge
-    if not crown.any() or np.isin(scene.labels[rows[crown], cols[crown]], (CAR, CLUTTER, BUILDING)).mean() > 0.12:
-        return
+    crown = distance < edge + 0.06 * scene.lumps[rows, cols]
     rows, cols, u, v, distance = rows[crown], cols[crown], u[crown], v[crown], distance[crown]
+    if not crown.any() or np.isin(scene.labels[rows, cols], (CAR, CLUTTER, BUILDING)).mean() > 0.12:
+        return
     scene.shade(rows, cols, 0.8 * radius)
     sun = (-(u * SUN[1] + v * SUN[0]) / radius) * 0.38  # u runs along columns, v along rows
     light = 0.92 + sun - 0.25 * distance ** 2
@@ -210,7 +212,7 @@ def draw_clutter(scene, centre, angle):
     length, width = rng.uniform(90, 170), rng.uniform(60, 100)
     rows, cols, u, v = scene.rectangle(centre, angle, length, width)
     if not scene.free(rows, cols, LOW_VEGETATION):
-        return False
+        return
     kind = rng.integers(3)
     if kind == 0:
         scene.shade(rows, cols, 26)
@@ -228,77 +230,91 @@ def draw_clutter(scene, centre, angle):
         light = 1 + 0.05 * np.sin(u / 7 + scene.lumps[rows, cols])
         scene.paint(rows, cols, (62, 122, 138), light, CLUTTER)
         scene.paint(rows[rim], cols[rim], (188, 182, 170), 1 + 0.05 * scene.fine[rows[rim], cols[rim]])
-    return True
+
+
+def plan_street(rng, street):
+    """([(centre, angle)] of parked cars, [(centre, side of the street, length, width)] of rows of houses)."""
+    middle, angle, reach = street
+    along, across = axes_of(angle)
+    cars, houses = [], []
+    for side in (-1, 1):
+        for at in np.arange(-reach / 2, reach / 2, 118):
+            if rng.random() < 0.42:
+                cars.append((middle + along * at + across * side * 42, angle))
+            if rng.random() < 0.30:
+                cars.append((middle + across * at + along * side * 42, angle + np.pi / 2))
+        for row in range(4):
+            for at in np.arange(-reach / 2, reach / 2, 400) + rng.uniform(-30, 30):
+                distance = side * (250 + row * 390)
+                spot = middle + along * (at + 200) + across * (distance + rng.uniform(-14, 14))
+                houses.append((spot, side, rng.uniform(230, 300), rng.uniform(150, 190)))
+    return cars, houses
+
+
+def draw_plot(scene, angle, house):
+    """A house and a paved drive towards the street; returns the cars in the drive, [(centre, angle)]."""
+    rng, cars, (spot, side, length, width) = scene.rng, [], house
+    along, across = axes_of(angle)
+    turned = angle + (np.pi / 2 if rng.random() < 0.3 else 0)
+    if not scene.free(*scene.rectangle(spot, turned, length + 40, width + 40)[:2], LOW_VEGETATION):
+        return cars
+    drive = spot - across * side * 80 + along * (length / 2 + 36)
+    if scene.free(*scene.rectangle(drive, angle, 60, 170)[:2], LOW_VEGETATION, IMPERVIOUS):
+        colour = rng.uniform(110, 150) * np.array([1, 0.97, 0.94])
+        draw_pavement(scene, (drive, angle, 62, 190), colour, joints=12)
+        cars += [(drive + across * rng.uniform(-30, 30), angle + np.pi / 2)] * (rng.random() < 0.6)
+    draw_house(scene, spot, turned, length, width)
+    return cars
 
 
 def draw_scene(shape, seed):
-    """One tile: image (uint8 [H, W, 3]) and labels (uint8 [H, W]), a neighbourhood on both sides of a street."""
+    """One tile, both sides of a street: image (uint8 [H, W, 3]) and labels (uint8 [H, W])."""
     rng = np.random.default_rng(seed)
     scene = Scene(rng, shape)
     draw_lawn(scene)
     angle = rng.uniform(-0.22, 0.22)
-    along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
-    size = np.array(shape)
-    middle = size * rng.uniform(0.42, 0.58, 2)
-    reach = 2.5 * max(shape)
-    for draw in (lambda *street: draw_pavement(scene, *street, 208, (150, 145, 138), joints=16),
-                 lambda *street: draw_road(scene, *street)):  # both footpaths, then the asphalt of both
-        draw(middle, angle + np.pi / 2, reach)
-        draw(middle, angle, reach)
-    cars, drives = [], []
-    for side in (-1, 1):
-        for place in np.arange(-reach / 2, reach / 2, 118):  # parked along both kerbs of the long street
-            if rng.random() < 0.42:
-                cars.append((middle + along * place + across * side * 42, angle))
-            if rng.random() < 0.30:
-                cars.append((middle + across * place + along * side * 42, angle + np.pi / 2))
-        for row in range(4):  # houses stand in rows, each with a paved drive towards the street
-            for place in np.arange(-reach / 2, reach / 2, 400) + rng.uniform(-30, 30):
-                distance = side * (250 + row * 390)
-                spot = middle + along * (place + 200) + across * (distance + rng.uniform(-14, 14))
-                drives.append((spot, side, rng.uniform(230, 300), rng.uniform(150, 190)))
-    for spot, side, length, width in drives:
-        turned = angle + (np.pi / 2 if rng.random() < 0.3 else 0)
-        if scene.free(*scene.rectangle(spot, turned, length + 40, width + 40)[:2], LOW_VEGETATION):
-            paved = spot - across * side * 80 + along * (length / 2 + 36)
-            if scene.free(*scene.rectangle(paved, angle, 60, 170)[:2], LOW_VEGETATION, IMPERVIOUS):
-                draw_pavement(scene, paved, angle, 62, 190, rng.uniform(110, 150) * np.array([1, 0.97, 0.94]), 12)
-                cars += [(paved + across * rng.uniform(-30, 30), angle + np.pi / 2)] * (rng.random() < 0.6)
-            draw_house(scene, spot, turned, length, width)
-    for place, heading in cars:
-        draw_car(scene, place + rng.uniform(-3, 3, 2), heading + rng.normal(0, 0.03) + np.pi * rng.integers(2))
-    for target, draw in ((0.045, draw_clutter), (0.16, None)):
+    street = middle, angle, reach = np.array(shape) * rng.uniform(0.42, 0.58, 2), angle, 2.5 * max(shape)
+    for turned in (angle + np.pi / 2, angle):
+        draw_pavement(scene, (middle, turned, reach, 208), (150, 145, 138), joints=16)
+    for turned in (angle + np.pi / 2, angle):  # the asphalt of both streets over the footpaths of both
+        draw_road(scene, middle, turned, reach)
+    cars, houses = plan_street(rng, street)
+    for house in houses:
+        cars += draw_plot(scene, angle, house)
+    for spot, heading in cars:
+        draw_car(scene, spot + rng.uniform(-3, 3, 2), heading + rng.normal(0, 0.03) + np.pi * rng.integers(2))
+    for label, share in ((CLUTTER, 0.045), (TREE, 0.16)):
         for _ in range(400):
-            if (scene.labels == (CLUTTER if draw else TREE)).mean() > target:
+            if (scene.labels == label).mean() > share:
                 break
-            spot = rng.uniform(0, 1, 2) * size
-            if draw:
-                draw(scene, spot, angle + rng.normal(0, 0.2))
+            spot = rng.uniform(0, 1, 2) * np.array(shape)
+            if label == CLUTTER:
+                draw_clutter(scene, spot, angle + rng.normal(0, 0.2))
             elif scene.labels[tuple(spot.astype(int))] in (LOW_VEGETATION, TREE):
                 draw_tree(scene, spot, rng.uniform(34, 84))
-    optics = gaussian(scene.image, 0.7, channel_axis=-1)
-    noisy = optics * 1.04 + 6 + rng.normal(0, 2.2, scene.image.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8), scene.labels
+    seen = gaussian(scene.image, 0.7, channel_axis=-1) * 1.04 + 6 + rng.normal(0, 2.2, scene.image.shape)
+    return np.clip(seen, 0, 255).astype(np.uint8), scene.labels
 
 
 def write_tile(folder, tile, shape, seed):
     """Writes one image (.tif and .tfw) and its colour-coded label."""
-    image, labels = draw_scene(shape, [seed, *map(int, tile.split("_"))])
+    row, col = map(int, tile.split("_"))
+    image, labels = draw_scene(shape, [seed, row, col])
     colours = COLOURS.copy()
     if tile == "6_7":
-        colours[CAR] = FAULTY_CAR
-    row, col = map(int, tile.split("_"))
+        colours[CAR] = (252, 255, 0)
     transform = from_origin(365700 + 300 * col, 5810000 - 300 * row, PIXEL, PIXEL)
-    place = {"crs": "EPSG:32633", "transform": transform}
-    pixels = {folder / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tif": (image, place),
-              folder / "5_Labels_all" / f"top_potsdam_{tile}_label.tif": (colours[labels], {})}
-    for path, (raster, georeference) in pixels.items():
-        with only_one(path.parent), replacing(path) as temporary, without_place_allowed(), writing(f"tile {path}"):
-            with rasterio.open(temporary, "w", driver="GTiff", height=shape[0], width=shape[1], count=3, dtype="uint8",
-                               photometric="RGB", **georeference) as target:
-                target.write(np.moveaxis(raster, -1, 0))
-    world = [PIXEL, 0, 0, -PIXEL, transform.c + PIXEL / 2, transform.f - PIXEL / 2]  # centre of the first pixel
-    with replacing(folder / "2_Ortho_RGB" / f"top_potsdam_{tile}_RGB.tfw") as temporary:
+    photo, label = f"2_Ortho_RGB/top_potsdam_{tile}_RGB", f"5_Labels_all/top_potsdam_{tile}_label"
+    profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 3, "dtype": "uint8",
+               "photometric": "RGB"}
+    georeference = {"crs": "EPSG:32633", "transform": transform}
+    for name, pixels, options in ((photo, image, georeference), (label, colours[labels], {})):
+        path = folder / f"{name}.tif"
+        with only_one(path.parent), replacing(path) as temporary, writing(f"tile {path}"):
+            with without_place_allowed(), rasterio.open(temporary, "w", **profile, **options) as target:
+                target.write(np.moveaxis(pixels, -1, 0))
+    world = [PIXEL, 0, 0, -PIXEL, transform.c + PIXEL / 2, transform.f - PIXEL / 2]
+    with replacing(folder / f"{photo}.tfw") as temporary:
         temporary.write_text("".join(f"{value:.10g}\n" for value in world))
 
 
@@ -309,8 +325,6 @@ def main(folder, seed):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", nargs="?", default="data/raw/sample")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = vars(parser.parse_args())
-    cleanly(lambda: main(**arguments))
+    cleanly(lambda: main(parser.parse_args().folder, seed=1))

@@ -1,5 +1,5 @@
-"""Scores from a confusion matrix, int64 [C, C], rows labels, columns predictions; and how far pixels lie from a class
-boundary.
+"""Scores from a confusion matrix, int64 [C, C], rows labels, columns predictions; and how far pixels lie from
+a class boundary.
 """
 import numpy as np
 
@@ -7,10 +7,12 @@ from imagery.arrays import IGNORE, in_pieces
 
 
 def confusion_matrix(labels, predicted, classes, groups=None, count=1):
-    """Pixels of every (label, predicted) pair: int64 [classes, classes], from two uint8 arrays of one shape; with
-    `groups` (uint8 of that shape, below `count`) one such matrix for each group: [count, classes, classes].
+    """Pixels of every (label, predicted) pair: int64 [classes, classes], from two uint8 arrays of one shape;
+    with `groups` (uint8 of that shape, below `count`) one such matrix for each group: [count, classes,
+    classes].
 
-    Pixels labelled IGNORE count nowhere. Problem for the caller: a labelled pixel predicted IGNORE (ValueError).
+    Pixels labelled IGNORE count nowhere. Problem for the caller: a labelled pixel predicted IGNORE
+    (ValueError).
     """
     pairs = np.full((256, 256), classes**2 + 1)  # of label and prediction, as one number; the last: no class
     pairs[IGNORE], pairs[:classes, :classes] = classes**2, np.arange(classes**2).reshape(classes, classes)
@@ -38,8 +40,8 @@ def divide(part, whole):
 
 
 def class_scores(confusion):
-    """{"iou", "f1", "precision", "recall", "pixels"}, each [C]; NaN where a class is in neither labels nor predictions
-    (recall and precision: where their own denominator is empty)."""
+    """{"iou", "f1", "precision", "recall", "pixels"}, each [C]; NaN where a class is in neither labels nor
+    predictions (recall and precision: where their own denominator is empty)."""
     hits, labelled, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     return {"iou": divide(hits, labelled + predicted - hits), "f1": divide(2 * hits, labelled + predicted),
             "precision": divide(hits, predicted), "recall": divide(hits, labelled), "pixels": labelled}
@@ -65,9 +67,10 @@ def boundary_distance(labels, reach):
     """Distance of every pixel to the nearest one of another label (uint8 [H, W]) in whole pixels, rounded up:
     uint8 [H, W], 1..reach, and reach + 1 where it is farther. The edge of the tile is no boundary.
 
-    Exact Euclidean distances, first down the columns, then of those the least along each row, as in Felzenszwalb and
-    Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of labels at once: a column in
-    which the label differs is at distance zero, in any other the nearest other label is its own.
+    Exact Euclidean distances, first down the columns, then of those the least along each row, as in
+    Felzenszwalb and Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of
+    labels at once: a column in which the label differs is at distance zero, in any other the nearest other
+    label is its own.
     """
     height, width = labels.shape
     column = np.full(labels.shape, reach + 1, np.uint8)

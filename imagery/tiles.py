@@ -16,19 +16,19 @@ from base.settings import all_tiles, count_bands
 CELL = 128  # pixels: side of the squares in which a prepared tile's classes are counted
 
 
-def depth(bands):
-    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so that a
-    pixel is copied as one machine word or a few."""
+def pixel_bytes(bands):
+    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so
+    that a pixel is copied as one machine word or a few."""
     return 4 if bands < 4 else -(-(bands + 1) // 8) * 8
 
 
 class Tile:
     """A prepared tile, memory-mapped: views of its pixels.
 
-    pixels  uint8 [H, W, depth]: the bands, then the label, then zeros
+    pixels  uint8 [H, W, pixel_bytes]: the bands, then the label, then zeros
     image   uint8 [H, W, B]
     labels  uint8 [H, W]
-    words   the pixels as words: uint32 [H, W, 1] or uint64 [H, W, depth / 8]
+    words   the pixels as words: uint32 [H, W, 1] or uint64 [H, W, pixel_bytes / 8]
     cells   int64 [rows, cols, C]: pixels of each class in each CELL x CELL square
     eroded  uint8 [H, W]: the official labels without class boundaries; None where there are none
     """
@@ -41,30 +41,30 @@ class Tile:
 
 
 def pack(image, labels):
-    """Pixels (uint8 [H, W, depth]) of a Tile from its image (uint8 [H, W, B]) and labels (uint8 [H, W])."""
+    """Pixels of a Tile (uint8 [H, W, pixel_bytes]): its image (uint8 [H, W, B]) and labels (uint8 [H, W])."""
     bands = image.shape[2]
-    pixels = np.zeros((*labels.shape, depth(bands)), np.uint8)
+    pixels = np.zeros((*labels.shape, pixel_bytes(bands)), np.uint8)
     pixels[..., :bands], pixels[..., bands] = image, labels
     return pixels
 
 
 def count_cells(labels, classes):
-    """Pixels of each class in each CELL x CELL square of labels (uint8 [H, W]) from the top left: int64 [.., .., C]."""
+    """Pixels of each class in each CELL x CELL square, int64 [rows, cols, C], of labels (uint8 [H, W])."""
     rows, cols = (np.arange(0, size, CELL) for size in labels.shape)
     return np.stack([np.add.reduceat(np.add.reduceat(labels == index, rows, 0, np.int64), cols, 1)
                      for index in range(classes)], -1)
 
 
 def manifest_text(tiles):
-    """A manifest of {tile: row} as text: a line for each tile, and the SHA-256 of all, so that an edit is noticed."""
+    """A manifest of {tile: row} as text: a line for each tile, and the SHA-256 of all, to notice an edit."""
     lines = ",\n".join(f"{json.dumps(tile)}: {json.dumps(row)}" for tile, row in tiles.items())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     return f'{{"sha256": "{digest}", "tiles": {{\n{lines}\n}}}}\n'
 
 
 def read_manifest(prepared):
-    """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet. Problem (exit
-    3) where it is not, to the letter, what prepare_data.py wrote."""
+    """The manifest of a prepared folder, {"tiles": {name: row}}; {"tiles": {}} where there is none yet.
+    Problem (exit 3) where it is not, to the letter, what prepare_data.py wrote."""
     path = Path(prepared) / "manifest.json"
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,68 +75,80 @@ def read_manifest(prepared):
         return {"tiles": {}}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise Problem(f"manifest {path}: damaged, edited or of an earlier version, expected it as prepare_data.py wrote "
-                  f"it; remove the folder {path.parent} and run prepare_data.py again", code=3)
+    raise Problem(f"manifest {path}: damaged, edited or of an earlier version, expected it as "
+                  f"prepare_data.py wrote it; remove the folder {path.parent} and run prepare_data.py "
+                  "again", code=3)
 
 
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
-    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "label_values", "ignore_colours",
-            "tolerance", "assume_crs")
+    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "label_values",
+            "ignore_colours", "tolerance", "assume_crs")
     return {**{key: data[key] for key in keys},
             "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts
 
 
-def open_prepared(data, tile, manifest=None):
-    """A prepared Tile. Problem (exit 3) where it is not prepared, was prepared with other settings, or its files are
-    not, to the bit, what the manifest says. `manifest`: as read already."""
-    folder = Path(data["prepared"])
-    row = (manifest or read_manifest(folder))["tiles"].get(tile)
+def open_array(path, file, shape, checked):
+    """A prepared array (uint8), memory-mapped; Problem (exit 3) where it has another shape or, if `checked`,
+    other bytes than its `file` in the manifest."""
     again = "run prepare_data.py again"
+    try:
+        array = np.asarray(open_memmap(path, mode="r"))
+        whole = not checked or sha256(path) == file["sha256"]
+    except (OSError, ValueError, EOFError):
+        raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
+                      code=3) from None
+    if array.dtype != np.uint8 or array.shape != shape:
+        raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {shape}; "
+                      f"{again}", code=3)
+    if not whole:
+        raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; "
+                      f"{again}", code=3)
+    return array
+
+
+def open_prepared(data, tile, manifest=None, checked=True):
+    """A prepared Tile. Problem (exit 3) where it is not prepared, was prepared with other settings, or its
+    files are not, to the bit, what the manifest says. `manifest`: as read already. `checked` False: its bytes
+    are not read, so that a picture of a small part takes no longer than that part."""
+    folder, bands = Path(data["prepared"]), count_bands(data)
+    row = (manifest or read_manifest(folder))["tiles"].get(tile)
     if row is None:
-        raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; {again}", code=3)
+        raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; run "
+                      "prepare_data.py again", code=3)
     if row["made_with"] != made_with(data):
-        raise Problem(f"tile {tile} in {folder}: prepared with other data settings, expected this run's; {again}, or "
-                      "give this run a data.prepared folder of its own", code=3)
-    bands, arrays = count_bands(data), {}
-    for kind, file in row["files"].items():
-        path = folder / file["name"]
-        try:
-            array, digest = np.asarray(open_memmap(path, mode="r")), sha256(path)
-        except (OSError, ValueError, EOFError):
-            raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
-                          code=3) from None
-        expected = (*row["shape"][:2], depth(bands)) if kind == "pixels" else tuple(row["shape"][:2])
-        if array.dtype != np.uint8 or array.shape != expected:
-            raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {expected}; {again}",
-                          code=3)
-        if digest != file["sha256"]:
-            raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; {again}",
-                          code=3)
-        arrays[kind] = array
+        raise Problem(f"tile {tile} in {folder}: prepared with other data settings, expected this run's; run "
+                      "prepare_data.py again, or give this run a data.prepared folder of its own", code=3)
+    height, width = row["shape"][:2]
+    shapes = {"pixels": (height, width, pixel_bytes(bands)), "eroded": (height, width)}
+    arrays = {kind: open_array(folder / file["name"], file, shapes[kind], checked)
+              for kind, file in row["files"].items()}
     return Tile(arrays["pixels"], bands, np.array(row["cells"], np.int64), arrays.get("eroded"))
 
 
+def open_tiles(data, names, checked=True):
+    """The prepared tiles of these names, memory-mapped; `checked` as of `open_prepared`."""
+    manifest = read_manifest(data["prepared"])
+    return [open_prepared(data, name, manifest, checked) for name in names]
+
+
 def check_roles(split, manifest):
-    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
-    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"
-             for role, tiles in split.items() if not sum(sum(manifest["tiles"][t]["classes"].values()) for t in tiles)]
+    """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
+    pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
+    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
+             "data.classes"
+             for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
     if empty:
         raise Problem(*empty, code=3)
 
 
-def open_tiles(data, names):
-    """The prepared tiles of these names, memory-mapped."""
-    manifest = read_manifest(data["prepared"])
-    return [open_prepared(data, name, manifest) for name in names]
-
-
 def tiles_stand(settings, run):
-    """True where every tile is prepared with these settings, and not since then with others for another run."""
+    """True where every tile is prepared with these settings, not since then with others for another run."""
     data, folder = settings["data"], Path(settings["data"]["prepared"])
     try:
-        rows = [read_manifest(folder)["tiles"][tile] for tile in all_tiles(settings["split"])]
+        manifest = read_manifest(folder)["tiles"]
+        rows = [manifest[tile] for tile in all_tiles(settings["split"])]
     except (Problem, KeyError):
         return False
-    return all(row["made_with"] == made_with(data)
-               and all((folder / file["name"]).exists() for file in row["files"].values()) for row in rows)
+    files = [folder / file["name"] for row in rows for file in row["files"].values()]
+    return all(row["made_with"] == made_with(data) for row in rows) and all(file.exists() for file in files)

@@ -1,17 +1,14 @@
 """Thousands of damaged files through all that reads them: an answer or one clean error, soon and in little
 memory.
 
-    python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes on 2 cores (make
-faults)
+    python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes (make faults)
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
 Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files:
-the manifest, model.json, metrics.json, run.json, lr_find.json, tables and checkpoints, their bytes changed,
-and the JSON of all but the manifest, which a hash guards, changed and written anew (that of another tile
-under a whole hash), read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
+the manifest, records, tables and checkpoints, their bytes changed; records also as JSON, and a manifest that
+is whole but another's; read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
 Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
 """
-
 import collections
 import contextlib
 import io
@@ -31,24 +28,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
 ODD_NUMBERS = (0, 1, 2, 3, 7, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1)
-ODD_VALUES = (
-    None,
-    True,
-    "",
-    "x",
-    "<script>",
-    -1,
-    0,
-    1,
-    1.5,
-    1e308,
-    float("nan"),
-    float("inf"),
-    [],
-    {},
-    [[]],
-    "9" * 99,
-)
+ODD_VALUES = (None, True, "", "x", "<script>", -1, 0, 1, 1.5, 1e308, float("nan"), float("inf"), [], {}, [[]],
+              "9" * 99)
 BATCH = 50  # mutations in one fork
 
 
@@ -61,13 +42,13 @@ def change_bytes(rng, content):
         if deed == 0:
             del content[at:]
         elif deed == 1:
-            del content[at : at + length]
+            del content[at: at + length]
         elif deed == 2:
-            content[at:at] = content[at : at + length]
+            content[at:at] = content[at: at + length]
         elif deed == 3:
-            content[at : at + length] = rng.randbytes(length)
+            content[at: at + length] = rng.randbytes(length)
         elif deed == 4:
-            content[at : at + length] = bytes(min(length, len(content) - at))
+            content[at: at + length] = bytes(min(length, len(content) - at))
         elif at < len(content):
             content[at] ^= 1 << rng.randrange(8)
     return bytes(content)
@@ -90,7 +71,7 @@ def change_json(rng, value):
     places, todo = [], [value]
     while todo:
         part = todo.pop()
-        for key in part if isinstance(part, dict) else range(len(part)):
+        for key in (part if isinstance(part, dict) else range(len(part))):
             places.append((part, key))
             if isinstance(part[key], (dict, list)):
                 todo.append(part[key])
@@ -112,7 +93,6 @@ def finished(folder):
     import faults
 
     from base.settings import read_settings
-
     faults.build(folder)
     for step in faults.STEPS:
         code, said, _ = faults.run(step, folder)
@@ -126,7 +106,6 @@ def raster_case(rng, settings):
     import shutil
 
     import prepare_data
-
     path = rng.choice(sorted(Path("raw").rglob("*.tif")))
     content = path.read_bytes()
     damaged = (change_tags if rng.random() < 0.4 else change_bytes)(rng, content)
@@ -138,85 +117,79 @@ def raster_case(rng, settings):
     return lambda: prepare_data.main({**settings, "data": data}, Path("fuzz/runs"))
 
 
+def spoil(rng, path):
+    """Changes some of a file's bytes or, of JSON, perhaps one of its values."""
+    content = path.read_bytes()
+    if path.suffix == ".json" and rng.random() < 0.5:
+        path.write_text(json.dumps(change_json(rng, json.loads(content)), indent=1) + "\n")
+    else:
+        path.write_bytes(change_bytes(rng, content))
+
+
+def manifest_case(rng, settings):
+    """A damaged manifest, or one whose tiles are others."""
+    import shutil
+
+    from imagery.tiles import manifest_text, open_prepared, read_manifest
+    shutil.copytree("prepared", "fuzz/prepared")
+    path = Path("fuzz/prepared/manifest.json")
+    if rng.random() < 0.5:
+        tiles = json.loads(path.read_text())["tiles"]
+        path.write_text(manifest_text(tiles if rng.random() < 0.1 else {"2_13": tiles["2_11"]}))
+    else:
+        path.write_bytes(change_bytes(rng, path.read_bytes()))
+    data = {**settings["data"], "prepared": "fuzz/prepared"}
+    return lambda: [open_prepared(data, tile) for tile in (*read_manifest("fuzz/prepared")["tiles"], "2_13")]
+
+
+def checkpoint_case(rng, folder):
+    """A damaged checkpoint, or one that is whole but says something else of itself."""
+    import numpy as np
+
+    from learning.checkpoints import load_checkpoint
+    path = max(folder.glob("*.npz"))
+    if rng.random() < 0.5:
+        with np.load(path) as file:
+            arrays = dict(file)
+        state = change_json(rng, json.loads(arrays["state"].tobytes()))
+        np.savez(path, **{**arrays, "state": np.frombuffer(json.dumps(state).encode(), np.uint8)})
+    else:
+        path.write_bytes(change_bytes(rng, path.read_bytes()))
+    return lambda: load_checkpoint(folder)
+
+
 def file_case(rng, settings):
     """A damaged file of a finished run; what reads it."""
     import shutil
 
-    import numpy as np
-
     import compare
     import evaluate
-    from base.tables import read_columns, read_facts, read_finder, read_record, read_table
-    from imagery.tiles import manifest_text, open_prepared, read_manifest
-    from learning.checkpoints import load_checkpoint
-    from reporting import page
+    from base.tables import (
+        read_columns,
+        read_facts,
+        read_finder,
+        read_record,
+        read_table,
+    )
     from reporting.metrics import card
-
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
-    kind = rng.choice(
-        ("manifest", "model.json", "metrics.json", "run.json", "lr_find.json", "table", "checkpoint")
-    )
-    whole = rng.random() < 0.5  # JSON that is whole, but says something else
-
-    def spoil(path):
-        value = path.read_bytes()
-        path.write_bytes(
-            json.dumps(change_json(rng, json.loads(value))).encode()
-            if whole and path.suffix == ".json"
-            else change_bytes(rng, value)
-        )
-
-    if kind == "manifest":
-        shutil.copytree("prepared", "fuzz/prepared")
-        path = Path("fuzz/prepared/manifest.json")
-        if whole:
-            path.write_text(
-                manifest_text(
-                    json.loads(path.read_text())["tiles"]
-                    if rng.random() < 0.1
-                    else {"2_13": json.loads(path.read_text())["tiles"]["2_11"]}
-                )
-            )
-        else:
-            path.write_bytes(change_bytes(rng, path.read_bytes()))
-        data = {**settings["data"], "prepared": "fuzz/prepared"}
-        return lambda: [
-            open_prepared(data, tile) for tile in (*read_manifest("fuzz/prepared")["tiles"], "2_13")
-        ]
-    if kind == "checkpoint":
-        path = max((run / "checkpoints").glob("*.npz"))
-        if whole:
-            with np.load(path) as file:
-                arrays = dict(file)
-            state = change_json(rng, json.loads(arrays["state"].tobytes()))
-            np.savez(path, **{**arrays, "state": np.frombuffer(json.dumps(state).encode(), np.uint8)})
-        else:
-            path.write_bytes(change_bytes(rng, path.read_bytes()))
-        return lambda: load_checkpoint(run / "checkpoints")
-    if kind == "table":
-        name = rng.choice(("history.csv", "schedule.csv", "lr_find.csv", "predict.csv"))
-        spoil(run / name)
-        if name == "predict.csv":
-            return lambda: (read_table(run / name), evaluate.read_seconds(run / name))
-        return lambda: read_columns(
-            run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",))
-        )
-    spoil(run / kind)
-    if kind == "lr_find.json":
-        return lambda: read_finder(run)
-
-    def read():
-        facts, about = read_facts(run), read_record(run / "run.json", "train.py")
-        metrics = read_record(run / "metrics.json", "evaluate.py")
-        compare.read_run(run)
-        card(metrics)
-        page.build_headline(metrics)
-        page.build_classes(metrics, {name: "#000000" for name in metrics["full"]["classes"]})
-        json.dumps([facts, about])
-
-    return read
+    name = rng.choice(("manifest", "checkpoint", "model.json", "metrics.json", "run.json", "lr_find.json",
+                       "history.csv", "schedule.csv", "lr_find.csv", "predict.csv"))
+    if name == "manifest":
+        return manifest_case(rng, settings)
+    if name == "checkpoint":
+        return checkpoint_case(rng, run / "checkpoints")
+    spoil(rng, run / name)
+    column = "loss" if name == "history.csv" else "learning_rate"
+    return {
+        "model.json": lambda: read_facts(run),
+        "metrics.json": lambda: (card(read_record(run / name, "evaluate.py")), compare.read_run(run)),
+        "run.json": lambda: read_record(run / name, "train.py"),
+        "lr_find.json": lambda: read_finder(run),
+        "predict.csv": lambda: (read_table(run / name), evaluate.read_seconds(run / name)),
+    }.get(name, lambda: read_columns(run / name, column))
 
 
 class Hung(BaseException):
@@ -233,7 +206,6 @@ def run_batch(make, seeds, settings, out):
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     signal.signal(signal.SIGALRM, hung)
     from base.problem import Problem
-
     for seed in seeds:
         read, said = make(random.Random(seed), settings), io.StringIO()
         signal.alarm(10)
@@ -246,10 +218,8 @@ def run_batch(make, seeds, settings, out):
             outcome = "refused" if clean else f"WRONG seed {seed}: {problem.code} {problem.lines}"
         except BaseException as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            outcome = (
-                f"WRONG seed {seed}: {type(error).__name__} {' '.join(str(error).split())[:150]} "
-                f"at {Path(last.filename).name}:{last.lineno}"
-            )
+            outcome = (f"WRONG seed {seed}: {type(error).__name__} {' '.join(str(error).split())[:150]} "
+                       f"at {Path(last.filename).name}:{last.lineno}")
         signal.alarm(0)
         with open(out, "a") as file:
             file.write(outcome + "\n")
@@ -279,25 +249,20 @@ def fuzz(name, make, seeds, settings):
             counts[line.split()[0]] += 1
             if line.startswith("WRONG"):
                 print(f"{name}: {line}", flush=True)
-        seeds = seeds[len(lines) :]
-    print(
-        f"{name}: {counts.total()} tried, {counts['answered']} answered, {counts['refused']} refused, "
-        f"{counts['WRONG']} wrong",
-        flush=True,
-    )
+        seeds = seeds[len(lines):]
+    print(f"{name}: {counts.total()} tried, {counts['answered']} answered, {counts['refused']} refused, "
+          f"{counts['WRONG']} wrong", flush=True)
     return counts["WRONG"]
 
 
 def main(count=2000, seed=1):
     import warnings
-
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         settings = finished(Path(folder).resolve() / "project")
         seeds = range(seed * 1_000_000, seed * 1_000_000 + count)
-        wrong = fuzz("other files", file_case, seeds, settings) + fuzz(
-            "rasters", raster_case, seeds, settings
-        )
+        wrong = fuzz("other files", file_case, seeds, settings)
+        wrong += fuzz("rasters", raster_case, seeds, settings)
         os.chdir("/")
     print(f"{2 * count - wrong} passed, {wrong} failed")
     return bool(wrong)

@@ -10,7 +10,15 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SIZES, save_settings, stand_in, whole_demo, without_make, write_tile
+from conftest import (
+    ROOT,
+    SIZES,
+    save_settings,
+    stand_in,
+    whole_demo,
+    without_make,
+    write_tile,
+)
 
 from base.files import only_one
 

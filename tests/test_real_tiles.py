@@ -1,7 +1,7 @@
 """The chain on real imagery, where ../shared/data holds it; absent elsewhere (conftest.py).
 
-Two of the settings also serve by hand: make report PARAMS=tests/settings/potsdam.yaml (or dubai.yaml); the others
-need the folder that a test gathers.
+Two of the settings also serve by hand: make report PARAMS=tests/settings/potsdam.yaml (or dubai.yaml); the
+others need the folder that a test gathers.
 """
 
 import csv
@@ -41,7 +41,8 @@ def gather(folder, **sources):
 
 
 def start(name, tmp_path, monkeypatch):
-    """The settings of tests/settings/<name>.yaml, their paths made to hold in an empty folder, the current one."""
+    """The settings of tests/settings/<name>.yaml, their paths made to hold in an empty folder, the current
+    one."""
     monkeypatch.chdir(tmp_path)
     settings = read_settings(ROOT / f"tests/settings/{name}.yaml")
     settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))
@@ -100,7 +101,9 @@ def test_a_faulty_label_file_decodes_to_the_clean_labels(tmp_path, monkeypatch, 
     )
     prepare_data.main(settings, tmp_path / "runs/potsdam_oddities")
     with rasterio.open(SHARED / official("label", "3_12")) as source:
-        clean, _, _ = ColourDecoder(settings["data"]["classes"], [], 0).decode(np.moveaxis(source.read(), 0, -1))
+        clean, _, _ = ColourDecoder(settings["data"]["classes"], [], 0).decode(
+            np.moveaxis(source.read(), 0, -1)
+        )
     assert (open_prepared(settings["data"], tile).labels != clean).mean() < 0.005
     row = read_manifest(settings["data"]["prepared"])["tiles"][tile]
     assert row["pixels"]["labels"]["repaired"] == pytest.approx(int(faulty(clean)), rel=0.02)
@@ -123,7 +126,8 @@ def test_the_same_photograph_under_two_names_is_a_leak(tmp_path, monkeypatch):
 
 
 def test_empty_ground_is_never_drawn(tmp_path, monkeypatch):
-    """A DroneDeploy scene, 35 % of it empty canvas: no window of an epoch lies there alone, and the car is aimed at."""
+    """A DroneDeploy scene, 35 % of it empty canvas: no window of an epoch lies there alone, and the car is
+    aimed at."""
     monkeypatch.chdir(tmp_path)
     settings = read_settings(ROOT / "tests/settings/dronedeploy.yaml")
     settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))
@@ -161,7 +165,8 @@ def test_official_eroded_labels_are_scored_as_they_are(tmp_path, monkeypatch):
     with rasterio.open(SHARED / eroded) as source:
         black = (source.read() == 0).all(0)
     assert (
-        np.sum(metrics["eroded"]["confusion"]) == (~black).sum() and metrics["protocol"]["eroded_labels"] == "official"
+        np.sum(metrics["eroded"]["confusion"]) == (~black).sum()
+        and metrics["protocol"]["eroded_labels"] == "official"
     )
 
 

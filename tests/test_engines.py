@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import SIZES, write_tile
-from test_predict import ortho, read_map, write_run
+from untrained import ortho, read_map, write_run
 
 import predict
 import prepare_data
 from base.files import sha256
 from base.problem import Problem
+from base.tables import read_facts, read_record, write_record
 from mapping import engines, translate
 from model import build_network, keras
 
@@ -27,10 +28,7 @@ def run(tmp_path, monkeypatch, settings):
     for tile, shape in SIZES.items():
         write_tile(tmp_path / "raw", tile, shape)
     prepare_data.main(settings, tmp_path / "runs/tiny")
-    run = write_run(tmp_path / "runs/tiny", settings)
-    facts = json.loads((run / "model.json").read_text())
-    (run / "model.json").write_text(json.dumps({**facts, "multiple": 8}))
-    return run
+    return write_run(tmp_path / "runs/tiny", settings)
 
 
 def answers(engine, side=64, count=5):
@@ -40,23 +38,11 @@ def answers(engine, side=64, count=5):
 
 
 def test_tensorflow_answers_as_the_network_in_order_whatever_the_batch(run):
-    network = engines.load_network(run, engines.read_facts(run))
+    network = engines.load_network(run, read_facts(run))
     for batch_size in (1, 2, 5, 8):
         patches, found = answers(engines.tensorflow_engine(network, batch_size))
         expected = np.moveaxis(network(np.stack(patches)).numpy(), -1, 1)
         np.testing.assert_allclose(found, expected, atol=2e-5)
-
-
-def test_activations_are_counted_from_making_to_last_use():
-    """Input 3 channels, a convolution to 8 and one to 2: at most 8 + 2 planes of the 3 live together; a skip keeps
-    its 8 until it is joined."""
-    pixels = keras.Input((None, None, 3), dtype="uint8")
-    wide = keras.layers.Conv2D(8, 3, padding="same")(pixels)
-    plain = keras.Model(pixels, keras.layers.Conv2D(2, 1)(wide))
-    assert engines.activation_bytes(plain, 10) == 4 * 100 * max(3 + 8, 8 + 2)
-    narrow = keras.layers.Conv2D(2, 1)(wide)
-    joined = keras.Model(pixels, keras.layers.Concatenate()([wide, narrow]))
-    assert engines.activation_bytes(joined, 10) == 4 * 100 * (8 + 2 + 10)
 
 
 def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
@@ -78,7 +64,7 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
 
 def test_a_raster_that_fails_half_way_leaves_openvino_ready_for_the_next(run):
     ov = pytest.importorskip("openvino")
-    network = engines.load_network(run, engines.read_facts(run))
+    network = engines.load_network(run, read_facts(run))
     engine = engines.openvino_engine(ov.convert_model(engines.graph_of(network, 1, 512, 512, 3)), 2)
     patches, expected = answers(engine, 512, 4)
 
@@ -117,11 +103,7 @@ def test_without_concatenations_before_convolutions_a_network_answers_the_same(c
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_openvino_takes_a_network_that_was_trained_in_mixed_precision(run, settings, tmp_path, policy):
     pytest.importorskip("openvino")
-    keras.mixed_precision.set_global_policy(policy)
-    try:
-        write_run(run, settings)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    write_run(run, settings, policy=policy)
     ortho(tmp_path / "a.tif", (70, 64))
     maps = []
     for engine in ("tensorflow", "openvino"):
@@ -166,7 +148,7 @@ def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(run,
     settings["predict"].update(precision="int8", engine="auto")
     predict.main(settings, run, "a.tif")
     assert "int8: mean IoU" in capsys.readouterr().out
-    check = json.loads((run / "engine/int8_64.json").read_text())["check"]
+    check = read_record(run / "engine/int8_64.json", "predict.py")["check"]
     assert check["windows"] == 2 and 0 <= check["mean_iou_int8"] <= 1 and check["same"] > 0.8
     with rasterio.open(run / "predictions/a.tif") as source:
         assert " int8 " in source.tags()["ENGINE"]
@@ -219,8 +201,8 @@ def test_a_hostile_model_is_refused_and_does_no_harm(run, settings, tmp_path):
     ortho(tmp_path / "a.tif")
     for path in hostile_models(tmp_path):
         os.replace(path, run / "model.keras")
-        facts = json.loads((run / "model.json").read_text())
-        (run / "model.json").write_text(json.dumps({**facts, "sha256": sha256(run / "model.keras")}))
+        facts = read_record(run / "model.json", "train.py")
+        write_record(run / "model.json", {**facts, "sha256": sha256(run / "model.keras")})
         with pytest.raises(Problem, match="not readable") as caught:
             predict.main(settings, run, "a.tif")
         assert caught.value.code == 3 and len(caught.value.lines) == 1 and not (tmp_path / "canary").exists()
@@ -235,8 +217,7 @@ def test_a_model_of_other_classes_or_bands_is_refused(run, settings, tmp_path):
     settings["data"]["classes"] = {"road": "#ffffff", "rest": "#000001"}
     with pytest.raises(Problem, match="of the classes impervious, .*, expected those of data.classes: road, rest"):
         predict.main(settings, run, "a.tif")
-    facts = json.loads((run / "model.json").read_text())
-    facts["classes"] = settings["data"]["classes"]
-    (run / "model.json").write_text(json.dumps(facts))
+    facts = read_record(run / "model.json", "train.py")
+    write_record(run / "model.json", {**facts, "classes": settings["data"]["classes"]})
     with pytest.raises(Problem, match="3 bands to 6 classes, expected 3 to 2"):
         predict.main(settings, run, "a.tif")

@@ -10,7 +10,7 @@ from skimage.io import imread
 
 from imagery.arrays import IGNORE
 from imagery.rasters import Layers, open_raster
-from mapping import maps
+from mapping import map_writer, maps
 
 CLASSES = {"road": "#ffffff", "house": "#0000ff"}
 CRS = "EPSG:32633"
@@ -32,9 +32,8 @@ def drawn(tmp_path):
     def write(also, tags={"MODEL": "a"}, least=2):
         with open_raster(tmp_path / "image.tif") as source:
             rows = ((start, found[start : start + 8].copy()) for start in (0, 8, 16))
-            maps.write_map(
-                tmp_path / "map.tif", Layers(source, None, [1], [None]), rows, CLASSES, PLACE, tags, also, least
-            )
+            wanted = map_writer.Wanted(CLASSES, PLACE, tags, also, least)
+            map_writer.write_map(tmp_path / "map.tif", Layers(source, None, [1], [None]), rows, wanted)
         return tmp_path / "map.tif"
 
     return found, write
@@ -82,14 +81,31 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
     assert [f["properties"]["area"] for f in merged] == [(600 - 25) * 0.25]  # nodata, 25 pixels, is given to nobody
 
 
-def test_a_map_stands_only_with_all_that_is_asked_for(drawn):
+def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):
     _, write = drawn
     path = write(ALL)
-    assert maps.stands(path, {"MODEL": "a"}, ALL) and not maps.stands(path, {"MODEL": "b"}, ALL)
-    maps.beside(path, "confidence").unlink()
-    assert not maps.stands(path, {"MODEL": "a"}, ALL) and maps.stands(path, {"MODEL": "a"}, ["polygons"])
+    assert all(maps.is_made(part, {"MODEL": "a"}) for part in maps.files_of(path, ALL) if part.suffix == ".tif")
+    assert not maps.is_made(path, {"MODEL": "b"}) and not maps.is_made(path.with_name("other.tif"), {})
     write([], tags={"MODEL": "b"})
     assert not any(maps.beside(path, what).exists() for what in ALL)  # of the earlier map
+
+
+def test_colours_and_polygons_are_drawn_from_the_map_that_stands_where_they_are_not_as_wanted(drawn):
+    _, write = drawn
+    path = write(ALL)
+    whole = {part: part.read_bytes() for part in path.parent.iterdir()}
+    times = {part: part.stat().st_mtime_ns for part in whole}
+    wanted = map_writer.Wanted(CLASSES, PLACE, {"MODEL": "a"}, ALL, 2)
+    map_writer.write_beside(path, wanted)
+    assert times == {part: part.stat().st_mtime_ns for part in whole}
+    for name in ("colours", "polygons"):
+        maps.beside(path, name).unlink()
+    map_writer.write_beside(path, wanted)
+    assert whole == {part: part.read_bytes() for part in path.parent.iterdir()}
+    map_writer.write_beside(path, wanted._replace(sieve=0))
+    assert len(json.loads(maps.beside(path, "polygons").read_text())["features"]) == 3
+    map_writer.write_beside(path, wanted._replace(also=[]))  # what is no longer asked for may stay: it is true
+    assert len(list(path.parent.iterdir())) == len(whole)
 
 
 def test_a_picture_of_a_map_has_its_colours(drawn):
@@ -103,8 +119,8 @@ def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
     classes = {f"class {i}": "#%02x%02x%02x" % tuple(colour) for i, colour in enumerate(COLOURS)}
     found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint8).repeat(7, 0).repeat(7, 1)[:, :600]
     with open_raster(tmp_path / "image.tif") as source:
-        place, layers = {"crs": None, "transform": None}, Layers(source, None, [1], [None])
-        maps.write_map(tmp_path / "map.tif", layers, [(0, found)], classes, place, {}, ["colours"], 0)
+        wanted = map_writer.Wanted(classes, {"crs": None, "transform": None}, {}, ["colours"], 0)
+        map_writer.write_map(tmp_path / "map.tif", Layers(source, None, [1], [None]), [(0, found)], wanted)
     with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
         seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
     assert seen == {(*map(int, colour), 255) for colour in COLOURS}

@@ -229,9 +229,10 @@ def over_dask(work, jobs, scheduler):
     threads = max(1, (os.cpu_count() or 1) // count) if count else 0
     with contextlib.ExitStack() as opened:
         try:
-            address = opened.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, memory_limit=0,
-                                                        dashboard_address=None)) if count else scheduler
-            client = opened.enter_context(Client(address, timeout=20))
+            address = opened.enter_context(LocalCluster(
+                n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=None,
+                silence_logs=logging.CRITICAL)) if count else scheduler  # a worker that is late to hear of the end
+            client = opened.enter_context(Client(address, timeout=60))
             client.wait_for_workers(1, timeout=60)
         except OSError as error:  # a timeout too
             raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "

@@ -62,11 +62,11 @@ def start_engine(run, model, engine):
     if engine.name == "openvino":
         xml, _, about = engine_files(run, engine.precision, engine.window)
         answer = openvino_engine(xml, engine.batch_size, engine.threads, engine.precision)
-        window_bytes = read_record(about, "predict.py")["window_bytes"]
+        before, window_bytes = resident("VmRSS"), read_record(about, "predict.py")["window_bytes"]
     else:
         answer = tensorflow_engine(load_network(run, facts), engine.batch_size, engine.threads)
-        window_bytes = measure_window(answer, engine.window, facts)
-    return answer, resident("VmRSS") + engine.batch_size * window_bytes
+        before, window_bytes = resident("VmRSS"), measure_window(answer, engine.window, facts)
+    return answer, before + engine.batch_size * window_bytes
 
 
 # -- TensorFlow ----------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -389,3 +391,59 @@ def test_stated_memory_grows_with_the_width_and_not_with_the_height():
         memory.needed(shape, facts, windows, 5e8, []) for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
     ]
     assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+
+
+def test_a_map_is_kept_where_only_what_goes_with_it_changes(run, settings, tmp_path, capsys, monkeypatch):
+    ortho(tmp_path / "a.tif", (90, 80), crs="EPSG:25833", transform=from_origin(366976, 5808000, 0.05, 0.05))
+    options = settings["predict"]
+    options.update(also=["confidence", "colours", "polygons"], sieve=5)
+    predict.main(settings, run, "a.tif")
+    together = contents(run)
+    shutil.rmtree(run / "predictions")
+    options.update(also=[], sieve=0)
+    predict.main(settings, run, "a.tif")
+    stamp = (run / "predictions/a.tif").stat().st_mtime_ns
+    monkeypatch.setattr(one_raster, "start_engine", None)
+    changes = [{"batch_size": 3}, {"also": ["colours"]}, {"also": ["polygons"]}, {"sieve": 5}, {"resample": True}]
+    for change in changes:  # resampled, its pixels would be as they are
+        options.update(change)
+        capsys.readouterr()
+        predict.main(settings, run, "a.tif")
+        assert "stands already" in capsys.readouterr().out
+        assert (run / "predictions/a.tif").stat().st_mtime_ns == stamp
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    rest = {name: content for name, content in together.items() if "confidence" not in name}
+    assert contents(run) == rest  # also the colours, which are no longer asked for
+    options.update(also=["confidence", "probabilities"])
+    predict.main(settings, run, "a.tif")
+    said = capsys.readouterr().out
+    assert "is predicted again: confidence and probabilities cannot be made from the map" in said
+    found = contents(run)
+    assert all(found[name] == together[name] for name in ("a.tif", "a.confidence.tif"))
+    assert not {"a.colours.tif", "a.geojson"} & set(found)  # they were another map's, for all that is known
+    options.update(also=["confidence"])
+    monkeypatch.setattr(one_raster, "start_engine", None)
+    predict.main(settings, run, "a.tif")
+    assert contents(run) == found
+
+
+def test_the_stated_memory_is_what_a_map_takes(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (64, 2000))
+    settings["predict"].update(window=512, batch_size=2, views=[0])
+    write_run(run, {**settings, "model": {**settings["model"], "width": 16}})
+    save_settings(tmp_path, settings)
+    script = (
+        "import predict; from base.settings import *; from mapping import memory; from pathlib import Path\n"
+        "predict.main(read_settings('tiny.yaml'), Path('runs/tiny'), 'a.tif')\n"
+        "print('peak', memory.resident('VmHWM'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    stated = 1e9 * float(re.search("about ([0-9.]+) GB of memory", done.stdout)[1])
+    peak = int(re.search("peak ([0-9]+)", done.stdout)[1])
+    assert 0.9 * peak < stated < 1.25 * peak, done.stdout

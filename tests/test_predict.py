@@ -243,3 +243,32 @@ def test_a_coordinate_system_that_is_none_is_refused(run, settings, tmp_path):
     with pytest.raises(Problem, match="data.assume_crs") as caught:
         predict.main(settings, run, "a.tif")
     assert caught.value.code == 2
+
+
+def test_maps_that_are_no_test_are_named_once(run, settings, tmp_path, capsys):
+    write_run(run, settings, trained_on={"2_13": "a" * 64, "b": "b" * 64}, chosen_on={"c": "c" * 64})
+    settings["predict"].update(compare=True, views=[0, 1])
+    ortho(tmp_path / "raw/2_Ortho_RGB/top_potsdam_2_13_RGB.tif", (40, 50))
+    predict.main(settings, run, None)
+    assert capsys.readouterr().out.count("warning: ") == 1
+    predict.main(settings, run, "2_13")
+    trained = "warning: 2_13: the network was trained on it, so its map is no test"
+    assert trained in capsys.readouterr().out
+    for name in "bcd":
+        ortho(tmp_path / f"folder/{name}.tif", (20, 30))
+    predict.main(settings, run, "folder")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert lines == [
+        "warning: b: the network was trained on it, so its map is no test",
+        "warning: c: its checkpoint was chosen on it, so its map is no test",
+    ]
+
+
+def test_an_extra_raster_in_vain_is_refused_alike_before_and_after_the_training(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (20, 30))
+    ortho(tmp_path / "raw/2_Ortho_RGB/top_potsdam_2_13_RGB.tif", (20, 30))
+    for tile, reason in (("a.tif", "a network without an extra band"), ("2_13", "2_13, a tile of the split")):
+        for check in (True, False):
+            with pytest.raises(Problem, match=f"--extra .* given for {reason}, expected with --tile") as caught:
+                predict.main(settings, run, tile, extra="a.tif", check=check)
+            assert caught.value.code == 2

@@ -11,10 +11,10 @@ from mapping.maps import CERTAIN
 
 
 class Windows(NamedTuple):
-    """How windows lie on a raster, and how each is seen."""
+    """How windows lie on a raster, and in which views each is answered."""
     window: int  # pixels: their side
     overlap: float  # 0..0.9: the least share of a window that its neighbour covers too
-    views: list  # 0..7, one or more, which are averaged
+    views: list  # numbers 0..7, at least one
     multiple: int  # pixels: `window` is a multiple of it
 
     def along(self, size):

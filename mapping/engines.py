@@ -32,13 +32,11 @@ class Engine(NamedTuple):
 
 def choose_engine(options):
     """"tensorflow" or "openvino", from predict.engine and predict.precision. auto: OpenVINO on a machine
-    without an NVIDIA GPU where it is installed, and always where another precision than float32 is asked for.
-    Problem (exit 4) where a package is missing."""
+    without an NVIDIA GPU where it is installed. Problem (exit 4) where a package is missing."""
     wanted, precision = options["engine"], options["precision"]
     if wanted == "auto":
-        on_gpu = os.path.exists("/proc/driver/nvidia/version")
-        suits = precision != "float32" or (find_spec("openvino") is not None and not on_gpu)
-        wanted = "openvino" if suits else "tensorflow"
+        on_cpu = find_spec("openvino") is not None and not os.path.exists("/proc/driver/nvidia/version")
+        wanted = "openvino" if on_cpu or precision != "float32" else "tensorflow"
     packages = {"tensorflow": [], "openvino": ["openvino"] + ["nncf"] * (precision == "int8")}[wanted]
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
@@ -48,16 +46,10 @@ def choose_engine(options):
     return wanted
 
 
-def answer_one(answer, side, bands):
-    """Has one black patch answered, which also makes an engine ready."""
-    for _ in answer(iter([np.zeros((side, side, bands), np.uint8)])):
-        pass
-
-
 @functools.lru_cache(maxsize=1)
 def start_engine(run, model, engine):
-    """(answer, bytes that this process takes while it answers) of the network of a run whose model.keras has
-    the hash `model`; kept from raster to raster."""
+    """(answer, bytes of this process while it answers) of a run whose model.keras has the hash `model`; kept
+    from raster to raster."""
     facts = read_facts(run)
     if engine.name == "openvino":
         xml, _, about = engine_files(run, engine.precision, engine.window)
@@ -69,7 +61,18 @@ def start_engine(run, model, engine):
     return answer, before + engine.batch_size * window_bytes
 
 
+def answer_one(answer, side, bands):
+    """Has one black patch answered, which also makes an engine ready."""
+    for _ in answer(iter([np.zeros((side, side, bands), np.uint8)])):
+        pass
+
+
 # -- TensorFlow ----------------------------------------------------------------------------------------------
+
+def count_seen(facts):
+    """How many bands the network of model.json sees."""
+    return len(facts["bands"]) + bool(facts["extra"])
+
 
 def load_network(run, facts):
     """The Keras network of a run. Only stock layers: what would run code while it loads is refused (exit
@@ -80,17 +83,11 @@ def load_network(run, facts):
         network = keras.models.load_model(run / "model.keras", compile=False, safe_mode=True)
     except Exception as error:  # Keras has no type of its own for what a file can do to it
         raise not_readable(run, error) from None
-    expected = count_seen(facts), len(facts["classes"])
-    if (network.input_shape[-1], network.output_shape[-1]) != expected:
-        raise Problem(f"model {run / 'model.keras'}: {network.input_shape[-1]} bands to {network.output_shape[-1]} "
-                      f"classes, expected {expected[0]} to {expected[1]} as model.json says; run train.py again",
-                      code=3)
+    bands, classes = network.input_shape[-1], network.output_shape[-1]
+    if (bands, classes) != (count_seen(facts), len(facts["classes"])):
+        raise Problem(f"model {run / 'model.keras'}: {bands} bands to {classes} classes, expected {count_seen(facts)} "
+                      f"to {len(facts['classes'])} as model.json says; run train.py again", code=3)
     return network
-
-
-def count_seen(facts):
-    """How many bands the network of model.json sees."""
-    return len(facts["bands"]) + bool(facts["extra"])
 
 
 def graph_of(network, *shape):
@@ -110,6 +107,7 @@ def tensorflow_engine(network, batch_size, threads=0):
     graphs = functools.cache(lambda *shape: graph_of(network, None, *shape))
 
     def answer(patches):
+        patches = iter(patches)
         while batch := list(itertools.islice(patches, batch_size)):
             yield from np.asarray(graphs(*batch[0].shape)(np.stack(batch)))
 
@@ -117,12 +115,12 @@ def tensorflow_engine(network, batch_size, threads=0):
 
 
 def measure_window(answer, window, facts):
-    """Bytes that TensorFlow takes for a window, which grow with its area: measured on a smaller one, so that
-    one that needs more than there is can be refused."""
-    multiple = facts["multiple"]
+    """Bytes that TensorFlow takes for a window, which grow with its area: measured on a smaller one, as a
+    large one may need more than there is."""
+    multiple, bands = facts["multiple"], count_seen(facts)
     side = min(window, -(-MEASURED // multiple) * multiple)
-    answer_one(answer, multiple, count_seen(facts))  # what TensorFlow takes once
-    return growth(lambda: answer_one(answer, side, count_seen(facts))) * (window / side) ** 2
+    answer_one(answer, multiple, bands)  # what TensorFlow takes once
+    return growth(lambda: answer_one(answer, side, bands)) * (window / side) ** 2
 
 
 # -- OpenVINO ------------------------------------------------------------------------------------------------
@@ -141,7 +139,7 @@ def openvino_engine(model, streams, threads=0, precision="float32"):
     compiled = ov.Core().compile_model(model, "CPU", {
         "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"})
-    requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, so that no stream does
+    requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, no stream
 
     def answer(patches):
         idle, busy = deque(requests), deque()

@@ -22,7 +22,7 @@ from base.tables import read_table
 from imagery.rasters import open_raster
 
 CERTAIN = 200  # what a probability of 1 is written as
-PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels, as its tags do
+PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
 
 
 class Form(NamedTuple):
@@ -91,8 +91,8 @@ def check_length_of_name(run, name, raster):
         os.stat(run / f".{longest.stem}.tmp9999999{longest.suffix}.aux.xml")  # GDAL's, beside a temporary file
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a shorter "
-                          "one; rename it", code=3) from None
+            raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
+                          "shorter one; rename it", code=3) from None
 
 
 # -- what stands ---------------------------------------------------------------------------------------------

@@ -61,32 +61,30 @@ def predict_raster(job, threads, show):
     that."""
     facts, options = read_facts(job.run), job.settings["predict"]
     with open_source(job, facts, show) as source:
-        wanted = Wanted(facts["classes"], source.georeference, tags_of(job, facts, source),
-                        possible(options["also"], source, show), options["sieve"])
+        also = possible(options["also"], source, show)
+        wanted = Wanted(facts["classes"], source.georeference, tags_of(job, facts, source), also, options["sieve"])
         if map_stands(job, wanted, show):
             write_beside(job.map, wanted)
             show(f"{job.name:>12}  stands already  {job.map}", last=True)
-            return row_of(job, source, wanted)
+            return row_of(job, source, wanted, None)
         engine = Engine(job.engine, options["precision"], options["window"], options["batch_size"], threads)
         answer, engine_bytes = start_engine(job.run, facts["sha256"], engine)
         windows = windows_for(job, source.shape, facts["multiple"])
-        size = f"{job.name:>12}  {source.height} x {source.width} px"
-        needed = memory.needed(source.shape, facts, windows, engine_bytes, wanted.also)
-        show(f"{size}, windows of {options['window']}, views: {len(windows.views)}, {wanted.tags['ENGINE']}: "
-             f"about {needed / 1e9:.1f} GB of memory", last=True)
-        check_memory(job, source, needed)
-        started = time.monotonic()
-        rows = predict_rows(answer, source.read, source.shape, len(facts["classes"]), windows, channels_for(wanted))
-        write_map(job.map, source.layers, watched(rows, job, source.height, show), wanted)
-    seconds = time.monotonic() - started
+        check_memory(job, source, memory.needed(source.shape, facts, windows, engine_bytes, also), show)
+        started, classes = time.monotonic(), len(facts["classes"])
+        channels = 2 + classes if "probabilities" in also else 1 + ("confidence" in also)
+        rows = predict_rows(answer, source.read, source.shape, classes, windows, channels)
+        write_map(job.map, source.layers, watched(rows, job, source, show), wanted)
+    seconds, views = time.monotonic() - started, len(options["views"])
     source.warn_of_scale(show)
-    speed = source.height * source.width * len(windows.views) / seconds / 1e6
-    show(f"{size}, views: {len(windows.views)}: {seconds:.0f} s, {speed:.2f} Mpx/s per view  {job.map}", last=True)
+    show(f"{job.name:>12}  {source.height} x {source.width} px, views: {views}: {seconds:.0f} s, "
+         f"{source.height * source.width * views / seconds / 1e6:.2f} Mpx/s per view  {job.map}", last=True)
     return row_of(job, source, wanted, f"{seconds:.2f}")
 
 
 def possible(also, source, show):
-    """The forms of `also` in which a raster's map can be given: polygons only where its place is known."""
+    """The forms of `also` that a raster's map can have: polygons only where its place on the ground is
+    known."""
     if "polygons" not in also or in_degrees(source.rasters[0], source.georeference):
         return also
     reason = ("placed by control points alone; warp it first (gdalwarp)" if "control_points" in source.georeference
@@ -102,27 +100,27 @@ def code_version():
 
 
 def tags_of(job, facts, source):
-    """The tags of a map: what it was made from and by. The same tags, the same map."""
+    """The tags of a map: what it was made from and by. The same tags, the same pixels."""
     options = job.settings["predict"]
     seen = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
-    seen["classes"] = list(facts["classes"].items())
+    read = json.dumps([options_of(options), {**seen, "classes": list(facts["classes"].items())}], sort_keys=True)
     tool = f"{job.engine} {version(job.engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(job.run, "int8", options["window"])[1])[:16]
-    read = json.dumps([options_of(options), seen], sort_keys=True)
     return {"MODEL": facts["sha256"], "SETTINGS": hashlib.sha256(read.encode()).hexdigest(),
             "PREDICT": options_of(options), "PLACE": json.dumps(source.georeference),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
             "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version(),
-            "MASKS": source.masks, "SOURCE": " ".join(map(sha256, source.paths))}
+            "MASKS": source.masks(), "SOURCE": " ".join(map(sha256, source.paths))}
 
 
 def map_stands(job, wanted, show):
-    """True where a job's map need not be predicted; says why an earlier one is."""
+    """True where a job's map need not be predicted; says why an earlier one is predicted again."""
     if not job.map.exists():
         return False
     same = is_made(job.map, wanted.tags) and recorded(job.run).get(job.name) in (None, sha256(job.map))
-    lacking = [name for name in wanted.also if ALSO[name].predicted and not is_made(beside(job.map, name), wanted.tags)]
+    predicted = [name for name in wanted.also if ALSO[name].predicted]
+    lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
     if not same:
         show(f"{job.name:>12}  replaces the map of another raster, model, setting or version, or a damaged one",
              last=True)
@@ -132,39 +130,33 @@ def map_stands(job, wanted, show):
 
 
 def windows_for(job, shape, multiple):
-    """The Windows of a job on a raster of this shape. TensorFlow takes any size: no larger than the
+    """The Windows of a raster of this shape: for TensorFlow, which takes any size, no larger than the
     raster."""
     options = job.settings["predict"]
-    window = options["window"]
-    if job.engine == "tensorflow":
-        window = min(window, -(-max(shape) // multiple) * multiple)
-    return Windows(window, options["overlap"], options["views"], multiple)
+    fitting = -(-max(shape) // multiple) * multiple if job.engine == "tensorflow" else options["window"]
+    return Windows(min(options["window"], fitting), options["overlap"], options["views"], multiple)
 
 
-def channels_for(wanted):
-    """How many channels of `blending.decide` a map takes."""
-    if "probabilities" in wanted.also:
-        return 2 + len(wanted.classes)
-    return 2 if "confidence" in wanted.also else 1
-
-
-def check_memory(job, source, needed):
-    """Problem (exit 3) where a raster needs more memory than there is."""
-    installed = memory.installed()
+def check_memory(job, source, needed, show):
+    """Says how much memory a map takes; Problem (exit 3) where that is more than there is."""
+    options, installed = job.settings["predict"], memory.installed()
+    show(f"{job.name:>12}  {source.height} x {source.width} px, windows of {options['window']}, "
+         f"views: {len(options['views'])}, {job.engine} {version(job.engine)} {options['precision']}: "
+         f"about {needed / 1e9:.1f} GB of memory", last=True)
     if needed > installed:
-        raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about {needed / 1e9:.1f} GB of "
-                      f"memory, expected at most the {installed / 1e9:.1f} GB of this machine or container; lower "
+        raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about {needed / 1e9:.1f} GB "
+                      f"of memory, expected at most the {installed / 1e9:.1f} GB of this machine or container; lower "
                       "predict.window or predict.batch_size, or cut it into narrower ones", code=3)
 
 
-def watched(rows, job, height, show):
-    """The same rows, with the share that is done shown as they come."""
+def watched(rows, job, source, show):
+    """The same rows; shows how far they have come."""
     for row, pixels in rows:
         yield row, pixels
-        show(f"{job.name:>12}  {100 * (row + len(pixels)) // height:3d} %")
+        show(f"{job.name:>12}  {100 * (row + len(pixels)) // source.height:3d} %")
 
 
-def row_of(job, source, wanted, seconds=None):
+def row_of(job, source, wanted, seconds):
     """A map's row of predict.csv."""
     options = job.settings["predict"]
     return {"map": job.name, "height": source.height, "width": source.width, "views": len(options["views"]),

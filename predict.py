@@ -2,21 +2,19 @@
 
     python predict.py --params demo.yaml                   every test tile
     python predict.py --params demo.yaml --tile 2_13       one tile by name
-    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where the
-                                                                              network was trained with data.extra)
-    python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   all rasters of a folder, by Dask
+    python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where
+                                                           the network was trained with data.extra)
+    python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   a folder's rasters, by Dask
 
 Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif
-(class index, nodata 255, colours, names, the input's georeference), .qml for QGIS, a .png to look at, and
-what predict.also names (mapping/maps.py), and for test tiles, where predict.compare is on, maps in other ways
-beside it; predict.csv holds the seconds of each. A map that stands already, from the same model, settings,
-raster and code, is left alone; what predict.also newly asks for is made from it where that can be. Of several
-rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on the
-raster's width and the window, not on its height, and is stated first.
+(class index, nodata 255, colours, names, the input's georeference) with what goes beside it
+(mapping/maps.py), for test tiles, where predict.compare is on, also maps in other ways; predict.csv holds the
+seconds of each. A map that stands already, from the same model, settings, raster and code, is left alone. Of
+several rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on
+the raster's width and the window, not on its height, and is stated first.
 """
 import contextlib
 import functools
-import itertools
 import logging
 import os
 import re
@@ -36,95 +34,15 @@ from mapping.source import check_raster
 from mapping.translate import ensure_engine
 
 
-def why_no_extra(tile, name, wanted, split):
-    """For what an extra raster is given in vain; None where the network has `wanted` one. `name`: of the
-    first raster of `tile`."""
-    if tile is None:
-        return "no --tile"
-    if name in all_tiles(split):
-        return f"{tile}, a tile of the split"
-    return None if wanted else "a network without an extra band"
-
-
-def check_extra(extra, tile, name, wanted, split):
-    """Problem (exit 2) where an extra raster is given in vain."""
-    reason = why_no_extra(tile, name, wanted, split)
-    if extra and reason:
-        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected with --tile of a raster "
-                      "outside the split, for a network trained with data.extra; leave it out", code=2)
-
-
-def check_tile(settings, tile, extra):
-    """Problem where there is no such tile or extra raster, before a network is trained for it."""
-    name, _ = find_rasters(tile, settings)[0]
-    check_extra(extra, tile, name, settings["data"]["extra"] is not None, settings["split"])
-    if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
-        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
-
-
-def check_settings(settings, multiple):
-    """Problem (exit 2) where the settings do not suit the trained network, whose windows are multiples of so
-    many pixels."""
-    for section, key in (("predict", "window"), ("input", "patch_size")):
-        if settings[section][key] % multiple:
-            raise Problem(f"settings, key {section}.{key}: {settings[section][key]}, expected a multiple of {multiple}, "
-                          "as the trained network takes it; run train.py again after an edit of model", code=2)
-    if settings["data"]["assume_crs"] is not None:
-        check_crs(settings["data"]["assume_crs"])
-
-
-def check_scheduler(scheduler):
-    """Problem (exit 2) where a scheduler is given that is none."""
-    if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
-        raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or "
-                      "tcp://host:port", code=2)
-
-
-def find_extra(name, given, facts, data):
-    """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3)
-    where it needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
-    if not facts["extra"]:
-        return None
-    if given and Path(given).is_dir():
-        paths = sorted(path for path in Path(given).iterdir() if path.stem == name and path.suffix.lower() in SUFFIXES)
-    elif given:
-        paths = [given]
-    else:
-        paths = find_raw(data["raw"], data["extra"], name) if data["extra"] else []
-    if not paths:
-        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; name "
-                      "it by --extra (EXTRA= for make)", code=3)
-    return paths[0]
-
-
-def warn_of_training(names, facts):
-    """Says of which tiles the maps are no test."""
-    for name in names:
-        if name in facts["trained_on"]:
-            progress(f"warning: {name}: the network was trained on it, so its map is no test", last=True)
-        elif name in facts["chosen_on"]:
-            progress(f"warning: {name}: its checkpoint was chosen on it, so its map is no test", last=True)
-
-
-def collect(work, items):
-    """(what `work` returns for each of the items, the lines of its Problems with the others)."""
-    results, problems = [], []
-    for item in items:
-        try:
-            results.append(work(item))
-        except Problem as problem:
-            problems += problem.lines
-    return results, problems
-
-
 def main(settings, run, tile, extra=None, scheduler=None, check=False):
     if check:
         check_tile(settings, tile, extra)
         return
-    check_scheduler(scheduler)
-    tiles = settings["split"]["test"] if tile is None else [tile]
-    found, problems = collect(lambda name: find_rasters(name, settings), tiles)
-    rasters = list(itertools.chain(*found))
+    if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
+        raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or "
+                      "tcp://host:port", code=2)
+    tiles, problems = settings["split"]["test"] if tile is None else [tile], []
+    rasters = sum(collect(lambda name: find_rasters(name, settings), tiles, problems), [])
     if not rasters:
         raise Problem(*problems, code=3)
     facts = read_facts(run, settings["data"]["classes"])
@@ -141,24 +59,95 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
         check_raster(path, job.extra, facts)
         return job
 
-    jobs, refused = collect(job_of, rasters)
-    problems += refused
-    warn_of_training([job.name for job in jobs], facts)
-    if tile is None:
-        jobs += other_ways(jobs)
+    jobs = collect(job_of, rasters, problems)
     if jobs:
-        predict_all(jobs, scheduler, facts, problems)
+        warn_of_training(jobs, facts)
+        predict_all(jobs + (other_ways(jobs) if tile is None else []), scheduler, facts, problems)
     if problems:
         raise Problem(*dict.fromkeys(problems), code=3)
 
 
-def other_ways(jobs):
-    """The same jobs in the other `ways`, ordered by the size of the windows, for each of which a network is
-    loaded."""
-    others = []
+def collect(work, items, problems):
+    """What `work` returns for each of the items; adds the lines of its Problems with the others to
+    `problems`."""
+    results = []
+    for item in items:
+        try:
+            results.append(work(item))
+        except Problem as problem:
+            problems += problem.lines
+    return results
+
+
+def check_tile(settings, tile, extra):
+    """Problem where there is no such tile or extra raster, before a network is trained for it."""
+    name, _ = find_rasters(tile, settings)[0]
+    check_extra(extra, tile, name, settings["data"]["extra"] is not None, settings["split"])
+    if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
+        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
+
+
+def why_no_extra(tile, name, wanted, split):
+    """Why an extra raster is given in vain; None where the network has `wanted` one. `name`: of the first
+    raster."""
+    if tile is None:
+        return "no --tile"
+    if name in all_tiles(split):
+        return f"{tile}, a tile of the split"
+    return None if wanted else "a network without an extra band"
+
+
+def check_extra(extra, tile, name, wanted, split):
+    """Problem (exit 2) where an extra raster is given in vain."""
+    reason = why_no_extra(tile, name, wanted, split)
+    if extra and reason:
+        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected with --tile of a "
+                      "raster outside the split, for a network trained with data.extra; leave it out", code=2)
+
+
+def check_settings(settings, multiple):
+    """Problem (exit 2) where the settings do not suit the trained network, which takes multiples of so many
+    pixels."""
+    for section, key in (("predict", "window"), ("input", "patch_size")):
+        if settings[section][key] % multiple:
+            raise Problem(f"settings, key {section}.{key}: {settings[section][key]}, expected a multiple of "
+                          f"{multiple}, as the trained network takes it; run train.py again after an edit of model",
+                          code=2)
+    if settings["data"]["assume_crs"] is not None:
+        check_crs(settings["data"]["assume_crs"])
+
+
+def find_extra(name, given, facts, data):
+    """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3)
+    where it needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
+    if not facts["extra"]:
+        return None
+    if given and Path(given).is_dir():
+        files = sorted(path for path in Path(given).iterdir() if path.suffix.lower() in SUFFIXES)
+        paths = [path for path in files if path.stem == name]
+    elif given:
+        paths = [given]
+    else:
+        paths = find_raw(data["raw"], data["extra"], name) if data["extra"] else []
+    if not paths:
+        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; "
+                      "name it by --extra (EXTRA= for make)", code=3)
+    return paths[0]
+
+
+def warn_of_training(jobs, facts):
+    """Says of which tiles the maps are no test."""
     for job in jobs:
-        for way, options in ways(job.settings).items():
-            others.append(job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options}))
+        if job.name in facts["trained_on"]:
+            progress(f"warning: {job.name}: the network was trained on it, so its map is no test", last=True)
+        elif job.name in facts["chosen_on"]:
+            progress(f"warning: {job.name}: its checkpoint was chosen on it, so its map is no test", last=True)
+
+
+def other_ways(jobs):
+    """The same jobs in the other `ways`, ordered by the size of the windows: a network is loaded for each."""
+    others = [job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options})
+              for job in jobs for way, options in ways(job.settings).items()]
     return sorted(others, key=window_of)
 
 
@@ -177,9 +166,9 @@ def predict_all(jobs, scheduler, facts, problems):
             for job in {window_of(job): job for job in jobs}.values():
                 ensure_engine(run, facts, job.settings)
         alone = functools.partial(attempt, show=progress)
+        outcomes = over_dask(attempt, jobs, scheduler) if scheduler else (alone(job) for job in jobs)
         try:
-            with contextlib.closing(over_dask(attempt, jobs, scheduler) if scheduler else (
-                    alone(job) for job in jobs)) as outcomes:  # however this ends, no worker writes on
+            with contextlib.closing(outcomes):  # however this ends, no worker writes on
                 for outcome in outcomes:
                     take(outcome, run, len(jobs) > 1, problems)
         finally:
@@ -187,29 +176,27 @@ def predict_all(jobs, scheduler, facts, problems):
 
 
 def take(outcome, run, many, problems):
-    """Shows and records what has become of a job. A Problem that is not the raster's own (exit 3) ends the
+    """Shows and records what has become of a job; a Problem that is not its raster's (exit 3) ends the
     work."""
     for line in outcome.lines:
         progress(line, last=True)
-    if outcome.row:
+    if outcome.problem is None:
         record(run / "predict.csv", outcome.row)
         return
-    problem = outcome.problem
-    if problem.code != 3:
-        raise Problem(*dict.fromkeys(problems), *problem.lines, code=problem.code)
-    problems += problem.lines
-    for line in problem.lines if many else []:
+    if outcome.problem.code != 3:
+        raise Problem(*dict.fromkeys(problems), *outcome.problem.lines, code=outcome.problem.code)
+    problems += outcome.problem.lines
+    for line in outcome.problem.lines if many else []:
         progress(f"not predicted: {line}", last=True)
 
 
 def record(path, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
     rows = read_table(path) if path.exists() else []
-    earlier = [other for other in rows if other.get("map") == row["map"]]
-    if row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in earlier]:
-        return
-    others = [other for other in rows if other not in earlier]
-    write_rows(path, list(row), [{column: other.get(column) for column in row} for other in others] + [row])
+    others = [other for other in rows if other.get("map") != row["map"]]
+    stood = row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in rows if other not in others]
+    if not stood:
+        write_rows(path, list(row), [{column: other.get(column) for column in row} for other in others] + [row])
 
 
 def over_dask(work, jobs, scheduler):
@@ -223,7 +210,8 @@ def over_dask(work, jobs, scheduler):
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
-        raise Problem("package distributed: not installed, expected for --scheduler; run make extras", code=4) from None
+        raise Problem("package distributed: not installed, expected for --scheduler; run make extras",
+                      code=4) from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
     count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
     threads = max(1, (os.cpu_count() or 1) // count) if count else 0
@@ -231,12 +219,12 @@ def over_dask(work, jobs, scheduler):
         try:
             address = opened.enter_context(LocalCluster(
                 n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=None,
-                silence_logs=logging.CRITICAL)) if count else scheduler  # a worker that is late to hear of the end
+                silence_logs=logging.CRITICAL)) if count else scheduler  # else late workers show tracebacks
             client = opened.enter_context(Client(address, timeout=60))
             client.wait_for_workers(1, timeout=60)
         except OSError as error:  # a timeout too
-            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with workers, "
-                          "or local:N", code=4) from None
+            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with "
+                          "workers, or local:N", code=4) from None
         futures = {client.submit(work, job, threads, pure=False): job for job in jobs}
         for future in as_completed(list(futures)):
             job = futures.pop(future)  # what has been read here is not done again when its worker is lost
@@ -246,14 +234,17 @@ def over_dask(work, jobs, scheduler):
                 if isinstance(error, OSError) and error.errno is not None:
                     raise
                 if type(error).__name__ != "KilledWorker":
-                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected scheduler "
-                                  "and workers that run in this folder, with these packages", code=4) from None
-                yield Outcome(None, [], Problem(f"raster {job.path}: worker after worker was lost at it, expected one "
-                                                "to finish; look at their memory", code=3))
+                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected "
+                                  "scheduler and workers that run in this folder, with these packages",
+                                  code=4) from None
+                lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to finish; "
+                               "look at their memory", code=3)
+                yield Outcome(None, [], lost)
 
 
 if __name__ == "__main__":
     command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
-            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a folder",
+            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a "
+                  "folder",
             scheduler="NAME of a Dask cluster: local:N or tcp://host:port",
             check="only see whether --tile is there")

@@ -85,8 +85,9 @@ def load_network(run, facts):
         raise not_readable(run, error) from None
     bands, classes = network.input_shape[-1], network.output_shape[-1]
     if (bands, classes) != (count_seen(facts), len(facts["classes"])):
-        raise Problem(f"model {run / 'model.keras'}: {bands} bands to {classes} classes, expected {count_seen(facts)} "
-                      f"to {len(facts['classes'])} as model.json says; run train.py again", code=3)
+        raise Problem(f"model {run / 'model.keras'}: {bands} bands to {classes} classes, expected "
+                      f"{count_seen(facts)} to {len(facts['classes'])} as model.json says; run train.py "
+                      "again", code=3)
     return network
 
 

@@ -43,9 +43,10 @@ def new_raster(path, shape, wanted, count, overviews, nodata=None):
     height, width = shape
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
     with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW="DEFLATE"):
-        with rasterio.open(path, "w", driver="GTiff", height=height, width=width, count=count, dtype="uint8",
-                           nodata=nodata, tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate",
-                           zlevel=3, bigtiff="if_safer", **georeference_options(wanted.georeference)) as target:
+        options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8", nodata=nodata,
+                       tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=3,
+                       bigtiff="if_safer", **georeference_options(wanted.georeference))
+        with rasterio.open(path, "w", **options) as target:
             target.update_tags(**wanted.tags)
             yield target
         with rasterio.open(path, "r+", driver="GTiff") as target:
@@ -124,8 +125,8 @@ def write_sidecars(path, classes):
     names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
     write_text(gdal, f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
                      "</PAMRasterBand></PAMDataset>\n")
-    entries = "".join(f'<paletteEntry value="{i}" color="{colour.lower()}" alpha="255" label={quoteattr(name)}/>'
-                      for i, (name, colour) in enumerate(classes.items()))
+    entry = '<paletteEntry value="{}" color="{}" alpha="255" label={}/>'.format
+    entries = "".join(entry(i, colour.lower(), quoteattr(name)) for i, (name, colour) in enumerate(classes.items()))
     write_text(qgis, '<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
                      f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
                      "</pipe></qgis>\n")
@@ -147,7 +148,8 @@ def write_preview(path, map_path, classes):
 
 def write_colours(path, map_path, wanted):
     """The map in its classes' colours, RGB and alpha: 0 where the map has no data."""
-    rgba = np.column_stack([palette(wanted.classes), np.where(np.arange(256) == IGNORE, 0, 255)]).astype(np.uint8)
+    alpha = np.where(np.arange(256) == IGNORE, 0, 255)
+    rgba = np.column_stack([palette(wanted.classes), alpha]).astype(np.uint8)
     with open_raster(map_path) as source, replacing(path) as temporary, writing(f"class map {path}"):
         with new_raster(temporary, source.shape, wanted, 4, ALSO["colours"].overviews) as target:
             describe_bands(target, "colours", wanted.classes)
@@ -181,7 +183,7 @@ def write_polygons(path, map_path, classes, least):
     if least > 1:
         indices = sieve(indices, least, mask=(indices != IGNORE).astype(np.uint8))
     areas = shapes(indices, indices != IGNORE, transform=transform)
-    with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w") as file:  # in ASCII
         file.write(head_of(least))
         comma = "\n"
         while batch := list(itertools.islice(areas, 5000)):  # a call for each is thirty times slower

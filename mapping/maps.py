@@ -88,7 +88,7 @@ def check_length_of_name(run, name, raster):
     """Problem (exit 3) where the name of a raster's map is too long for the files beside it."""
     longest = beside(Path(f"{name}.tif"), "probabilities")
     try:
-        os.stat(run / f".{longest.stem}.tmp9999999{longest.suffix}.aux.xml")  # GDAL's, beside a temporary file
+        os.stat(run / f".{longest.stem}.tmp9999999{longest.suffix}.aux.xml")  # GDAL's, of a temporary file
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
@@ -117,7 +117,7 @@ def maps_stand(settings, run):
     """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
     try:
         digests = recorded(run)
-        return all(digests.get(path.stem) == sha256(path) and all(part.exists() for part in files_of(path, also))
+        return all(digests.get(path.stem) == sha256(path) and all(map(Path.exists, files_of(path, also)))
                    for path, also in expected_maps(settings, run))
     except (Problem, OSError):
         return False

@@ -62,7 +62,8 @@ def predict_raster(job, threads, show):
     facts, options = read_facts(job.run), job.settings["predict"]
     with open_source(job, facts, show) as source:
         also = possible(options["also"], source, show)
-        wanted = Wanted(facts["classes"], source.georeference, tags_of(job, facts, source), also, options["sieve"])
+        tags = tags_of(job, facts, source)
+        wanted = Wanted(facts["classes"], source.georeference, tags, also, options["sieve"])
         if map_stands(job, wanted, show):
             write_beside(job.map, wanted)
             show(f"{job.name:>12}  stands already  {job.map}", last=True)
@@ -87,8 +88,9 @@ def possible(also, source, show):
     known."""
     if "polygons" not in also or in_degrees(source.rasters[0], source.georeference):
         return also
-    reason = ("placed by control points alone; warp it first (gdalwarp)" if "control_points" in source.georeference
-              else "no place in longitude and latitude is known")
+    reason = "no place in longitude and latitude is known"
+    if "control_points" in source.georeference:
+        reason = "placed by control points alone; warp it first (gdalwarp)"
     show(f"warning: {source.paths[0]}: {reason}, so no polygons", last=True)
     return [name for name in also if name != "polygons"]
 
@@ -103,7 +105,8 @@ def tags_of(job, facts, source):
     """The tags of a map: what it was made from and by. The same tags, the same pixels."""
     options = job.settings["predict"]
     seen = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
-    read = json.dumps([options_of(options), {**seen, "classes": list(facts["classes"].items())}], sort_keys=True)
+    seen["classes"] = list(facts["classes"].items())
+    read = json.dumps([options_of(options), seen], sort_keys=True)
     tool = f"{job.engine} {version(job.engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(job.run, "int8", options["window"])[1])[:16]
@@ -121,12 +124,13 @@ def map_stands(job, wanted, show):
     same = is_made(job.map, wanted.tags) and recorded(job.run).get(job.name) in (None, sha256(job.map))
     predicted = [name for name in wanted.also if ALSO[name].predicted]
     lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
+    if same and not lacking:
+        return True
+    reason = f"is predicted again: {' and '.join(lacking)} cannot be made from the map"
     if not same:
-        show(f"{job.name:>12}  replaces the map of another raster, model, setting or version, or a damaged one",
-             last=True)
-    elif lacking:
-        show(f"{job.name:>12}  is predicted again: {' and '.join(lacking)} cannot be made from the map", last=True)
-    return same and not lacking
+        reason = "replaces the map of another raster, model, setting or version, or a damaged one"
+    show(f"{job.name:>12}  {reason}", last=True)
+    return False
 
 
 def windows_for(job, shape, multiple):
@@ -144,9 +148,10 @@ def check_memory(job, source, needed, show):
          f"views: {len(options['views'])}, {job.engine} {version(job.engine)} {options['precision']}: "
          f"about {needed / 1e9:.1f} GB of memory", last=True)
     if needed > installed:
-        raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about {needed / 1e9:.1f} GB "
-                      f"of memory, expected at most the {installed / 1e9:.1f} GB of this machine or container; lower "
-                      "predict.window or predict.batch_size, or cut it into narrower ones", code=3)
+        raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about "
+                      f"{needed / 1e9:.1f} GB of memory, expected at most the {installed / 1e9:.1f} GB of this "
+                      "machine or container; lower predict.window or predict.batch_size, or cut it into "
+                      "narrower ones", code=3)
 
 
 def watched(rows, job, source, show):

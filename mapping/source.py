@@ -50,7 +50,7 @@ class Source:
         self.paths, self.rasters, self.georeference = paths, rasters, ground
         self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"])
         self.shape = self.height, self.width = self.layers.shape
-        self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read so far; beyond the scale
+        self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read; beyond the scale
 
     def read(self, start, stop):
         """Rows of pixels: uint8 [rows, W, B]."""
@@ -63,8 +63,9 @@ class Source:
     def warn_of_scale(self, show):
         """Says so where much of what was read lay outside the scale of the training."""
         if self.outside.max() > 0.2 * self.pixels:
-            show(f"warning: {self.paths[0]}: {100 * self.outside.max() / self.pixels:.0f} % of a band outside the "
-                 f"scale that the network was trained with ({self.layers.scale}); see data.scale", last=True)
+            share = 100 * self.outside.max() / self.pixels
+            show(f"warning: {self.paths[0]}: {share:.0f} % of a band outside the scale that the network was "
+                 f"trained with ({self.layers.scale}); see data.scale", last=True)
 
     def masks(self):
         """What decides which pixels have no data, with the bytes of the masks beside the rasters, as text;
@@ -106,15 +107,16 @@ def scale_to(ground, trained, resample, path):
     if trained is None or (own is None and not ground["transform"] and not resample):
         return 1, None  # a picture without a place has no size
     if own is None:
-        return 1, ("its pixel size in metres is not known, so it is not resampled; the network was trained on "
-                   f"{trained:g} m")
+        return 1, ("its pixel size in metres is not known, so it is not resampled; the network was trained "
+                   f"on {trained:g} m")
     ratio = own / trained
     if resample and not 1 / 32 < ratio < 32:
-        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the network was "
-                      "trained; look at its georeference, or set predict.resample to false", code=3)
+        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the "
+                      "network was trained; look at its georeference, or set predict.resample to false",
+                      code=3)
     if resample and abs(ratio - 1) > 0.01:
         return ratio, None
     if resample or 0.8 < ratio < 1.25:
         return 1, None
-    return 1, (f"pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true for good "
-               "results")
+    return 1, (f"pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true "
+               "for good results")

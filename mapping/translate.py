@@ -27,7 +27,7 @@ from mapping.engines import answer_one, count_seen, engine_files, graph_of, load
 from mapping.memory import growth
 
 CALIBRATION = 24  # windows at most, to calibrate on and to test on
-FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # local contrast, logits: in float32
+FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # these in float32
 
 
 def made_from(facts, precision):
@@ -61,11 +61,11 @@ def ensure_engine(run, facts, settings):
     try:
         line = pool.submit(translate, run, facts, settings).result()
     except BrokenProcessPool:
-        raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; lower "
-                      "predict.window", code=4) from None
+        raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; "
+                      "lower predict.window", code=4) from None
     except BaseException:
-        for process in pool._processes.values():  # a translation that goes on would hold up whoever stops this
-            process.kill()
+        for process in pool._processes.values():
+            process.kill()  # a translation that goes on would hold up whoever stops this
         raise
     finally:
         pool.shutdown(wait=True)
@@ -84,9 +84,9 @@ def translate(run, facts, settings):
     line = f"translated: {files[0]}"
     if precision == "int8":
         record["check"] = price = measure_price(exact, model, settings)
-        line = (f"int8: mean IoU {100 * price['mean_iou']:.2f} % in float32, {100 * price['mean_iou_int8']:.2f} % in "
-                f"int8, on {price['windows']} windows of the validation tiles; {100 * price['same']:.1f} % of their "
-                "pixels are given the same class")
+        line = (f"int8: mean IoU {100 * price['mean_iou']:.2f} % in float32, "
+                f"{100 * price['mean_iou_int8']:.2f} % in int8, on {price['windows']} windows of the validation "
+                f"tiles; {100 * price['same']:.1f} % of their pixels are given the same class")
     save(model, files, record)
     return line
 
@@ -127,7 +127,7 @@ def without_concatenations(model):
             sums = [op.convolution(part, kernel, *how) for part, kernel in zip(parts, kernels)]
             node.output(0).replace(functools.reduce(op.add, sums).output(0))
         elif node.get_type_name() == "Softmax":
-            back, = (user.get_node() for user in node.output(0).get_target_inputs())  # to planes, as graph_of asks
+            back, = (user.get_node() for user in node.output(0).get_target_inputs())  # graph_of's, to planes
             planes = op.transpose(node.input_value(0), back.input_value(1))
             back.output(0).replace(op.softmax(planes, 1).output(0))
     return model
@@ -138,12 +138,12 @@ def save(model, files, record):
     import openvino as ov
     xml, weights, about = files
     about.unlink(missing_ok=True)
-    with replacing(xml) as temporary, replacing(weights):  # OpenVINO writes a .bin beside the .xml, of the same name
+    with replacing(xml) as temporary, replacing(weights):  # OpenVINO writes both
         try:
             ov.save_model(model, temporary, compress_to_fp16=False)
         except RuntimeError as error:  # all that OpenVINO says of a disk
-            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the disk; "
-                          "free some space and run the same command again", code=4) from None
+            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the "
+                          "disk; free some space and run the same command again", code=4) from None
     write_record(about, {"xml": sha256(xml), "bin": sha256(weights), **record})
 
 
@@ -171,7 +171,8 @@ def quantise(model, settings):
     logging.getLogger("nncf").setLevel(logging.ERROR)
     side = settings["predict"]["window"]
     patches = [pixels[None] for pixels, _ in windows_of(settings, "train", side, CALIBRATION)]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    silent = io.StringIO()  # its progress bars
+    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
                              ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
 

@@ -84,7 +84,8 @@ def check_tile(settings, tile, extra):
     name, _ = find_rasters(tile, settings)[0]
     check_extra(extra, tile, name, settings["data"]["extra"] is not None, settings["split"])
     if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
-        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}", code=3)
+        raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}",
+                      code=3)
 
 
 def why_no_extra(tile, name, wanted, split):
@@ -101,8 +102,9 @@ def check_extra(extra, tile, name, wanted, split):
     """Problem (exit 2) where an extra raster is given in vain."""
     reason = why_no_extra(tile, name, wanted, split)
     if extra and reason:
-        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected with --tile of a "
-                      "raster outside the split, for a network trained with data.extra; leave it out", code=2)
+        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected with --tile "
+                      "of a raster outside the split, for a network trained with data.extra; leave it out",
+                      code=2)
 
 
 def check_settings(settings, multiple):
@@ -111,8 +113,8 @@ def check_settings(settings, multiple):
     for section, key in (("predict", "window"), ("input", "patch_size")):
         if settings[section][key] % multiple:
             raise Problem(f"settings, key {section}.{key}: {settings[section][key]}, expected a multiple of "
-                          f"{multiple}, as the trained network takes it; run train.py again after an edit of model",
-                          code=2)
+                          f"{multiple}, as the trained network takes it; run train.py again after an edit of "
+                          "model", code=2)
     if settings["data"]["assume_crs"] is not None:
         check_crs(settings["data"]["assume_crs"])
 
@@ -130,18 +132,18 @@ def find_extra(name, given, facts, data):
     else:
         paths = find_raw(data["raw"], data["extra"], name) if data["extra"] else []
     if not paths:
-        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with data.extra; "
-                      "name it by --extra (EXTRA= for make)", code=3)
+        raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with "
+                      "data.extra; name it by --extra (EXTRA= for make)", code=3)
     return paths[0]
 
 
 def warn_of_training(jobs, facts):
     """Says of which tiles the maps are no test."""
-    for job in jobs:
-        if job.name in facts["trained_on"]:
-            progress(f"warning: {job.name}: the network was trained on it, so its map is no test", last=True)
-        elif job.name in facts["chosen_on"]:
-            progress(f"warning: {job.name}: its checkpoint was chosen on it, so its map is no test", last=True)
+    roles = {"trained_on": "the network was trained on it", "chosen_on": "its checkpoint was chosen on it"}
+    for key, role in roles.items():
+        for job in jobs:
+            if job.name in facts[key]:
+                progress(f"warning: {job.name}: {role}, so its map is no test", last=True)
 
 
 def other_ways(jobs):
@@ -193,10 +195,11 @@ def take(outcome, run, many, problems):
 def record(path, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
     rows = read_table(path) if path.exists() else []
-    others = [other for other in rows if other.get("map") != row["map"]]
-    stood = row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in rows if other not in others]
-    if not stood:
-        write_rows(path, list(row), [{column: other.get(column) for column in row} for other in others] + [row])
+    earlier = [other for other in rows if other.get("map") == row["map"]]
+    if row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in earlier]:
+        return
+    others = [{key: other.get(key) for key in row} for other in rows if other not in earlier]
+    write_rows(path, list(row), [*others, row])
 
 
 def over_dask(work, jobs, scheduler):
@@ -237,14 +240,13 @@ def over_dask(work, jobs, scheduler):
                     raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected "
                                   "scheduler and workers that run in this folder, with these packages",
                                   code=4) from None
-                lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to finish; "
-                               "look at their memory", code=3)
+                lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to "
+                               "finish; look at their memory", code=3)
                 yield Outcome(None, [], lost)
 
 
 if __name__ == "__main__":
     command(main, __doc__, tile="NAME or path of one raster, or a folder; every test tile without it",
-            extra="NAME of the extra raster's file beside --tile, where the network needs one; a folder for a "
-                  "folder",
+            extra="NAME of the extra raster's file beside --tile, where one is needed, or a folder of them",
             scheduler="NAME of a Dask cluster: local:N or tcp://host:port",
             check="only see whether --tile is there")

@@ -125,8 +125,9 @@ def write_sidecars(path, classes):
     names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
     write_text(gdal, f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
                      "</PAMRasterBand></PAMDataset>\n")
-    entry = '<paletteEntry value="{}" color="{}" alpha="255" label={}/>'.format
-    entries = "".join(entry(i, colour.lower(), quoteattr(name)) for i, (name, colour) in enumerate(classes.items()))
+    entry = '<paletteEntry value="{}" color="{}" alpha="255" label={}/>'
+    entries = "".join(entry.format(i, colour.lower(), quoteattr(name))
+                      for i, (name, colour) in enumerate(classes.items()))
     write_text(qgis, '<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
                      f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
                      "</pipe></qgis>\n")

@@ -149,8 +149,8 @@ def check_memory(job, source, needed, show):
          f"about {needed / 1e9:.1f} GB of memory", last=True)
     if needed > installed:
         raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about "
-                      f"{needed / 1e9:.1f} GB of memory, expected at most the {installed / 1e9:.1f} GB of this "
-                      "machine or container; lower predict.window or predict.batch_size, or cut it into "
+                      f"{needed / 1e9:.1f} GB of memory, expected at most the {installed / 1e9:.1f} GB of "
+                      "this machine or container; lower predict.window or predict.batch_size, or cut it into "
                       "narrower ones", code=3)
 
 

@@ -33,7 +33,8 @@ def check_raster(path, extra_path, facts):
         if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
             wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
         if extra.shape != raster.shape:
-            wrong = f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} as {path}"
+            wrong = (f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} "
+                     f"as {path}")
         if wrong:
             raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
 
@@ -83,7 +84,7 @@ def open_source(job, facts, show):
     """The Source of a job (mapping/one_raster.py), brought to the network's pixel size where predict.resample
     asks for it."""
     paths = [job.path, job.extra] if job.extra else [job.path]
-    of_split = job.name in all_tiles(job.settings["split"])  # whose maps are compared with labels, pixel by pixel
+    of_split = job.name in all_tiles(job.settings["split"])  # compared with labels, pixel by pixel
     resample = job.settings["predict"]["resample"] and not of_split
     with contextlib.ExitStack() as opened:
         rasters = [opened.enter_context(open_raster(path)) for path in paths]

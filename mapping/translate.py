@@ -85,8 +85,8 @@ def translate(run, facts, settings):
     if precision == "int8":
         record["check"] = price = measure_price(exact, model, settings)
         line = (f"int8: mean IoU {100 * price['mean_iou']:.2f} % in float32, "
-                f"{100 * price['mean_iou_int8']:.2f} % in int8, on {price['windows']} windows of the validation "
-                f"tiles; {100 * price['same']:.1f} % of their pixels are given the same class")
+                f"{100 * price['mean_iou_int8']:.2f} % in int8, on {price['windows']} windows of the "
+                f"validation tiles; {100 * price['same']:.1f} % of their pixels are given the same class")
     save(model, files, record)
     return line
 

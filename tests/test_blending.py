@@ -70,7 +70,8 @@ def test_memory_depends_on_width_and_window_not_on_height():
 
 
 def test_views_are_averaged_each_turned_back():
-    """An engine that answers by place in the patch shows whether views are undone: the mean of eight is symmetric."""
+    """An engine that answers by place in the patch shows whether views are undone: the mean of eight is
+    symmetric."""
     planes = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
     rows = blending.predict_rows(
         lambda patches: (planes for _ in patches),
@@ -91,7 +92,11 @@ def test_views_are_averaged_each_turned_back():
 
 def test_windows_count_most_in_their_middle_and_everywhere_a_little():
     weights = blending.blend_weights(32)
-    assert weights.min() > 0 and weights.max() == weights[15:17, 15:17].max() and (np.diff(weights[16, :16]) > 0).all()
+    assert (
+        weights.min() > 0
+        and weights.max() == weights[15:17, 15:17].max()
+        and (np.diff(weights[16, :16]) > 0).all()
+    )
 
 
 @given(st.integers(1, 3000), st.integers(1, 20), st.just(0) | st.floats(0, 0.9), st.sampled_from([1, 4, 32]))

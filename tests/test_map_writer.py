@@ -20,10 +20,13 @@ ALL = ["confidence", "probabilities", "colours", "polygons"]
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A map of a house (3 x 4 px) and a speck on a road, with a corner of nodata; and what it was drawn from."""
+    """A map of a house (3 x 4 px) and a speck on a road, with a corner of nodata; and what it was drawn
+    from."""
     image = np.full((20, 30, 1), 9, np.uint8)
     image[:5, :5] = 0
-    write_raster(tmp_path / "image.tif", image, nodata=0, crs=CRS, transform=from_origin(366976, 5808000, 0.5, 0.5))
+    write_raster(
+        tmp_path / "image.tif", image, nodata=0, crs=CRS, transform=from_origin(366976, 5808000, 0.5, 0.5)
+    )
     found = np.zeros((20, 30, 4), np.uint8)
     found[10:13, 8:12, 0] = found[17, 17, 0] = 1
     found[..., 1] = 150
@@ -78,13 +81,17 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
             assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
     assert len(json.loads(maps.beside(write(ALL, least=0), "polygons").read_text())["features"]) == 3
     merged = json.loads(maps.beside(write(ALL, least=30), "polygons").read_text())["features"]
-    assert [f["properties"]["area"] for f in merged] == [(600 - 25) * 0.25]  # nodata, 25 pixels, is given to nobody
+    assert [f["properties"]["area"] for f in merged] == [
+        (600 - 25) * 0.25
+    ]  # nodata, 25 pixels, is given to nobody
 
 
 def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):
     _, write = drawn
     path = write(ALL)
-    assert all(maps.is_made(part, {"MODEL": "a"}) for part in maps.files_of(path, ALL) if part.suffix == ".tif")
+    assert all(
+        maps.is_made(part, {"MODEL": "a"}) for part in maps.files_of(path, ALL) if part.suffix == ".tif"
+    )
     assert not maps.is_made(path, {"MODEL": "b"}) and not maps.is_made(path.with_name("other.tif"), {})
     write([], tags={"MODEL": "b"})
     assert not any(maps.beside(path, what).exists() for what in ALL)  # of the earlier map
@@ -104,14 +111,18 @@ def test_colours_and_polygons_are_drawn_from_the_map_that_stands_where_they_are_
     assert whole == {part: part.read_bytes() for part in path.parent.iterdir()}
     map_writer.write_beside(path, wanted._replace(sieve=0))
     assert len(json.loads(maps.beside(path, "polygons").read_text())["features"]) == 3
-    map_writer.write_beside(path, wanted._replace(also=[]))  # what is no longer asked for may stay: it is true
+    map_writer.write_beside(
+        path, wanted._replace(also=[])
+    )  # what is no longer asked for may stay: it is true
     assert len(list(path.parent.iterdir())) == len(whole)
 
 
 def test_a_picture_of_a_map_has_its_colours(drawn):
     found, write = drawn
     picture = imread(write([]).with_suffix(".png"))
-    assert (picture[11, 9] == COLOURS[1]).all() and (picture[15, 20] == 255).all() and (picture[0, 0] == 0).all()
+    assert (
+        (picture[11, 9] == COLOURS[1]).all() and (picture[15, 20] == 255).all() and (picture[0, 0] == 0).all()
+    )
 
 
 def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):

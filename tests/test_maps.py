@@ -22,7 +22,14 @@ def test_settings_and_maps_agree_on_what_stands_beside_a_map(settings, tmp_path)
 def test_a_maps_options_are_those_that_change_its_pixels(settings):
     predict = settings["predict"]
     before = maps.options_of(predict)
-    others = {"batch_size": 7, "sieve": 9, "also": ["colours"], "compare": True, "engine": "auto", "resample": True}
+    others = {
+        "batch_size": 7,
+        "sieve": 9,
+        "also": ["colours"],
+        "compare": True,
+        "engine": "auto",
+        "resample": True,
+    }
     assert maps.options_of({**predict, **others}) == before
     assert set(others) | set(maps.PIXELS) == set(predict)
     for key, value in {"window": 96, "overlap": 0.5, "views": [1], "precision": "int8"}.items():

@@ -20,7 +20,6 @@ from untrained import ortho, read_map, run, write_run  # noqa: F401  a fixture a
 import predict
 from base.files import sha256
 from base.problem import Problem
-from base.tables import read_table
 from imagery.arrays import IGNORE
 from imagery.rasters import pixel_size
 from mapping import blending, maps, memory, one_raster, source
@@ -64,7 +63,8 @@ def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, mo
         predict.main(settings, plain, "2_13")
     np.testing.assert_array_equal(read_map(plain, "my"), read_map(plain, "2_13"))
     places = {
-        name: {"crs": "EPSG:32633", "transform": from_origin(east, 0, 1, 1)} for name, east in (("my", 0), ("off", 9))
+        name: {"crs": "EPSG:32633", "transform": from_origin(east, 0, 1, 1)}
+        for name, east in (("my", 0), ("off", 9))
     }
     write_raster(tmp_path / "my.tif", layers[..., :3], **places["my"])
     write_raster(tmp_path / "off.tif", layers[..., 3], **places["off"])
@@ -113,7 +113,11 @@ def test_a_raster_of_other_pixels_is_resampled_where_that_is_asked_for(run, sett
     fine = image.repeat(4, 0).repeat(4, 1)
     fine[:8, :16] = 0
     write_raster(
-        tmp_path / "fine.tif", fine, nodata=0, crs="EPSG:25833", transform=from_origin(1000, 2000, 0.0125, 0.0125)
+        tmp_path / "fine.tif",
+        fine,
+        nodata=0,
+        crs="EPSG:25833",
+        transform=from_origin(1000, 2000, 0.0125, 0.0125),
     )
     settings["predict"]["resample"] = True
     for name in ("right", "fine"):
@@ -124,7 +128,9 @@ def test_a_raster_of_other_pixels_is_resampled_where_that_is_asked_for(run, sett
         assert list(source.transform) == pytest.approx(list(place["transform"]))
         found = source.read(1)
     assert (found[:2, :4] == IGNORE).all() and (found == IGNORE).sum() == 8
-    assert (found == read_map(run, "right"))[found != IGNORE].mean() > 0.8  # but beside the corner without data
+    assert (found == read_map(run, "right"))[
+        found != IGNORE
+    ].mean() > 0.8  # but beside the corner without data
     write_raster(tmp_path / "nowhere.tif", image)
     predict.main(settings, run, "nowhere.tif")
     assert "its pixel size in metres is not known" in capsys.readouterr().out
@@ -206,13 +212,18 @@ def test_nodata_stays_nodata(run, settings, tmp_path):
     np.testing.assert_array_equal(labels == IGNORE, (image == 0).all(-1))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63), (1280, 1), (2100, 9), (5, 1100)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 40), (3, 200), (64, 64), (65, 63), (1280, 1), (2100, 9), (5, 1100)]
+)
 def test_every_pixel_of_any_size_is_predicted(run, settings, tmp_path, shape):
     ortho(tmp_path / "a.tif", shape)
     predict.main(settings, run, "a.tif")
     with rasterio.open(run / "predictions/a.tif") as source:
         assert (
-            source.shape == shape and source.read(1).max() < 6 and source.crs is None and source.transform.is_identity
+            source.shape == shape
+            and source.read(1).max() < 6
+            and source.crs is None
+            and source.transform.is_identity
         )
 
 
@@ -224,7 +235,9 @@ def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, setting
     with rasterio.open(path) as source:
         assert (source.count, source.dtypes[0], source.nodata, source.shape) == (1, "uint8", 255, (700, 301))
         assert source.crs == "EPSG:25833" and source.transform == transform
-        assert source.profile["tiled"] and source.compression.value == "DEFLATE" and source.overviews(1) == [2]
+        assert (
+            source.profile["tiled"] and source.compression.value == "DEFLATE" and source.overviews(1) == [2]
+        )
         assert [source.colormap(1)[i][:3] for i in range(6)] == [tuple(map(int, c)) for c in COLOURS]
         labels = source.read(1)
     assert labels.max() < 6
@@ -252,7 +265,9 @@ def test_a_raster_placed_by_ground_control_points_gives_a_map_placed_by_them(run
         with rasterio.open(run / "predictions" / name) as source:
             found, crs = source.gcps
         assert crs == "EPSG:25833"
-        assert [(p.row, p.col, p.x, p.y, p.z) for p in found] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
+        assert [(p.row, p.col, p.x, p.y, p.z) for p in found] == [
+            (p.row, p.col, p.x, p.y, p.z) for p in points
+        ]
 
 
 def test_polygons_where_there_is_no_longitude_are_left_out_with_a_word(run, settings, tmp_path, capsys):
@@ -261,7 +276,9 @@ def test_polygons_where_there_is_no_longitude_are_left_out_with_a_word(run, sett
     ortho(tmp_path / "b.tif", crs="EPSG:32633", transform=from_origin(1e9, 1e12, 0.05, 0.05))
     for name in "ab":
         predict.main(settings, run, f"{name}.tif")
-        assert "so no polygons" in capsys.readouterr().out and not (run / f"predictions/{name}.geojson").exists()
+        assert (
+            "so no polygons" in capsys.readouterr().out and not (run / f"predictions/{name}.geojson").exists()
+        )
         predict.main(settings, run, f"{name}.tif")
         assert "stands already" in capsys.readouterr().out
 
@@ -271,7 +288,10 @@ def test_a_map_that_stands_is_left_alone_and_a_changed_raster_is_not(run, settin
     predict.main(settings, run, "a.tif")
     before = (run / "predictions/a.tif").stat().st_mtime_ns
     predict.main(settings, run, "a.tif")
-    assert "stands already" in capsys.readouterr().out and (run / "predictions/a.tif").stat().st_mtime_ns == before
+    assert (
+        "stands already" in capsys.readouterr().out
+        and (run / "predictions/a.tif").stat().st_mtime_ns == before
+    )
     settings["predict"]["views"] = [0]
     predict.main(settings, run, "a.tif")
     assert (run / "predictions/a.tif").stat().st_mtime_ns != before
@@ -335,7 +355,11 @@ def test_the_maps_tags_say_what_it_was_made_from(run, settings, tmp_path):
         tags = source.tags()
     assert tags["MODEL"] == sha256(run / "model.keras") and tags["SOURCE"] == sha256(tmp_path / "a.tif")
     assert (tags["VIEWS"], tags["WINDOW"], tags["OVERLAP"]) == ("0 5", "64", "0.25")
-    assert tags["ENGINE"].startswith("tensorflow 2.") and len(tags["SETTINGS"]) == 64 and len(tags["VERSION"]) == 16
+    assert (
+        tags["ENGINE"].startswith("tensorflow 2.")
+        and len(tags["SETTINGS"]) == 64
+        and len(tags["VERSION"]) == 16
+    )
     assert json.loads(tags["PREDICT"]) == {key: settings["predict"][key] for key in maps.PIXELS}
 
 
@@ -388,7 +412,8 @@ def test_stated_memory_grows_with_the_width_and_not_with_the_height():
     facts = {"classes": dict.fromkeys("abcdef"), "scale": [None] * 3}
     windows = blending.Windows(512, 0.25, [0], 32)
     stated = [
-        memory.needed(shape, facts, windows, 5e8, []) for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
+        memory.needed(shape, facts, windows, 5e8, [])
+        for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
     ]
     assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]
 
@@ -408,7 +433,13 @@ def test_a_map_is_kept_where_only_what_goes_with_it_changes(run, settings, tmp_p
     predict.main(settings, run, "a.tif")
     stamp = (run / "predictions/a.tif").stat().st_mtime_ns
     monkeypatch.setattr(one_raster, "start_engine", None)
-    changes = [{"batch_size": 3}, {"also": ["colours"]}, {"also": ["polygons"]}, {"sieve": 5}, {"resample": True}]
+    changes = [
+        {"batch_size": 3},
+        {"also": ["colours"]},
+        {"also": ["polygons"]},
+        {"sieve": 5},
+        {"resample": True},
+    ]
     for change in changes:  # resampled, its pixels would be as they are
         options.update(change)
         capsys.readouterr()
@@ -442,8 +473,13 @@ def test_the_stated_memory_is_what_a_map_takes(run, settings, tmp_path):
         "predict.main(read_settings('tiny.yaml'), Path('runs/tiny'), 'a.tif')\n"
         "print('peak', memory.resident('VmHWM'))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     stated = 1e9 * float(re.search("about ([0-9.]+) GB of memory", done.stdout)[1])
     peak = int(re.search("peak ([0-9]+)", done.stdout)[1])
     assert 0.9 * peak < stated < 1.25 * peak, done.stdout

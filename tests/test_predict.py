@@ -9,15 +9,12 @@ import time
 
 import numpy as np
 import pytest
-import rasterio
 from conftest import ROOT, save_settings, stand_in, without_make, write_raster
 from untrained import ortho, read_map, run, write_run  # noqa: F401  a fixture among them
 
 import predict
-from base.files import sha256
 from base.problem import Problem
 from mapping import one_raster
-
 
 HOSTILE = [
     "a b.tif",
@@ -59,7 +56,11 @@ def test_a_hostile_name_is_just_a_name(tmp_path, name):
 def test_a_tile_that_does_not_exist_is_one_line(run, settings, tile):
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, tile)
-    assert caught.value.code == 3 and "no such tile or file" in str(caught.value) and not (run / "predictions").exists()
+    assert (
+        caught.value.code == 3
+        and "no such tile or file" in str(caught.value)
+        and not (run / "predictions").exists()
+    )
 
 
 def test_a_foreign_file_with_a_tiles_name_is_refused(run, settings, tmp_path):
@@ -147,7 +148,9 @@ def test_a_scheduler_that_is_none_is_refused(run, settings, tmp_path, scheduler)
     assert caught.value.code == 2
 
 
-def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_done_by_another(run, settings, tmp_path):
+def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_done_by_another(
+    run, settings, tmp_path
+):
     pytest.importorskip("distributed")
     for number in range(5):
         ortho(tmp_path / f"many/{number}.tif", (500, 300 + number))
@@ -168,12 +171,16 @@ def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_don
     killed = None
     while killed is None and done.poll() is None:
         time.sleep(0.02)
-        for left in (run / "predictions").glob(".*.tmp*.tif"):  # a worker's number stands in its temporary files
+        for left in (run / "predictions").glob(
+            ".*.tmp*.tif"
+        ):  # a worker's number stands in its temporary files
             killed = int(re.search(r"tmp([0-9]+)", left.name)[1])
             os.kill(killed, signal.SIGKILL)
             break
     out, errors = done.communicate(timeout=240)
-    assert killed and done.returncode == 3 and "many/broken.tif" in errors and "Traceback" not in errors, errors
+    assert killed and done.returncode == 3 and "many/broken.tif" in errors and "Traceback" not in errors, (
+        errors
+    )
     assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == alone
 
 
@@ -189,7 +196,11 @@ def test_a_name_too_long_for_what_goes_beside_a_map_stops_no_other(run, settings
         ortho(tmp_path / f"many/{name}.tif", (20, 20))
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, "many")
-    assert caught.value.code == 3 and len(caught.value.lines) == 2 and "its name is too long" in caught.value.lines[0]
+    assert (
+        caught.value.code == 3
+        and len(caught.value.lines) == 2
+        and "its name is too long" in caught.value.lines[0]
+    )
     assert (run / "predictions/c.tif").exists()
     with pytest.raises(Problem, match="no such tile or file"):
         predict.main(settings, run, "x" * 5000)
@@ -209,7 +220,9 @@ def test_a_raster_named_as_what_goes_beside_a_map_is_refused(run, settings, tmp_
     """Its map would be taken for a part of the map of x, and removed with it."""
     for each in ("x.tif", name):
         write_raster(
-            tmp_path / f"folder/{each}", np.ones((20, 20, 3), np.uint8), driver="PNG" if "png" in each else "GTiff"
+            tmp_path / f"folder/{each}",
+            np.ones((20, 20, 3), np.uint8),
+            driver="PNG" if "png" in each else "GTiff",
         )
     with pytest.raises(Problem, match="as files beside a map do"):
         predict.main(settings, run, f"folder/{name}")
@@ -269,6 +282,8 @@ def test_an_extra_raster_in_vain_is_refused_alike_before_and_after_the_training(
     ortho(tmp_path / "raw/2_Ortho_RGB/top_potsdam_2_13_RGB.tif", (20, 30))
     for tile, reason in (("a.tif", "a network without an extra band"), ("2_13", "2_13, a tile of the split")):
         for check in (True, False):
-            with pytest.raises(Problem, match=f"--extra .* given for {reason}, expected with --tile") as caught:
+            with pytest.raises(
+                Problem, match=f"--extra .* given for {reason}, expected with --tile"
+            ) as caught:
                 predict.main(settings, run, tile, extra="a.tif", check=check)
             assert caught.value.code == 2

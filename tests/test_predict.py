@@ -33,23 +33,32 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_just_a_name(tmp_path, name):
-    """What make hands over, seen by a stand-in for predict.py; params.py has looked for the file before."""
-    project = tmp_path / "project"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project whose steps are made, but for predict.py, which only writes down what it is given."""
+    project = tmp_path_factory.mktemp("made") / "project"
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".git", ".venv", "data", "runs", "tests"))
     (project / "predict.py").write_text("import sys\nopen('got', 'w').write(sys.argv[-1])\n")
-    (project / name).touch()
     (project / ".venv").mkdir()
     shutil.copy(ROOT / "requirements.txt", project / ".venv/.installed")
     stand_in(project, "params")
-    environment = without_make(os.environ)
-    run = dict(cwd=project, capture_output=True, text=True, env=environment)
-    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], check=True, **run)
-    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **run)
+    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], check=True, **how_to_run(project))
+    return project
+
+
+def how_to_run(project):
+    return dict(cwd=project, capture_output=True, text=True, env=without_make(os.environ))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_just_a_name(made, name):
+    """What make hands over, seen by a stand-in for predict.py; predict.py --check would have looked for the file."""
+    (made / name).touch()
+    (made / "got").unlink(missing_ok=True)
+    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **how_to_run(made))
     assert done.returncode == 0, done.stderr
-    assert (project / "got").read_text() == f"--tile={name}"
-    assert not list(tmp_path.rglob("canary"))
+    assert (made / "got").read_text() == f"--tile={name}"
+    assert not list(made.parent.rglob("canary"))
 
 
 @pytest.mark.parametrize("tile", ["9_99", "no/such.tif", "", "../x", "-rf", "$(touch canary)"])

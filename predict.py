@@ -102,9 +102,8 @@ def check_extra(extra, tile, name, wanted, split):
     """Problem (exit 2) where an extra raster is given in vain."""
     reason = why_no_extra(tile, name, wanted, split)
     if extra and reason:
-        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected with --tile "
-                      "of a raster outside the split, for a network trained with data.extra; leave it out",
-                      code=2)
+        raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected only where "
+                      "data.extra is set, with --tile of a raster outside the split; leave it out", code=2)
 
 
 def check_settings(settings, multiple):

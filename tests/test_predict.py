@@ -292,7 +292,7 @@ def test_an_extra_raster_in_vain_is_refused_alike_before_and_after_the_training(
     for tile, reason in (("a.tif", "a network without an extra band"), ("2_13", "2_13, a tile of the split")):
         for check in (True, False):
             with pytest.raises(
-                Problem, match=f"--extra .* given for {reason}, expected with --tile"
+                Problem, match=f"--extra .* given for {reason}, expected only where data.extra is set, with --tile"
             ) as caught:
                 predict.main(settings, run, tile, extra="a.tif", check=check)
             assert caught.value.code == 2

@@ -201,22 +201,16 @@ def record(path, row):
     write_rows(path, list(row), [*others, row])
 
 
-def over_dask(work, jobs, scheduler):
-    """Yields the Outcome that work(job, threads) returns for each of the jobs, as the workers finish;
-    `threads`: how many it may use, 0 for as many as there are cores.
-
-    `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its workers,
-    runs in this folder. What a lost worker was at, another does. Problem (exit 4) where there is no
-    cluster.
-    """
+@contextlib.contextmanager
+def dask_client(scheduler, count):
+    """A client of a Dask scheduler with workers: of `count` workers on this machine, or of the one at an
+    address. Problem (exit 4) where there is none."""
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, LocalCluster
     except ImportError:
         raise Problem("package distributed: not installed, expected for --scheduler; run make extras",
                       code=4) from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    count = int(scheduler.partition(":")[2]) if scheduler.startswith("local:") else 0
-    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
     with contextlib.ExitStack() as opened:
         try:
             address = opened.enter_context(LocalCluster(
@@ -227,6 +221,20 @@ def over_dask(work, jobs, scheduler):
         except OSError as error:  # a timeout too
             raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with "
                           "workers, or local:N", code=4) from None
+        yield client
+
+
+def over_dask(work, jobs, scheduler):
+    """Yields the Outcome that work(job, threads) returns for each of the jobs, as the workers finish;
+    `threads`: how many it may use, 0 for as many as there are cores. What a lost worker was at, another does.
+
+    `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its workers,
+    runs in this folder.
+    """
+    count = int(scheduler.removeprefix("local:")) if scheduler.startswith("local:") else 0
+    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
+    with dask_client(scheduler, count) as client:
+        from distributed import as_completed
         futures = {client.submit(work, job, threads, pure=False): job for job in jobs}
         for future in as_completed(list(futures)):
             job = futures.pop(future)  # what has been read here is not done again when its worker is lost

@@ -55,7 +55,7 @@ def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, mo
         predict.main(settings, plain, "my.tif")
     predict.main(settings, plain, "my.tif", extra="raw/dsm/02_13.tif")
     for tile in (None, "2_13"):  # no tile of the split is scored with another's extra raster
-        with pytest.raises(Problem, match="--extra .*, expected only where data.extra is set, with --tile") as caught:
+        with pytest.raises(Problem, match="--extra .*, expected only where data.extra is set") as caught:
             predict.main(settings, plain, tile, extra="raw/dsm/02_13.tif")
         assert caught.value.code == 2
     settings["data"]["extra"] = None

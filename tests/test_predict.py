@@ -52,7 +52,7 @@ def how_to_run(project):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_just_a_name(made, name):
-    """What make hands over, seen by a stand-in for predict.py; predict.py --check would have looked for the file."""
+    """What make hands over, seen by a stand-in; predict.py --check would have looked for the file."""
     (made / name).touch()
     (made / "got").unlink(missing_ok=True)
     done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **how_to_run(made))
@@ -292,7 +292,7 @@ def test_an_extra_raster_in_vain_is_refused_alike_before_and_after_the_training(
     for tile, reason in (("a.tif", "a network without an extra band"), ("2_13", "2_13, a tile of the split")):
         for check in (True, False):
             with pytest.raises(
-                Problem, match=f"--extra .* given for {reason}, expected only where data.extra is set, with --tile"
+                Problem, match=f"--extra .* given for {reason}, expected only where"
             ) as caught:
                 predict.main(settings, run, tile, extra="a.tif", check=check)
             assert caught.value.code == 2

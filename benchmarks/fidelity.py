@@ -64,6 +64,14 @@ OVERLAPS = (0, 1 / 16, 1 / 8, 1 / 4)  # of 512: multiples of the network's grid 
 NEAR = 4  # pixels: what the seam meter's figures call the border of a window
 
 
+def predict_whole(answer, image, windows, facts):
+    """Class indices (uint8 [H, W]) of an image (uint8 [H, W, B])."""
+    from mapping import blending
+    rows = blending.predict_rows(answer, lambda start, stop: image[start:stop], image.shape[:2],
+                                 len(facts["classes"]), windows)
+    return np.concatenate([part[..., 0] for _, part in rows])
+
+
 def seams(folder):
     """The share of pixels whose class differs from that of a map made at once, by distance to a window's
     border."""
@@ -78,13 +86,12 @@ def seams(folder):
         for tile in settings["split"]["val"]:
             side = window + 2 * int(window * (1 - overlap))  # three windows that overlap by just so much
             image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:side, :side])
-            layouts = [blending.Windows(side, 0, [0], multiple), blending.Windows(window, overlap, [0], multiple)]
-            whole, cut_up = (np.concatenate([rows[..., 0] for _, rows in blending.predict_rows(
-                answer, lambda start, stop: image[start:stop], image.shape[:2], len(facts["classes"]), windows)])
-                for windows in layouts)
+            apart = blending.Windows(window, overlap, [0], multiple)
+            whole, cut_up = (predict_whole(answer, image, windows, facts)
+                             for windows in (blending.Windows(side, 0, [0], multiple), apart))
             away = []
             for length in image.shape[:2]:
-                first = layouts[1].along(length)
+                first = apart.along(length)
                 borders = np.unique([*first[1:], *(first[:-1] + window)])
                 away.append(np.abs(np.arange(length)[:, None] + 0.5 - borders).min(1))
             bins = np.digitize(np.minimum(*np.meshgrid(*away, indexing="ij")), edges) - 1
@@ -103,10 +110,12 @@ def draw_seams(edges, curves):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    for (overlap, curve), colour in zip(curves.items(), plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))):
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))
+    middles = np.sqrt(np.maximum(edges, 2) * np.append(edges[1:], 512))
+    for (overlap, curve), colour in zip(curves.items(), colours):
         seen = curve > 0
-        axes.plot(np.sqrt(np.maximum(edges, 2) * np.append(edges[1:], 512))[seen], curve[seen], "o-", color=colour,
-                  markersize=3.5, label=f"{512 * overlap:g} px")
+        axes.plot(middles[seen], curve[seen], "o-", color=colour, markersize=3.5,
+                  label=f"{512 * overlap:g} px")
     axes.set(xscale="log", yscale="log", xlabel="distance to the nearest border of a window (pixels)",
              ylabel="pixels of another class (%)")
     axes.set_xticks([3, 10, 30, 100, 300], ["3", "10", "30", "100", "300"])
@@ -116,7 +125,8 @@ def draw_seams(edges, curves):
 
 
 def summarise(medians):
-    return {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items() for key, value in found.items()}
+    return {f"{key}_{name.replace(' ', '_')}": value
+            for name, found in medians.items() for key, value in found.items()}
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ LARGE = {"wide": (12_000, 40_000), "tall": (40_000, 12_000)}  # height, width
 
 def write_raster(path, height, width, picture=None):
     """A tiled GeoTIFF of a picture, repeated; without one, empty and sparse."""
-    options = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "tiled": True,
-               "compress": "deflate", "sparse_ok": True, "crs": "EPSG:32633",
+    options = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8",
+               "tiled": True, "compress": "deflate", "sparse_ok": True, "crs": "EPSG:32633",
                "transform": rasterio.Affine(0.05, 0, 366976, 0, -0.05, 5808000)}
     with rasterio.open(path, "w", **options) as target:
         if picture is not None:
@@ -103,19 +103,21 @@ def notebook(folder, tile, views):
     """The notebook's way, with one view or all eight."""
     import tensorflow as tf
 
-    from imagery.arrays import unview, view
     from base.tables import read_facts
+    from imagery.arrays import unview, view
     from mapping.engines import load_network
     run = folder / "predict/notebook"
     network = load_network(run, read_facts(run))
-    network.predict(np.zeros((32, PATCH, PATCH, 3), np.uint8), batch_size=32, verbose=0)  # traced before the clock runs
+    empty = np.zeros((32, PATCH, PATCH, 3), np.uint8)
+    network.predict(empty, batch_size=32, verbose=0)  # traced before the clock runs
     started = time.perf_counter()
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         image = np.moveaxis(source.read(), 0, -1)
     total = 0
     for number in views:
         turned = view(image, number)[None]
-        patches = tf.image.extract_patches(turned, (1, PATCH, PATCH, 1), (1, PATCH, PATCH, 1), (1, 1, 1, 1), "VALID")
+        side = (1, PATCH, PATCH, 1)
+        patches = tf.image.extract_patches(turned, side, side, (1, 1, 1, 1), "VALID")
         rows, columns = patches.shape[1:3]
         answers = network.predict(tf.reshape(patches, (-1, PATCH, PATCH, 3)), batch_size=32, verbose=0)
         corners = [(row * PATCH, col * PATCH) for row in range(rows) for col in range(columns)]
@@ -176,8 +178,8 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
         seconds.append(time.perf_counter() - started)
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         height, width = source.shape
-    return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6, "resident_mb": bench.resident()[1],
-            "stated_mb": stated[-1], "seconds": seconds[0],
+    return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6,
+            "resident_mb": bench.resident()[1], "stated_mb": stated[-1], "seconds": seconds[0],
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}
 
 
@@ -196,14 +198,17 @@ def summarise(medians):
         if found:
             figures.update({f"mpx_per_second_{engine}": found["mpx_per_second"],
                             f"share_of_peak_{engine}": found["mpx_per_second"] * GFLOP / best,
-                            f"resident_mb_{engine}": found["resident_mb"], f"stated_mb_{engine}": found["stated_mb"],
+                            f"resident_mb_{engine}": found["resident_mb"],
+                            f"stated_mb_{engine}": found["stated_mb"],
                             f"vs_notebook_{engine}": found["mpx_per_second"] / base["mpx_per_second"],
                             f"memory_share_of_notebook_{engine}": found["resident_mb"] / base["resident_mb"]})
     exact = max((engine for engine in ("tensorflow", "openvino") if engine in medians),
                 key=lambda engine: medians[engine]["mpx_per_second"])
-    figures.update({"vs_notebook": figures[f"vs_notebook_{exact}"], "resident_mb": figures[f"resident_mb_{exact}"],
+    figures.update({"vs_notebook": figures[f"vs_notebook_{exact}"],
+                    "resident_mb": figures[f"resident_mb_{exact}"],
                     "memory_share_of_notebook": figures[f"memory_share_of_notebook_{exact}"],
-                    "mpx_per_second_notebook": base["mpx_per_second"], "resident_mb_notebook": base["resident_mb"],
+                    "mpx_per_second_notebook": base["mpx_per_second"],
+                    "resident_mb_notebook": base["resident_mb"],
                     "share_of_peak_notebook": base["mpx_per_second"] * GFLOP / best})
     for name, found in medians.items():
         if name not in (*WINDOWS, "notebook", "matrix product"):

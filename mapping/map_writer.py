@@ -115,7 +115,7 @@ def write_beside(path, wanted):
         write_sidecars(path, wanted.classes)
     if "colours" in wanted.also and not is_made(colours, wanted.tags):
         write_colours(colours, path, wanted)
-    if "polygons" in wanted.also and not begins_with(polygons, head_of(wanted.sieve)):
+    if "polygons" in wanted.also and not are_drawn(polygons, wanted.sieve):
         write_polygons(polygons, path, wanted.classes, wanted.sieve)
 
 
@@ -167,12 +167,12 @@ def head_of(least):
     return f'{{"type": "FeatureCollection", "sieve": {least}, "features": ['
 
 
-def begins_with(path, text):
-    """True where a file is there that begins with this text."""
+def are_drawn(path, least):
+    """True where a file of such polygons is there."""
     if not path.exists():
         return False
     with open(path, "rb") as file:
-        return file.read(len(text)) == text.encode()
+        return file.read(200).startswith(head_of(least).encode())
 
 
 def write_polygons(path, map_path, classes, least):

@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity.py       about 10 minutes on 2 cores; writes docs/seams.png too
 
-`points_lost_*`: validation mean IoU in float32 less that in 8 bit or bfloat16, in points, whole tiles, one view.
-`same_*`: share of the pixels to which another engine gives the class that TensorFlow gives. The seam meter compares
-maps made of windows of 512 px with one made at once: the share of pixels whose class differs, by their distance to the
-nearest border of a window, on nine windows of each validation tile of Dubai.
+`points_lost_*`: validation mean IoU in float32 less that in 8 bit or bfloat16, in points, whole tiles, one
+view. `same_*`: share of the pixels to which another engine gives the class that TensorFlow gives. The seam
+meter compares maps made of windows of 512 px with one made at once: the share of pixels whose class differs,
+by their distance to the nearest border of a window, on nine windows of each validation tile of Dubai.
 """
 import bench
 import numpy as np
@@ -16,7 +16,7 @@ def trained(folder, data):
     """(run, facts, settings) of the first training of recipe.py on a data set."""
     import recipe
 
-    from mapping.engines import read_facts
+    from base.tables import read_facts
     run = folder / f"recipe/ours_{data}_1"
     if not (run / "model.json").exists():
         raise ModuleNotFoundError(f"the training {run}, which recipe.py makes")
@@ -27,7 +27,7 @@ WAYS = {"tensorflow": ("tensorflow", "float32"), "openvino": ("openvino", "float
         "bfloat16": ("openvino", "bfloat16"), "int8": ("openvino", "int8")}
 
 
-def compare(folder, data):
+def measure(folder, data):
     """Mean IoU of the validation tiles with every engine, and the share of pixels of TensorFlow's class."""
     import nncf  # noqa: F401  passed over where it is missing
 
@@ -45,7 +45,8 @@ def compare(folder, data):
         if engine == "openvino":
             translate.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
-            one_raster.predict_raster(tile, find_raster(tile, settings)[1], None, settings, run, engine)
+            job = one_raster.Job(tile, find_raster(tile, settings)[1], None, settings, run, engine)
+            one_raster.predict_raster(job, 0, lambda line, last=False: None)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)
             labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)
@@ -63,25 +64,34 @@ OVERLAPS = (0, 1 / 16, 1 / 8, 1 / 4)  # of 512: multiples of the network's grid 
 NEAR = 4  # pixels: what the seam meter's figures call the border of a window
 
 
+def predict_whole(answer, image, windows, facts):
+    """Class indices (uint8 [H, W]) of an image (uint8 [H, W, B])."""
+    from mapping import blending
+    rows = blending.predict_rows(answer, lambda start, stop: image[start:stop], image.shape[:2],
+                                 len(facts["classes"]), windows)
+    return np.concatenate([part[..., 0] for _, part in rows])
+
+
 def seams(folder):
-    """The share of pixels whose class differs from that of a map made at once, by distance to a window's border."""
+    """The share of pixels whose class differs from that of a map made at once, by distance to a window's
+    border."""
     from imagery.tiles import open_prepared
     from mapping import blending, engines
     run, facts, settings = trained(folder, "dubai")
     window, multiple, figures, curves = 512, facts["multiple"], {}, {}
-    engine = engines.tensorflow_engine(engines.load_network(run, facts), 1)
+    answer = engines.tensorflow_engine(engines.load_network(run, facts), 1)
     edges = np.array([0, 4, 8, 16, 32, 64, 128, 256])
     for overlap in OVERLAPS:
         wrong, pixels, all_wrong, all_pixels = np.zeros(len(edges)), np.zeros(len(edges)), 0, 0
         for tile in settings["split"]["val"]:
             side = window + 2 * int(window * (1 - overlap))  # three windows that overlap by just so much
             image = np.ascontiguousarray(open_prepared(settings["data"], tile).image[:side, :side])
-            whole, cut_up = (np.concatenate([found[..., 0] for _, found in blending.predict_rows(
-                engine, lambda start, stop: image[start:stop], image.shape[:2], len(facts["classes"]), size, share,
-                [0], multiple)]) for size, share in ((side, 0), (window, overlap)))
+            apart = blending.Windows(window, overlap, [0], multiple)
+            whole, cut_up = (predict_whole(answer, image, windows, facts)
+                             for windows in (blending.Windows(side, 0, [0], multiple), apart))
             away = []
             for length in image.shape[:2]:
-                first = blending.place_windows(length, window, overlap, multiple)
+                first = apart.along(length)
                 borders = np.unique([*first[1:], *(first[:-1] + window)])
                 away.append(np.abs(np.arange(length)[:, None] + 0.5 - borders).min(1))
             bins = np.digitize(np.minimum(*np.meshgrid(*away, indexing="ij")), edges) - 1
@@ -100,10 +110,12 @@ def draw_seams(edges, curves):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    for (overlap, curve), colour in zip(curves.items(), plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))):
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))
+    middles = np.sqrt(np.maximum(edges, 2) * np.append(edges[1:], 512))
+    for (overlap, curve), colour in zip(curves.items(), colours):
         seen = curve > 0
-        axes.plot(np.sqrt(np.maximum(edges, 2) * np.append(edges[1:], 512))[seen], curve[seen], "o-", color=colour,
-                  markersize=3.5, label=f"{512 * overlap:g} px")
+        axes.plot(middles[seen], curve[seen], "o-", color=colour, markersize=3.5,
+                  label=f"{512 * overlap:g} px")
     axes.set(xscale="log", yscale="log", xlabel="distance to the nearest border of a window (pixels)",
              ylabel="pixels of another class (%)")
     axes.set_xticks([3, 10, 30, 100, 300], ["3", "10", "30", "100", "300"])
@@ -113,10 +125,11 @@ def draw_seams(edges, curves):
 
 
 def summarise(medians):
-    return {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items() for key, value in found.items()}
+    return {f"{key}_{name.replace(' ', '_')}": value
+            for name, found in medians.items() for key, value in found.items()}
 
 
 if __name__ == "__main__":
-    bench.main(__file__, __doc__, {**{data: lambda folder, data=data: compare(folder, data)
+    bench.main(__file__, __doc__, {**{data: lambda folder, data=data: measure(folder, data)
                                       for data in ("dubai", "sample")}, "seams": seams},
                lambda folder: None, summarise, rounds=1)

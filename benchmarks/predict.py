@@ -1,19 +1,20 @@
-"""Class maps of whole tiles: Mpx/s per view, memory, share of the matrix product's peak, against the notebook's.
+"""Class maps of whole tiles: Mpx/s per view, memory, share of the matrix product's peak, against the
+notebook's.
 
     python benchmarks/predict.py        about 30 minutes on 2 cores
 
-The same tile, 3000 x 3000, and the same weights, the published network's (33.8 GFLOP for a patch of 256 px, 516 for a
-Mpx), through the notebook's algorithm (whole tile in memory, patches of 256 px side by side, predict, scatter_nd: what
-is left over at the far edges stays unpredicted) and through predict.py with every engine, from the open raster to the
-closed map: reading, overlap, blending and writing included, starting and translating not. Mpx are those that are
-predicted, by the notebook 2816 x 2816. `share_of_peak_*` counts 516 GFLOP for each of them, so that overlap costs, over
-the best product of two 4096 x 4096 matrices in the same round. Eight views are timed on a quarter of the tile, beside
-one view of it.
+The same tile, 3000 x 3000, and the same weights, the published network's (33.8 GFLOP for a patch of 256 px,
+516 for a Mpx), through the notebook's algorithm (whole tile in memory, patches of 256 px side by side,
+predict, scatter_nd: what is left over at the far edges stays unpredicted) and through predict.py with every
+engine, from the open raster to the closed map: reading, overlap, blending and writing included, starting and
+translating not. Mpx are those that are predicted, by the notebook 2816 x 2816. `share_of_peak_*` counts 516
+GFLOP for each of them, so that overlap costs, over the best product of two 4096 x 4096 matrices in the same
+round. Eight views are timed on a quarter of the tile, beside one view of it.
 
-Memory is stated before the run and measured on rasters of 480 Mpx too, which stand sparse on the disk. What windows and
-8 bit cost in quality: fidelity.py.
+Memory is stated before the run and measured on rasters of 480 Mpx too, which stand sparse on the disk. What
+windows and 8 bit cost in quality: fidelity.py.
 """
-import json
+import re
 import shutil
 import time
 
@@ -30,8 +31,8 @@ LARGE = {"wide": (12_000, 40_000), "tall": (40_000, 12_000)}  # height, width
 
 def write_raster(path, height, width, picture=None):
     """A tiled GeoTIFF of a picture, repeated; without one, empty and sparse."""
-    options = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "tiled": True,
-               "compress": "deflate", "sparse_ok": True, "crs": "EPSG:32633",
+    options = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8",
+               "tiled": True, "compress": "deflate", "sparse_ok": True, "crs": "EPSG:32633",
                "transform": rasterio.Affine(0.05, 0, 366976, 0, -0.05, 5808000)}
     with rasterio.open(path, "w", **options) as target:
         if picture is not None:
@@ -45,20 +46,22 @@ def write_run(folder, recipe):
 
     from base.files import sha256
     from base.settings import coarsest, read_settings
+    from base.tables import write_record
     from model import build_network
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     keras.utils.set_random_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
     build_network(3, len(settings["data"]["classes"]), **settings["model"]).save(folder / "model.keras")
     facts = {"classes": settings["data"]["classes"], "bands": [1, 2, 3], "extra": False, "scale": [None] * 3,
-             "ground_sample_distance": 0.05, "multiple": coarsest(settings["model"]), "epoch": 0, "chosen_by": "nobody",
+             "ground_sample_distance": 0.05, "multiple": coarsest(settings["model"]), "epoch": 0,
+             "chosen_by": "nobody", "trained_on": {}, "chosen_on": {},
              "sha256": sha256(folder / "model.keras")}
-    (folder / "model.json").write_text(json.dumps(facts))
+    write_record(folder / "model.json", facts)
 
 
 def made_up(folder):
-    """The settings of the demo, its tiles drawn and prepared in a folder: what the benchmark's tile is made of, and
-    what 8 bit calibrates on."""
+    """The settings of the demo, its tiles drawn and prepared in a folder: what the benchmark's tile is made
+    of, and what 8 bit calibrates on."""
     import prepare_data
     from base.settings import read_settings
     from imagery import sample_tiles
@@ -100,18 +103,21 @@ def notebook(folder, tile, views):
     """The notebook's way, with one view or all eight."""
     import tensorflow as tf
 
+    from base.tables import read_facts
     from imagery.arrays import unview, view
-    from mapping.engines import load_network, read_facts
+    from mapping.engines import load_network
     run = folder / "predict/notebook"
     network = load_network(run, read_facts(run))
-    network.predict(np.zeros((32, PATCH, PATCH, 3), np.uint8), batch_size=32, verbose=0)  # traced before the clock runs
+    empty = np.zeros((32, PATCH, PATCH, 3), np.uint8)
+    network.predict(empty, batch_size=32, verbose=0)  # traced before the clock runs
     started = time.perf_counter()
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         image = np.moveaxis(source.read(), 0, -1)
     total = 0
     for number in views:
         turned = view(image, number)[None]
-        patches = tf.image.extract_patches(turned, (1, PATCH, PATCH, 1), (1, PATCH, PATCH, 1), (1, 1, 1, 1), "VALID")
+        side = (1, PATCH, PATCH, 1)
+        patches = tf.image.extract_patches(turned, side, side, (1, 1, 1, 1), "VALID")
         rows, columns = patches.shape[1:3]
         answers = network.predict(tf.reshape(patches, (-1, PATCH, PATCH, 3)), batch_size=32, verbose=0)
         corners = [(row * PATCH, col * PATCH) for row in range(rows) for col in range(columns)]
@@ -143,33 +149,37 @@ def settings_for(recipe, engine, views):
 def ours(folder, engine, tile, *every, recipe="notebook"):
     """predict.py's way, for each of the lists of views in `every`; memory is that of the whole process."""
     from base.problem import Problem
+    from base.tables import read_facts
     from mapping import engines, one_raster, translate
-    run, seconds = folder / f"predict/{recipe}", []
+    run, seconds, stated = folder / f"predict/{recipe}", [], []
     for views in every:
         settings = settings_for(recipe, engine, views)
-        options = settings["predict"]
+        options, facts = settings["predict"], read_facts(run)
         try:
-            chosen = engines.choose_engine(options)
+            name = engines.choose_engine(options)
         except Problem as problem:
             raise ModuleNotFoundError(str(problem)) from None
-        facts = engines.read_facts(run)
-        if chosen == "openvino":
+        if name == "openvino":
             demo = made_up(folder / "predict")
             settings.update(data=demo["data"], split=demo["split"])
             translate.ensure_engine(run, facts, settings)
-        answer, activations = engines.engine_of(run, facts["sha256"], chosen, options["precision"], options["window"],
-                                                options["batch_size"], 0)
-        for _ in answer(iter([np.zeros((options["window"], options["window"], 3), np.uint8)])):
-            pass  # traced before the clock runs
+        chosen = engines.Engine(name, options["precision"], options["window"], options["batch_size"], 0)
+        answer, _ = engines.start_engine(run, facts["sha256"], chosen)
+        engines.answer_one(answer, options["window"], 3)  # traced before the clock runs
         shutil.rmtree(run / "predictions", ignore_errors=True)
+
+        def show(line, last=False):
+            if found := re.search("about ([0-9.]+) GB of memory", line):
+                stated.append(1000 * float(found[1]))
+
         started = time.perf_counter()
-        one_raster.predict_raster("map", folder / f"predict/{tile}.tif", None, settings, run, chosen)
+        job = one_raster.Job("map", folder / f"predict/{tile}.tif", None, settings, run, name)
+        one_raster.predict_raster(job, 0, show)
         seconds.append(time.perf_counter() - started)
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         height, width = source.shape
-    stated = one_raster.memory((height, width), facts, options, chosen, activations)
-    return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6, "resident_mb": bench.resident()[1],
-            "stated_mb": stated / 1e6, "seconds": seconds[0],
+    return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6,
+            "resident_mb": bench.resident()[1], "stated_mb": stated[-1], "seconds": seconds[0],
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}
 
 
@@ -188,14 +198,17 @@ def summarise(medians):
         if found:
             figures.update({f"mpx_per_second_{engine}": found["mpx_per_second"],
                             f"share_of_peak_{engine}": found["mpx_per_second"] * GFLOP / best,
-                            f"resident_mb_{engine}": found["resident_mb"], f"stated_mb_{engine}": found["stated_mb"],
+                            f"resident_mb_{engine}": found["resident_mb"],
+                            f"stated_mb_{engine}": found["stated_mb"],
                             f"vs_notebook_{engine}": found["mpx_per_second"] / base["mpx_per_second"],
                             f"memory_share_of_notebook_{engine}": found["resident_mb"] / base["resident_mb"]})
     exact = max((engine for engine in ("tensorflow", "openvino") if engine in medians),
                 key=lambda engine: medians[engine]["mpx_per_second"])
-    figures.update({"vs_notebook": figures[f"vs_notebook_{exact}"], "resident_mb": figures[f"resident_mb_{exact}"],
+    figures.update({"vs_notebook": figures[f"vs_notebook_{exact}"],
+                    "resident_mb": figures[f"resident_mb_{exact}"],
                     "memory_share_of_notebook": figures[f"memory_share_of_notebook_{exact}"],
-                    "mpx_per_second_notebook": base["mpx_per_second"], "resident_mb_notebook": base["resident_mb"],
+                    "mpx_per_second_notebook": base["mpx_per_second"],
+                    "resident_mb_notebook": base["resident_mb"],
                     "share_of_peak_notebook": base["mpx_per_second"] * GFLOP / best})
     for name, found in medians.items():
         if name not in (*WINDOWS, "notebook", "matrix product"):

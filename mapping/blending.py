@@ -1,27 +1,48 @@
 """A raster predicted window by window, in several views, blended into rows that come from the top down.
 
-Pure arithmetic: knows no files and no network, only a `run` that answers patches.
+Pure arithmetic: knows no files and no network, only an `answer` to patches (mapping/engines.py).
 """
+from typing import NamedTuple
+
 import numpy as np
 
 from imagery.arrays import cut, starts, unview, view
 from mapping.maps import CERTAIN
 
 
+class Windows(NamedTuple):
+    """How windows lie on a raster, and in which views each is answered."""
+    window: int  # pixels: their side
+    overlap: float  # 0..0.9: the least share of a window that its neighbour covers too
+    views: list  # numbers 0..7, at least one
+    multiple: int  # pixels: `window` is a multiple of it
+
+    def along(self, size):
+        """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, on multiples of
+        `multiple`; side by side from the first pixel where `overlap` is 0. The network pools and averages
+        cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
+        reach past the end."""
+        if self.overlap == 0:
+            return np.arange(0, size, self.window)
+        step = max(1, int(self.window * (1 - self.overlap)) // self.multiple)
+        return self.multiple * starts(-(-size // self.multiple), self.window // self.multiple, step)
+
+
 def blend_weights(window):
-    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero, the same in
-    all eight views."""
+    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero,
+    the same in all eight views."""
     rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
     return np.outer(rise, rise).astype(np.float32)
 
 
-def patches_of(read, height, window, rows, columns, views):
+def patches_of(read, shape, windows):
     """Yields every view (uint8 [window, window, B]) of every window, from the top down."""
-    for row in rows:
-        strip = read(row, min(row + window, height))
-        for col in columns:
-            patch = cut(strip, 0, col, window)
-            for number in views:
+    height, width = shape
+    for row in windows.along(height):
+        strip = read(row, min(row + windows.window, height))
+        for col in windows.along(width):
+            patch = cut(strip, 0, col, windows.window)
+            for number in windows.views:
                 yield np.ascontiguousarray(view(patch, number))
 
 
@@ -31,8 +52,8 @@ def turned_back(planes, number):
 
 
 def decide(sums, out):
-    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the class, its
-    probability times 200, that of each class."""
+    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the
+    class, its probability times 200, that of each class."""
     best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
     for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
         np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
@@ -44,43 +65,34 @@ def decide(sums, out):
         out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
 
 
-def place_windows(size, window, overlap, multiple):
-    """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, overlapping by at least `overlap` of
-    their side, on multiples of `multiple`; side by side from the first pixel where `overlap` is 0. The network pools
-    and averages cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
-    reach past the end."""
-    if overlap == 0:
-        return np.arange(0, size, window)
-    step = max(1, int(window * (1 - overlap)) // multiple)
-    return multiple * starts(-(-size // multiple), window // multiple, step)
+def predict_rows(answer, read, shape, classes, windows, channels=1):
+    """Yields (first row, uint8 [rows, W, channels] as `decide` fills it) from the top down, every row of a
+    raster once.
 
-
-def predict_rows(run, read, shape, classes, window, overlap, views, multiple, depth=1):
-    """Yields (first row, uint8 [rows, W, depth] as `decide` fills it) from the top down, every row of a raster once.
-
-    `run` is an engine; `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Windows
-    lie as `place_windows` says; past the raster's edge it is mirrored. Sums stand in one window that slides to the
-    right, and below it, as wide as the raster, in the rows that it shares with the next row of windows.
+    `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Past the raster's
+    edge it is mirrored. Sums stand in one window that slides to the right, and below it, as wide as the
+    raster, in the rows that it shares with the next row of windows.
     """
-    height, width = shape
-    rows, columns = (place_windows(size, window, overlap, multiple) for size in shape)
-    answers, weights = run(patches_of(read, height, window, rows, columns, views)), blend_weights(window)
-    mean, sums = np.empty((2, classes, window, window), np.float32)
+    (height, width), side, views = shape, windows.window, windows.views
+    rows, columns = windows.along(height), windows.along(width)
+    answers, weights = answer(patches_of(read, shape, windows)), blend_weights(side)
+    mean, sums = np.empty((2, classes, side, side), np.float32)
     below = np.zeros((classes, 0, width), np.float32)
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
-        below = np.zeros((classes, window - done if next_row < height else 0, width), np.float32)
-        out = np.empty((done, width, depth), np.uint8)
+        below = np.zeros((classes, side - done if next_row < height else 0, width), np.float32)
+        out = np.empty((done, width, channels), np.uint8)
         sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
             mean[:] = turned_back(next(answers), views[0])
             for number in views[1:]:
                 mean += turned_back(next(answers), number)
             sums += np.multiply(mean, weights, out=mean)
-            ready = sums[:, :, : next_col - col]
+            step = next_col - col
+            ready = sums[:, :, :step]
             ready[:, : above.shape[1]] += above[:, :, col: next_col]
             decide(ready[:, :done], out[:, col: next_col])
             below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
-            sums[:, :, : window - (next_col - col)] = sums[:, :, next_col - col:].copy()
-            sums[:, :, window - (next_col - col):] = 0
+            sums[:, :, : side - step] = sums[:, :, step:].copy()
+            sums[:, :, side - step:] = 0
         yield row, out

@@ -1,12 +1,13 @@
 """The network made OpenVINO's, once, into runs/<run>/engine/<precision>_<window>.xml, .bin and .json.
 
-From then on it runs without TensorFlow, in less memory. For 8 bit its ranges are calibrated on windows of the training
-tiles, and windows of the validation tiles say what it costs (post-training quantisation by NNCF, with its defaults).
+From then on it runs without TensorFlow, in less memory. For 8 bit its ranges are calibrated on windows of the
+training tiles, and windows of the validation tiles say what it costs (post-training quantisation by NNCF,
+with its defaults).
 """
 import contextlib
 import functools
+import hashlib
 import io
-import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,78 +20,105 @@ from base.code import code_sha256
 from base.command import quiet_stderr
 from base.files import replacing, sha256
 from base.problem import Problem
+from base.tables import read_record, write_record
 from imagery.arrays import IGNORE, cut, starts
 from imagery.scores import confusion_matrix, mean_iou
 from imagery.tiles import open_prepared
 from mapping.engines import (
-    activation_bytes,
+    answer_one,
+    count_seen,
     engine_files,
     graph_of,
     load_network,
     openvino_engine,
 )
+from mapping.memory import growth
 
-CALIBRATION = 24  # windows at most, to calibrate on and to compare on
-FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # local contrast, logits: in float32
-
-
-def in_float32(network):
-    """The same network, computing in float32 also if it was trained in mixed precision: OpenVINO does not take a graph
-    in bfloat16."""
-    import keras
-
-    def anew(layer):
-        config = layer.get_config()
-        return type(layer).from_config({key: "float32" if key == "dtype" else config[key] for key in config})
-
-    copy = keras.models.clone_model(network, clone_function=anew)
-    copy.set_weights(network.get_weights())
-    return copy
+CALIBRATION = 24  # windows at most, to calibrate on and to test on
+FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # these in float32
 
 
 def made_from(facts, precision):
-    """What decides a translation: the model, whose hash stands for its settings and tiles too, the tools, this code."""
+    """Digest of what decides a translation: the model, whose hash stands for its settings and tiles too, the
+    tools, this code."""
     tools = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
-    return [facts["sha256"], *map(version, tools), code_sha256(__file__)]
+    parts = [facts["sha256"], *map(version, tools), code_sha256(__file__)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def is_translated(run, facts, precision, window):
     """True where a translated network stands: whole, and this model's."""
     xml, weights, about = engine_files(run, precision, window)
     try:
-        found = json.loads(about.read_text(encoding="utf-8"))
-        whole = [found["xml"], found["bin"]] == [sha256(xml), sha256(weights)]
-        return whole and found["made_from"] == made_from(facts, precision) and found["activation_bytes"] > 0
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(about, "predict.py")
+        whole = (record["xml"], record["bin"]) == (sha256(xml), sha256(weights))
+        return whole and record["made_from"] == made_from(facts, precision)
+    except (Problem, OSError, KeyError):
         return False
 
 
 def ensure_engine(run, facts, settings):
-    """Makes the translated network where it is missing: in a process of its own, with which TensorFlow's memory goes.
-    """
+    """Makes the translated network where it is missing: in a process of its own, with which TensorFlow's
+    memory goes."""
     options = settings["predict"]
-    if not is_translated(run, facts, options["precision"], options["window"]):
-        print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
-              flush=True)
-        pool = ProcessPoolExecutor(1, get_context("spawn"))
-        try:
-            said = pool.submit(translate, run, facts, settings).result()
-        except BrokenProcessPool:
-            raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; lower "
-                          "predict.window", code=4) from None
-        except BaseException:
-            for process in pool._processes.values():  # a translation that goes on would hold up whoever stops this
-                process.kill()
-            raise
-        finally:
-            pool.shutdown(wait=True)
-        print(said, flush=True)
+    if is_translated(run, facts, options["precision"], options["window"]):
+        return
+    print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
+          flush=True)
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    try:
+        line = pool.submit(translate, run, facts, settings).result()
+    except BrokenProcessPool:
+        raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; "
+                      "lower predict.window", code=4) from None
+    except BaseException:
+        for process in pool._processes.values():
+            process.kill()  # a translation that goes on would hold up whoever stops this
+        raise
+    finally:
+        pool.shutdown(wait=True)
+    print(line, flush=True)
+
+
+def translate(run, facts, settings):
+    """Writes the network as OpenVINO's files, for windows of predict.window; returns a line that says what it
+    is."""
+    side, precision = settings["predict"]["window"], settings["predict"]["precision"]
+    files = engine_files(run, precision, side)
+    exact = convert(load_network(run, facts), side)
+    model = quantise(exact.clone(), settings) if precision == "int8" else without_concatenations(exact)
+    window_bytes = growth(lambda: answer_one(openvino_engine(model, 1), side, count_seen(facts)))
+    record = {"made_from": made_from(facts, precision), "window_bytes": window_bytes}
+    line = f"translated: {files[0]}"
+    if precision == "int8":
+        record["check"] = price = measure_price(exact, model, settings)
+        line = (f"int8: mean IoU {100 * price['mean_iou']:.2f} % in float32, "
+                f"{100 * price['mean_iou_int8']:.2f} % in int8, on {price['windows']} windows of the "
+                f"validation tiles; {100 * price['same']:.1f} % of their pixels are given the same class")
+    save(model, files, record)
+    return line
+
+
+def convert(network, side):
+    """The Keras network as OpenVINO's model, for patches of this side, computing in float32 also if it was
+    trained in mixed precision: OpenVINO does not take a graph in bfloat16."""
+    import keras
+    import openvino as ov
+
+    def anew(layer):
+        config = layer.get_config()
+        return type(layer).from_config({key: "float32" if key == "dtype" else config[key] for key in config})
+
+    in_float32 = keras.models.clone_model(network, clone_function=anew)
+    in_float32.set_weights(network.get_weights())
+    with quiet_stderr():
+        return ov.convert_model(graph_of(in_float32, 1, side, side, network.input_shape[-1]))
 
 
 def without_concatenations(model):
-    """Rewrites a translated network in place: a convolution of concatenated planes becomes the sum of the parts'
-    convolutions, and the softmax is taken of planes, as they are wanted. The same probabilities but for rounding, a few
-    per cent sooner: OpenVINO copies what it concatenates."""
+    """A translated network, rewritten in place: a convolution of concatenated planes becomes the sum of the
+    parts' convolutions, and the softmax is taken of planes, as they are wanted. The same probabilities but
+    for rounding, a few per cent sooner: OpenVINO copies what it concatenates."""
     from openvino import opset13 as op
 
     def parts_of(planes):
@@ -98,61 +126,47 @@ def without_concatenations(model):
         joined = node.get_type_name() == "Concat" and node.get_attributes()["axis"] == 1
         return [part for each in node.input_values() for part in parts_of(each)] if joined else [planes]
 
+    keys = ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Convolution" and len(parts := parts_of(node.input_value(0))) > 1:
-            how = [node.get_attributes()[key] for key in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")]
-            kernels = op.variadic_split(node.input_value(1), 1, [part.get_shape()[1] for part in parts]).outputs()
-            total = functools.reduce(op.add, (op.convolution(*pair, *how) for pair in zip(parts, kernels)))
-            node.output(0).replace(total.output(0))
+            how = [node.get_attributes()[key] for key in keys]
+            sizes = [part.get_shape()[1] for part in parts]
+            kernels = op.variadic_split(node.input_value(1), 1, sizes).outputs()
+            sums = [op.convolution(part, kernel, *how) for part, kernel in zip(parts, kernels)]
+            node.output(0).replace(functools.reduce(op.add, sums).output(0))
         elif node.get_type_name() == "Softmax":
             back, = (user.get_node() for user in node.output(0).get_target_inputs())  # graph_of's, to planes
             planes = op.transpose(node.input_value(0), back.input_value(1))
             back.output(0).replace(op.softmax(planes, 1).output(0))
+    return model
 
 
-def translate(run, facts, settings):
-    """Writes the network as OpenVINO's files, for windows of predict.window; returns a line that says what it is."""
+def save(model, files, record):
+    """Writes a model and, last, the record that says what it is."""
     import openvino as ov
-    options = settings["predict"]
-    side, precision = options["window"], options["precision"]
-    network = in_float32(load_network(run, facts))
-    with quiet_stderr():
-        model = ov.convert_model(graph_of(network, 1, side, side, network.input_shape[-1]))
-    said = {"activation_bytes": activation_bytes(network, side)}
-    text = f"translated: {engine_files(run, precision, side)[0]}"
-    if precision == "int8":
-        exact = model.clone()
-        model = quantise(model, settings)
-        said["check"] = check = compare(exact, model, settings)
-        text = (f"int8: mean IoU {100 * check['mean_iou']:.2f} % in float32, {100 * check['mean_iou_int8']:.2f} % in "
-                f"int8, on {check['windows']} windows of the validation tiles; {100 * check['same']:.1f} % of their "
-                "pixels are given the same class")
-    else:
-        without_concatenations(model)
-    xml, weights, about = engine_files(run, precision, side)
+    xml, weights, about = files
     about.unlink(missing_ok=True)
-    with replacing(xml) as temporary, replacing(weights):  # whose temporary names differ in the suffix alone
+    with replacing(xml) as temporary, replacing(weights):  # OpenVINO writes both
         try:
             ov.save_model(model, temporary, compress_to_fp16=False)
         except RuntimeError as error:  # all that OpenVINO says of a disk
-            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the disk; "
-                          "free some space and run the same command again", code=4) from None
-    said.update(xml=sha256(xml), bin=sha256(weights), made_from=made_from(facts, precision))
-    with replacing(about) as temporary:
-        temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    return text
+            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the "
+                          "disk; free some space and run the same command again", code=4) from None
+    write_record(about, {"xml": sha256(xml), "bin": sha256(weights), **record})
 
+
+# -- 8 bit ---------------------------------------------------------------------------------------------------
 
 def windows_of(settings, role, side, count):
-    """Yields (pixels uint8 [S, S, B], labels uint8 [S, S]) of at most `count` windows, evenly drawn from those that
-    cover a role's tiles."""
-    places = []
+    """Yields (pixels uint8 [S, S, B], labels uint8 [S, S]) of at most `count` windows, evenly drawn from
+    those that cover a role's tiles."""
+    corners = []
     for name in settings["split"][role]:
         tile = open_prepared(settings["data"], name)
-        places += [(tile, row, col) for row in starts(tile.labels.shape[0], side, side)
-                   for col in starts(tile.labels.shape[1], side, side)]
-    for number in np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)):
-        tile, row, col = places[number]
+        rows, columns = (starts(size, side, side) for size in tile.labels.shape)
+        corners += [(tile, row, col) for row in rows for col in columns]
+    for number in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int)):
+        tile, row, col = corners[number]
         labels = cut(tile.labels, row, col, side).copy()
         inside = tile.labels.shape[0] - row, tile.labels.shape[1] - col
         labels[inside[0]:] = labels[:, inside[1]:] = IGNORE  # mirrored there
@@ -165,19 +179,22 @@ def quantise(model, settings):
     logging.getLogger("nncf").setLevel(logging.ERROR)
     side = settings["predict"]["window"]
     patches = [pixels[None] for pixels, _ in windows_of(settings, "train", side, CALIBRATION)]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    silent = io.StringIO()  # its progress bars
+    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
                              ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
 
 
-def compare(exact, quantised, settings):
-    """Mean IoU of both models on windows of the validation tiles, and the share of pixels of the same class."""
+def measure_price(exact, quantised, settings):
+    """What 8 bit costs on windows of the validation tiles: {"windows": how many, "mean_iou", "mean_iou_int8":
+    0..1, "same": share of the pixels that both models give the same class}."""
     classes, side = len(settings["data"]["classes"]), settings["predict"]["window"]
-    windows = list(windows_of(settings, "val", side, CALIBRATION))
-    predicted = [[planes.argmax(0).astype(np.uint8) for planes in
-                  openvino_engine(model, 1)(pixels for pixels, _ in windows)] for model in (exact, quantised)]
-    confusions = [sum(confusion_matrix(labels, found, classes) for (_, labels), found in zip(windows, each))
-                  for each in predicted]
-    return {"windows": len(windows), "mean_iou": float(mean_iou(confusions[0])),
-            "mean_iou_int8": float(mean_iou(confusions[1])),
-            "same": float(np.mean([one == other for one, other in zip(*predicted)]))}
+    answers = [openvino_engine(model, 1) for model in (exact, quantised)]
+    confusions, same = [0, 0], []
+    for count, (pixels, labels) in enumerate(windows_of(settings, "val", side, CALIBRATION), 1):
+        predicted = [next(answer(iter([pixels]))).argmax(0).astype(np.uint8) for answer in answers]
+        for i in range(2):
+            confusions[i] = confusions[i] + confusion_matrix(labels, predicted[i], classes)
+        same.append(predicted[0] == predicted[1])
+    scores = [float(mean_iou(confusion)) for confusion in confusions]
+    return {"windows": count, "mean_iou": scores[0], "mean_iou_int8": scores[1], "same": float(np.mean(same))}

@@ -1,115 +1,65 @@
-import json
+import re
 
-import numpy as np
 import pytest
-import rasterio
-from conftest import COLOURS, write_raster
-from rasterio.transform import from_origin
-from rasterio.warp import transform
-from skimage.io import imread
 
-from imagery.arrays import IGNORE
-from imagery.rasters import Layers, open_raster
+from base.files import sha256
+from base.keys import BESIDE, KEYS
+from base.problem import Problem
+from base.tables import write_rows
 from mapping import maps
 
-CLASSES = {"road": "#ffffff", "house": "#0000ff"}
-CRS = "EPSG:32633"
-PLACE = {"crs": CRS, "transform": [0.5, 0, 366976, 0, -0.5, 5808000]}
-ALL = ["confidence", "probabilities", "colours", "polygons"]
+
+def test_settings_and_maps_agree_on_what_stands_beside_a_map(settings, tmp_path):
+    """base/ may not ask mapping/: both know the same names."""
+    words, check = KEYS["predict.also"]
+    assert check(list(maps.ALSO)) and words.endswith(f"one of {', '.join(maps.ALSO)}")
+    settings["predict"].update(compare=True, views=[0, 1])
+    names = [*maps.ALSO, *maps.ways(settings)]
+    ends = [maps.beside(tmp_path / "a.tif", name).name.removeprefix("a") for name in names]
+    assert sorted(BESIDE) == sorted(end.removesuffix(".tif") for end in ends if end != ".geojson")
 
 
-@pytest.fixture
-def drawn(tmp_path):
-    """A map of a house (3 x 4 px) and a speck on a road, with a corner of nodata; and what it was drawn from."""
-    image = np.full((20, 30, 1), 9, np.uint8)
-    image[:5, :5] = 0
-    write_raster(tmp_path / "image.tif", image, nodata=0, crs=CRS, transform=from_origin(366976, 5808000, 0.5, 0.5))
-    found = np.zeros((20, 30, 4), np.uint8)
-    found[10:13, 8:12, 0] = found[17, 17, 0] = 1
-    found[..., 1] = 150
-    found[..., 2], found[..., 3] = np.where(found[..., 0], 50, 150), np.where(found[..., 0], 150, 50)
-
-    def write(also, tags={"MODEL": "a"}, least=2):
-        with open_raster(tmp_path / "image.tif") as source:
-            rows = ((start, found[start : start + 8].copy()) for start in (0, 8, 16))
-            maps.write_map(
-                tmp_path / "map.tif", Layers(source, None, [1], [None]), rows, CLASSES, PLACE, tags, also, least
-            )
-        return tmp_path / "map.tif"
-
-    return found, write
+def test_a_maps_options_are_those_that_change_its_pixels(settings):
+    predict = settings["predict"]
+    before = maps.options_of(predict)
+    others = {
+        "batch_size": 7,
+        "sieve": 9,
+        "also": ["colours"],
+        "compare": True,
+        "engine": "auto",
+        "resample": True,
+    }
+    assert maps.options_of({**predict, **others}) == before
+    assert set(others) | set(maps.PIXELS) == set(predict)
+    for key, value in {"window": 96, "overlap": 0.5, "views": [1], "precision": "int8"}.items():
+        assert maps.options_of({**predict, key: value}) != before
 
 
-def test_what_goes_beside_a_map_says_the_same(drawn):
-    found, write = drawn
-    path = write(ALL)
-    nodata = np.zeros((20, 30), bool)
-    nodata[:5, :5] = True
-    read = {}
-    for what in (None, "confidence", "probabilities", "colours"):
-        with rasterio.open(path if what is None else maps.beside(path, what)) as source:
-            assert source.crs == CRS and list(source.transform)[:6] == PLACE["transform"]
-            assert source.tags()["MODEL"] == "a"
-            read[what] = np.moveaxis(source.read(), 0, -1)
-            if what in ("confidence", "probabilities"):
-                assert source.scales == (0.005,) * source.count and source.nodata == IGNORE
-                assert source.descriptions == (tuple(CLASSES) if source.count > 1 else ("confidence",))
-    np.testing.assert_array_equal(read[None][..., 0], np.where(nodata, IGNORE, found[..., 0]))
-    np.testing.assert_array_equal(read["confidence"][..., 0], np.where(nodata, IGNORE, 150))
-    np.testing.assert_array_equal(read["probabilities"], np.where(nodata[..., None], IGNORE, found[..., 2:]))
-    np.testing.assert_array_equal(read["colours"][..., 3], np.where(nodata, 0, 255))
-    colours = np.array([(255, 255, 255), (0, 0, 255)])[found[..., 0]]
-    np.testing.assert_array_equal(read["colours"][~nodata][:, :3], colours[~nodata])
+def test_maps_stand_where_all_their_files_do_and_their_bytes_are_those_of_the_table(settings, tmp_path):
+    settings["predict"].update(compare=True, also=["confidence", "polygons"])
+    expected = maps.expected_maps(settings, tmp_path)
+    assert [path.name for path, _ in expected] == ["2_13.tif", "2_13.one_view.tif", "2_13.side_by_side.tif"]
+    files = [part for path, also in expected for part in maps.files_of(path, also)]
+    assert len(files) == 3 * 4 + 1  # a map has no polygons where there is no longitude
+    assert not maps.maps_stand(settings, tmp_path)
+    for part in files:
+        part.parent.mkdir(exist_ok=True)
+        part.write_text("a")
+    assert not maps.maps_stand(settings, tmp_path)
+    rows = [{"map": path.stem, "sha256": sha256(path)} for path, _ in expected]
+    write_rows(tmp_path / "predict.csv", ["map", "sha256"], rows)
+    assert maps.maps_stand(settings, tmp_path)
+    for part in files:
+        part.rename(tmp_path / "away")
+        assert not maps.maps_stand(settings, tmp_path)
+        (tmp_path / "away").rename(part)
+    expected[1][0].write_text("b")
+    assert not maps.maps_stand(settings, tmp_path)
 
 
-def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_specks(drawn):
-    found, write = drawn
-    features = json.loads(maps.beside(write(ALL), "polygons").read_text())["features"]
-    assert sorted((f["properties"]["class"], f["properties"]["area"]) for f in features) == [
-        ("house", 12 * 0.25),
-        ("road", (600 - 25 - 12) * 0.25),
-    ]
-    house = next(f for f in features if f["properties"]["class"] == "house")["geometry"]["coordinates"]
-    expected = transform(CRS, "EPSG:4326", [366976 + 4, 366976 + 6], [5808000 - 5, 5808000 - 6.5])
-    np.testing.assert_allclose(np.array(house[0])[:, 0].min(), expected[0][0], atol=3e-7)
-    np.testing.assert_allclose(np.array(house[0])[:, 1].max(), expected[1][0], atol=3e-7)
-    for feature in features:  # RFC 7946: outer rings counterclockwise, inner ones clockwise
-        for i, ring in enumerate(feature["geometry"]["coordinates"]):
-            x, y = (np.array(ring) - ring[0]).T
-            assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
-    assert len(json.loads(maps.beside(write(ALL, least=0), "polygons").read_text())["features"]) == 3
-    merged = json.loads(maps.beside(write(ALL, least=30), "polygons").read_text())["features"]
-    assert [f["properties"]["area"] for f in merged] == [(600 - 25) * 0.25]  # nodata, 25 pixels, is given to nobody
-
-
-def test_a_map_stands_only_with_all_that_is_asked_for(drawn):
-    _, write = drawn
-    path = write(ALL)
-    assert maps.stands(path, {"MODEL": "a"}, ALL) and not maps.stands(path, {"MODEL": "b"}, ALL)
-    maps.beside(path, "confidence").unlink()
-    assert not maps.stands(path, {"MODEL": "a"}, ALL) and maps.stands(path, {"MODEL": "a"}, ["polygons"])
-    write([], tags={"MODEL": "b"})
-    assert not any(maps.beside(path, what).exists() for what in ALL)  # of the earlier map
-
-
-def test_a_picture_of_a_map_has_its_colours(drawn):
-    found, write = drawn
-    picture = imread(write([]).with_suffix(".png"))
-    assert (picture[11, 9] == COLOURS[1]).all() and (picture[15, 20] == 255).all() and (picture[0, 0] == 0).all()
-
-
-def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
-    write_raster(tmp_path / "image.tif", np.ones((700, 600, 1), np.uint8))
-    classes = {f"class {i}": "#%02x%02x%02x" % tuple(colour) for i, colour in enumerate(COLOURS)}
-    found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint8).repeat(7, 0).repeat(7, 1)[:, :600]
-    with open_raster(tmp_path / "image.tif") as source:
-        place, layers = {"crs": None, "transform": None}, Layers(source, None, [1], [None])
-        maps.write_map(tmp_path / "map.tif", layers, [(0, found)], classes, place, {}, ["colours"], 0)
-    with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
-        seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
-    assert seen == {(*map(int, colour), 255) for colour in COLOURS}
-    with rasterio.open(tmp_path / "map.tif", overview_level=0) as source:
-        half = source.read(1)
-    four = np.sort(found[..., 0].reshape(350, 2, 300, 2).swapaxes(1, 2).reshape(350, 300, 4), -1)
-    clear = four[..., 1] == four[..., 2]  # at least three alike, or two and two others that are not
-    np.testing.assert_array_equal(half[clear], four[clear, 1])
+def test_a_name_too_long_for_what_goes_beside_a_map_is_refused(tmp_path):
+    maps.check_length_of_name(tmp_path, "a" * 150, "a.tif")
+    with pytest.raises(Problem, match=re.escape("raster a.tif: its name is too long")) as caught:
+        maps.check_length_of_name(tmp_path, "a" * 230, "a.tif")
+    assert caught.value.code == 3

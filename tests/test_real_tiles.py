@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from conftest import ROOT, SHARED, run_script, save_settings
 from scipy.ndimage import distance_transform_edt
-from test_predict import write_run
+from untrained import write_run
 
 import evaluate
 import predict

@@ -1,0 +1,112 @@
+import tracemalloc
+
+import numpy as np
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from mapping import blending
+
+
+def per_pixel(patches):
+    """A stand-in engine that answers from each pixel alone: class = value of the first band modulo 6."""
+    for patch in patches:
+        yield 0.1 + 0.4 * np.moveaxis(np.eye(6, dtype=np.float32)[patch[..., 0] % 6], -1, 0)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([16, 32, 48]),
+    st.floats(0, 0.9),
+    st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
+    st.sampled_from([1, 2, 8]),
+)
+def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, channels):
+    raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    reads, parts = [], []
+
+    def read(start, stop):
+        reads.append(stop - start)
+        return raster[start:stop]
+
+    for row, found in blending.predict_rows(
+        per_pixel, read, (height, width), 6, blending.Windows(window, overlap, views, 16), channels
+    ):
+        assert row == sum(map(len, parts))
+        parts.append(found)
+    whole, classes = np.concatenate(parts), raster[..., 0] % 6
+    np.testing.assert_array_equal(whole[..., 0], classes)
+    if channels > 1:
+        assert (whole[..., 1] == 100).all()  # 200 * 0.5
+    if channels == 8:
+        np.testing.assert_array_equal(whole[..., 2:], np.where(np.eye(6, dtype=bool)[classes], 100, 20))
+    assert max(reads) <= window  # never more than a window's rows at once
+
+
+def test_memory_depends_on_width_and_window_not_on_height():
+    """A raster 50 times as high as its window needs no more than one twice as high."""
+
+    def measured(height):
+        tracemalloc.start()
+        try:
+            rows = blending.predict_rows(
+                per_pixel,
+                lambda start, stop: np.zeros((stop - start, 3000, 3), np.uint8),
+                (height, 3000),
+                classes=6,
+                windows=blending.Windows(64, 0.25, [0], 16),
+            )
+            for _ in rows:
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    low, high = measured(128), measured(3200)
+    assert high < 1.2 * low and low < 3 * 64 * 3000 * 6 * 4  # a few bands of sums
+    assert measured(20) < 64 * 3000 * 6 * 4 / 3  # one row of windows shares no rows with another
+
+
+def test_views_are_averaged_each_turned_back():
+    """An engine that answers by place in the patch shows whether views are undone: the mean of eight is
+    symmetric."""
+    planes = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    rows = blending.predict_rows(
+        lambda patches: (planes for _ in patches),
+        lambda start, stop: np.zeros((stop - start, 16, 3), np.uint8),
+        (16, 16),
+        classes=2,
+        windows=blending.Windows(16, 0, range(8), 16),
+        channels=4,
+    )
+    mean = next(rows)[1][..., 2:].astype(int)
+    for number in range(8):
+        np.testing.assert_allclose(
+            blending.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=1
+        )
+    shares = sum(blending.turned_back(planes, number) for number in range(8))
+    np.testing.assert_allclose(mean, np.moveaxis(200 * shares / shares.sum(0), 0, -1), atol=0.51)
+
+
+def test_windows_count_most_in_their_middle_and_everywhere_a_little():
+    weights = blending.blend_weights(32)
+    assert (
+        weights.min() > 0
+        and weights.max() == weights[15:17, 15:17].max()
+        and (np.diff(weights[16, :16]) > 0).all()
+    )
+
+
+@given(st.integers(1, 3000), st.integers(1, 20), st.just(0) | st.floats(0, 0.9), st.sampled_from([1, 4, 32]))
+def test_windows_cover_an_axis_overlap_and_lie_on_the_networks_grid(size, cells, overlap, multiple):
+    window = cells * multiple
+    first = blending.Windows(window, overlap, [0], multiple).along(size)
+    beyond = multiple if overlap and len(first) > 1 else window
+    assert first[0] == 0 and size <= first[-1] + window < size + beyond
+    assert (first % multiple == 0).all() and (np.diff(first) > 0).all()
+    if overlap == 0:
+        assert (np.diff(first) == window).all()
+    elif len(first) > 1:
+        assert np.diff(first).max() <= max(multiple, window * (1 - overlap))

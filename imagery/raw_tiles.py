@@ -1,6 +1,7 @@
 """Raw tiles and other rasters: where they lie (below data.raw as the patterns say, in zip archives, or
 wherever a path leads), and whether they are fit.
 """
+import itertools
 import os
 import re
 from pathlib import Path
@@ -37,14 +38,19 @@ def fill(pattern, tile):
     return Path(pattern.replace("{padded}", padded).replace("{tile}", tile))
 
 
-def unpacked(raw, pattern, tile):
-    """{path: True where it is as the pattern says} of a tile's files: so, in a doubled folder, at the root.
+def usual_paths(pattern, tile):
+    """Where a tile's file may lie: as the pattern says, in a doubled folder, or at the root.
 
     The official image archives unzip into a folder in a folder of one name, the label archives into none.
     """
     path = fill(pattern, tile)
-    paths = [path, path.parent / path.parent.name / path.name, Path(path.name)]
-    return {Path(raw) / other: other == path for other in paths if is_file(Path(raw) / other)}
+    return [path, path.parent / path.parent.name / path.name, Path(path.name)]
+
+
+def unpacked(raw, pattern, tile):
+    """{path: True where it is as the pattern says} of a tile's files below `raw`."""
+    paths = usual_paths(pattern, tile)
+    return {Path(raw) / path: path == paths[0] for path in paths if is_file(Path(raw) / path)}
 
 
 def archives(raw):
@@ -54,8 +60,7 @@ def archives(raw):
 def zipped(raw, pattern, tile):
     """As `unpacked`, of paths that lead through the .zip files of `raw`. At the root of the one that is named
     as the pattern's folder is as the pattern says, too."""
-    path, paths = fill(pattern, tile), {}
-    doubled = path.parent / path.parent.name / path.name
+    (path, doubled, name), paths = usual_paths(pattern, tile), {}
     for archive in archives(raw):
         own = archive.stem == path.parent.name
         try:
@@ -64,8 +69,8 @@ def zipped(raw, pattern, tile):
             if own:
                 raise
             continue
-        inside = {path: path.parent.name != "", doubled: False, **({Path(path.name): True} if own else {})}
-        paths.update({archive / name: exact for name, exact in inside.items() if name.as_posix() in names})
+        inside = {path: path != name, doubled: False, **({name: True} if own else {})}
+        paths.update({archive / inner: exact for inner, exact in inside.items() if inner.as_posix() in names})
     return paths
 
 
@@ -95,13 +100,14 @@ def watched_files(settings):
     {path: None} where its bytes count; {path: text} of an .aux.xml, whose statistics make no difference. One
     that holds nothing else is left out.
     """
-    data, files = settings["data"], {}
+    data, paths = settings["data"], {}
     patterns = [data[key] for key in PATTERNS.values() if data[key]]
-    for tile in all_tiles(settings["split"]):
-        for pattern in patterns:
-            for raster in unpacked(data["raw"], pattern, tile):
-                files.update(dict.fromkeys([raster, *filter(is_file, beside(raster))]))
-    files.update(dict.fromkeys(filter(Path.is_file, archives(data["raw"]))))
+    for tile, pattern in itertools.product(all_tiles(settings["split"]), patterns):
+        for raster in (Path(data["raw"]) / path for path in usual_paths(pattern, tile)):
+            paths.update(dict.fromkeys([raster, *beside(raster)]))
+    there = {path for folder in {path.parent for path in paths} for path in folder.glob("*")}
+    files = {path: None for path in paths if path in there and path.is_file()}
+    files.update({path: None for path in archives(data["raw"]) if path.is_file()})
     for path in [path for path in files if path.name.endswith(AUXILIARY)]:
         text = path.read_text(encoding="utf-8", errors="replace")
         files[path] = "".join(part[0] for part in DECISIVE.finditer(text))

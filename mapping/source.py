@@ -73,8 +73,8 @@ class Source:
         not the statistics that programs leave in an .aux.xml."""
         texts = []
         for path, raster in zip(self.paths, self.rasters):
-            mask, flags = f"{path}{MASK}", [[flag.name for flag in flags] for flags in raster.mask_flag_enums]
-            texts.append(json.dumps([raster.nodatavals, flags, [kind.name for kind in raster.colorinterp],
+            mask, kinds = f"{path}{MASK}", [kind.name for kind in raster.colorinterp]
+            texts.append(json.dumps([raster.nodatavals, raster.mask_flag_enums, kinds,
                                      sha256(mask) if is_file(mask) else None]))
         return " ".join(texts)
 

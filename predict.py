@@ -148,8 +148,11 @@ def warn_of_training(jobs, facts):
 
 def other_ways(jobs):
     """The same jobs in the other `ways`, ordered by the size of the windows: a network is loaded for each."""
-    others = [job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options})
-              for job in jobs for way, options in ways(job.settings).items()]
+    others = []
+    for job in jobs:
+        for way, options in ways(job.settings).items():
+            settings = {**job.settings, "predict": options}
+            others.append(job._replace(name=f"{job.name}.{way}", settings=settings))
     return sorted(others, key=window_of)
 
 
@@ -198,7 +201,7 @@ def record(path, row):
     earlier = [other for other in rows if other.get("map") == row["map"]]
     if row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in earlier]:
         return
-    others = [{key: other.get(key) for key in row} for other in rows if other not in earlier]
+    others = [dict(zip(row, map(other.get, row))) for other in rows if other not in earlier]
     write_rows(path, list(row), [*others, row])
 
 

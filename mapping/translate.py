@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import logging
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -124,7 +125,7 @@ def without_concatenations(model):
     def parts_of(planes):
         node = planes.get_node()
         joined = node.get_type_name() == "Concat" and node.get_attributes()["axis"] == 1
-        return [part for each in node.input_values() for part in parts_of(each)] if joined else [planes]
+        return sum(map(parts_of, node.input_values()), []) if joined else [planes]
 
     keys = ("strides", "pads_begin", "pads_end", "dilations", "auto_pad")
     for node in model.get_ordered_ops():
@@ -164,7 +165,7 @@ def windows_of(settings, role, side, count):
     for name in settings["split"][role]:
         tile = open_prepared(settings["data"], name)
         rows, columns = (starts(size, side, side) for size in tile.labels.shape)
-        corners += [(tile, row, col) for row in rows for col in columns]
+        corners += [(tile, row, col) for row, col in itertools.product(rows, columns)]
     for number in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int)):
         tile, row, col = corners[number]
         labels = cut(tile.labels, row, col, side).copy()

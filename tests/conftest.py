@@ -19,6 +19,7 @@ from base.settings import read_settings
 from base.tables import write_record
 from imagery.tiles import made_with, manifest_text
 from learning.records import RECORDS
+from mapping.maps import expected_maps, files_of
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 hypothesis_settings.register_profile("any machine", deadline=None)  # a slow one is no failure
@@ -98,7 +99,7 @@ def project(tmp_path, monkeypatch, settings):
 
 
 def whole_demo():
-    """demo.yaml with every key of its base written out, a key a line, without comments: to be edited by tests."""
+    """demo.yaml with every key of its base written out, a key a line, without comments: for tests to edit."""
     own, section = {}, None
     for line in (ROOT / "demo.yaml").read_text().splitlines():
         section = line.partition(":")[0] if re.match(r"\w", line) else section
@@ -124,26 +125,16 @@ def stand_in(folder, name="demo", **rows):
     settings, run = read_settings(folder / f"{name}.yaml"), folder / "runs" / name
     (run / "predictions").mkdir(parents=True, exist_ok=True)
     (run / "figures").mkdir(exist_ok=True)
-    maps = [
-        f"{tile}{way}" for tile in settings["split"]["test"] for way in ("", ".one_view", ".side_by_side")
-    ]
-    ends = [".tif", ".tif.aux.xml", ".qml", ".png", *(f".{what}.tif" for what in settings["predict"]["also"])]
-    parts = [f"predictions/{name}{end}" for name in maps for end in ends]
-    for part in (
-        "model.keras",
-        *RECORDS,
-        "lr_find.csv",
-        "lr_find.png",
-        "confusion.csv",
-        "figures/a.png",
-        *parts,
-    ):
-        (run / part).touch()
+    maps = expected_maps(settings, run)
+    parts = [part for path, also in maps for part in files_of(path, also)]
+    records = ("model.keras", *RECORDS, "lr_find.csv", "lr_find.png", "confusion.csv", "figures/a.png")
+    for part in (*parts, *(run / record for record in records)):
+        part.touch()
     nothing = sha256(run / "model.keras")
     write_record(run / "model.json", {"sha256": nothing, "classes": settings["data"]["classes"]})
     write_record(run / "lr_find.json", {})
     write_record(run / "metrics.json", {})
-    (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{name},{nothing}\n" for name in maps))
+    (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{path.stem},{nothing}\n" for path, _ in maps))
     tiles = [tile for role in settings["split"].values() for tile in role]
     prepared = folder / settings["data"]["prepared"]
     prepared.mkdir(parents=True, exist_ok=True)

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  a test takes the fixture that it imports
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

@@ -81,7 +81,6 @@ KEYS = {
     "input.stride": either("random", whole(1, 4096)), "input.aim": map_of(TEXT, number(0, 1), low=0),
     "augment.views": SWITCH, "augment.scale": RANGE, "augment.brightness": number(0, 0.9),
     "augment.contrast": number(0, 0.9), "augment.saturation": number(0, 1), "augment.hue": number(0, 0.5),
-    "augment.blur": whole(0, 8), "augment.noise": number(0, 64),
     "model.width": whole(1, 512), "model.depth": whole(1, 7), "model.residual": one_of("concat", "add"),
     "model.centre": one_of("plain", "serial", "parallel"), "model.stem": one_number_of(1, 2, 4),
     "model.local_contrast": list_of(whole(1, 256)),

@@ -18,16 +18,14 @@ from base.problem import Problem
 from base.tables import read_finder, write_record, write_rows
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import Exponential
-from learning.patches import changes_of, plan_epoch
-from learning.records import fingerprint, identity
-from learning.workers import choose_strategy, first_says, leads, working_in
+from learning.records import finder_inputs, finder_stands, fingerprint
+from learning.workers import choose_strategy, first_says, working_in
 from trainer import Trainer
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
 VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
 LEAST_FALL = 0.05  # share of the first losses by which the smoothed loss must fall, or the curve says nothing
 DIVERGED = 4  # times the lowest smoothed loss
-ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of the training that change nothing here
 
 
 def smooth(losses, width):
@@ -58,11 +56,10 @@ def range_test(settings, strategy):
     schedule = Exponential(**find)
     trainer = Trainer(settings, schedule, settings["train"]["momentum"][0], strategy)
     tiles = open_tiles(settings["data"], settings["split"]["train"])
-    feeds = (trainer.feed(tiles, plan_epoch(tiles, settings, epoch), **changes_of(settings))
-             for epoch in itertools.count())
+    epochs = (trainer.training_batches(tiles, epoch) for epoch in itertools.count())
     width, lowest = SMOOTHING * find["steps"], math.inf
     rates, losses = [], []
-    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(feeds), find["steps"])):
+    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), find["steps"])):
         loss = float(trainer.train_step(pixels)[0])
         if not math.isfinite(loss):
             break
@@ -77,26 +74,14 @@ def range_test(settings, strategy):
     return np.array(rates), np.array(losses)
 
 
-def stands(run, made_from):
-    """True where the same test was made already; then the time of its result is renewed, for make."""
-    try:
-        same = read_finder(run)["made_from"] == made_from
-    except Problem:
-        return False
-    same = same and all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
-    if same:
-        (run / "lr_find.json").touch()
-    return same
-
-
-def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
-    """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
+def save(run, curve, steepest, suggestion, made_from):
+    """Writes the curve (rates, losses, smoothed losses: float64 [N] each), its picture and, last, the suggestion:
+    lr_find.json says that all is there."""
     from reporting.charts import draw_finder, style  # here: another look makes no other test
     with style():
-        draw_finder(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
-    write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
-               [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
-                zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
+        draw_finder(run / "lr_find.png", *curve, steepest, suggestion)
+    columns = ["learning_rate", "loss", "smoothed"]
+    write_rows(run / "lr_find.csv", columns, [dict(zip(columns, row)) for row in np.transpose(curve).tolist()])
     write_record(run / "lr_find.json", {
         "suggestion": suggestion, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
         "steepest_descent": steepest, "made_from": made_from})
@@ -104,11 +89,10 @@ def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
 
 def main(settings, run):
     strategy = choose_strategy()
-    with working_in(run, strategy):
-        known = {**identity(settings), "lr_find": settings["lr_find"]}
-        known["train"] = {key: value for key, value in known["train"].items() if key not in ELSEWHERE}
-        made_from = fingerprint(known, "lr_find.py")
-        if first_says(strategy, lambda: stands(run, made_from)):
+    with working_in(run, strategy) as run:
+        made_from = fingerprint(finder_inputs(settings), "lr_find.py")
+        if first_says(strategy, lambda: finder_stands(settings, run) and read_finder(run)["made_from"] == made_from):
+            (run / "lr_find.json").touch()  # for make
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
         check_roles({"train": settings["split"]["train"]}, read_manifest(settings["data"]["prepared"]))
@@ -118,8 +102,7 @@ def main(settings, run):
                           "lower lr_find.start", code=5)
         smoothed = smooth(losses, SMOOTHING * settings["lr_find"]["steps"])
         steepest, suggestion = suggest(rates, smoothed)
-        if leads(strategy):
-            save(run, rates, losses, smoothed, steepest, suggestion, made_from)
+        save(run, (rates, losses, smoothed), steepest, suggestion, made_from)
         if smoothed.argmin() == settings["lr_find"]["steps"] - 1:
             print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion", flush=True)
         print(f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")

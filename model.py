@@ -6,6 +6,7 @@ Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loa
 """
 import json
 import math
+from typing import NamedTuple
 
 from base.command import command, quiet_stderr
 from base.settings import count_bands
@@ -53,11 +54,11 @@ class Blocks:
     def normalise(self, x, name):
         return layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=self.synchronized, name=f"{name}_norm")(x)
 
-    def convolve(self, x, filters, name, dilation=1, size=3, strides=1, linear=False):
+    def convolve(self, x, filters, name, linear=False, kernel_size=3, **options):
         """A convolution with normalisation and ReLU; without the ReLU where it is `linear`."""
         early = self.residual == "concat"
-        x = layers.Conv2D(filters, size, strides, padding="same", dilation_rate=dilation, use_bias=early,
-                          activation="relu" if early else None, kernel_initializer="he_normal", name=f"{name}_conv")(x)
+        x = layers.Conv2D(filters, kernel_size, padding="same", use_bias=early, activation="relu" if early else None,
+                          kernel_initializer="he_normal", name=f"{name}_conv", **options)(x)
         x = self.normalise(x, name)
         return x if early or linear else layers.ReLU(name=f"{name}_relu")(x)
 
@@ -80,11 +81,21 @@ class Blocks:
         outputs = []
         for dilation in DILATIONS:
             source = outputs[-1] if outputs and centre == "serial" else x
-            outputs.append(self.convolve(source, filters, f"centre{dilation}", dilation))
+            outputs.append(self.convolve(source, filters, f"centre{dilation}", dilation_rate=dilation))
         return layers.Concatenate(name="centre_join")(outputs)
 
 
-def build_network(bands, classes, width, depth, residual, centre, stem, local_contrast, synchronized=False, size=None):
+class Shape(NamedTuple):
+    """The settings of `model`."""
+    width: int
+    depth: int
+    residual: str
+    centre: str
+    stem: int
+    local_contrast: list
+
+
+def build_network(bands, classes, synchronized=False, size=None, **model):
     """The residual U-Net (Ronneberger et al. 2015, with residual blocks), a functional model of Keras' own layers.
 
     Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth and of each
@@ -94,13 +105,14 @@ def build_network(bands, classes, width, depth, residual, centre, stem, local_co
     Width 32, depth 4, concat, serial, stem 1, no local contrast, three bands and six classes give the published
     network: 16,533,368 parameters.
     """
+    width, depth, residual, centre, stem, local_contrast = Shape(**model)
     blocks = Blocks(residual, synchronized)
     inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scale", dtype="float32")(inputs)
     if local_contrast:
         x = add_local_contrast(x, local_contrast)
     if stem > 1:
-        x = blocks.convolve(x, width, "stem", size=2 * stem, strides=stem)
+        x = blocks.convolve(x, width, "stem", kernel_size=2 * stem, strides=stem)
     skips = []
     for level in range(depth):
         x = blocks.residual_block(x, width * 2**level, f"down{level}")

@@ -11,7 +11,8 @@ from base.settings import count_bands
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
 from learning.optimizers import build_optimizer
-from learning.patches import shard
+from learning.patches import colours_of
+from learning.plans import plan_epoch, shard, validation_plan
 from model import balance, build_loss, build_network, logits_of
 from pipeline import batches
 
@@ -33,7 +34,8 @@ class Trainer:
 
     def __init__(self, settings, learning_rate, momentum, strategy):
         train, patch, data = settings["train"], settings["input"], settings["data"]
-        self.train, self.patch, self.classes, self.bands = train, patch, len(data["classes"]), count_bands(data)
+        self.settings, self.train, self.patch = settings, train, patch
+        self.classes, self.bands = len(data["classes"]), count_bands(data)
         self.strategy, self.devices = strategy, strategy.num_replicas_in_sync
         if patch["batch_size"] % self.devices:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected a multiple of the "
@@ -118,15 +120,24 @@ class Trainer:
         return (self.strategy.reduce("MEAN", loss, axis=None),
                 self.strategy.reduce("SUM", confusion, axis=None))
 
-    def feed(self, tiles, plan, **changes):
-        """A dataset of this process's part of a plan's batches, divided over its devices (`pipeline.batches`)."""
-        side, batch_size = self.patch["patch_size"], self.patch["batch_size"]
-        return self.strategy.distribute_datasets_from_function(lambda context: batches(
-            tiles, shard(plan, batch_size, context.input_pipeline_id, context.num_input_pipelines), side,
-            batch_size // self.devices, **changes))
+    def training_batches(self, tiles, epoch):
+        """A dataset of this process's part of an epoch's batches (`plan_epoch`), divided over its devices."""
+        return self._feed(tiles, plan_epoch(tiles, self.settings, epoch), colours_of(self.settings))
+
+    def validation_batches(self, tiles):
+        """The same of batches that cover every tile (`validation_plan`)."""
+        return self._feed(tiles, validation_plan(tiles, self.patch["patch_size"], self.patch["batch_size"]))
+
+    def _feed(self, tiles, plan, colours=None):
+        def part(context):
+            own = shard(plan, self.patch["batch_size"], context.input_pipeline_id, context.num_input_pipelines)
+            each = self.patch["batch_size"] // self.devices
+            return batches(tiles, own.reshape(-1, each), self.patch["patch_size"], colours)
+
+        return self.strategy.distribute_datasets_from_function(part)
 
     def train_step(self, pixels):
-        """One update by a batch of `feed`; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
+        """One update by a batch of `training_batches`; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
         return self._train(pixels)
 
     def validate(self, dataset):

@@ -57,7 +57,8 @@ def only_one(folder):
 
 def clear_temporaries(folder):
     """Removes the temporary files that killed processes left in a folder that this one holds."""
-    for place in (folder, *(folder / name for name in (".make", "checkpoints", "engine", "predictions", "figures"))):
+    names = (".make", "checkpoints", "next", "next/checkpoints", "engine", "predictions", "figures")
+    for place in (folder, *(folder / name for name in names)):
         for left in place.glob(".*.tmp*"):
             if TEMPORARY.match(left.name) and left.is_file():
                 left.unlink(missing_ok=True)

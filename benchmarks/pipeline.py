@@ -145,7 +145,8 @@ def ours(folder, copies=1, **augment):
     import tensorflow as tf
 
     from imagery.tiles import open_tiles
-    from learning.patches import changes_of, plan_epoch
+    from learning.patches import colours_of
+    from learning.plans import plan_epoch, shard
     from pipeline import batches
     values = settings(folder)
     values["augment"].update(augment)
@@ -153,7 +154,7 @@ def ours(folder, copies=1, **augment):
         pass
     before = bench.resident()[0]
     tiles = open_tiles(values["data"], TILES * copies)
-    epochs = (batches(tiles, plan_epoch(tiles, values, epoch), PATCH, 16, **changes_of(values))
+    epochs = (batches(tiles, shard(plan_epoch(tiles, values, epoch), 16), PATCH, colours_of(values))
               for epoch in itertools.count())  # planned as they are asked for: that is part of the time
     speed = rate(itertools.chain.from_iterable(epochs), 8)
     return {"patches_per_second": speed, "resident_mb": bench.resident()[1] - before}

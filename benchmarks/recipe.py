@@ -79,16 +79,15 @@ def ready(data, folder):
 def count_epochs(settings, minutes):
     """{recipe: epochs that fit into so many minutes}, from steps of both recipes timed in turn."""
     from imagery.tiles import open_tiles
-    from learning.patches import plan_epoch
+    from learning.plans import plan_epoch
     from learning.workers import choose_strategy
     from trainer import Trainer
     seconds, updates, trainers, pixels = {recipe: [] for recipe in RECIPES}, {}, {}, {}
     for recipe, own in settings.items():
         tiles, batch_size = open_tiles(own["data"], own["split"]["train"]), own["input"]["batch_size"]
-        plan = plan_epoch(tiles, own, 1)
-        updates[recipe] = len(plan) // batch_size
+        updates[recipe] = len(plan_epoch(tiles, own, 1)) // batch_size
         trainers[recipe] = Trainer(own, 1e-4, 0.9, choose_strategy())
-        pixels[recipe] = next(iter(trainers[recipe].feed(tiles, plan[:batch_size])))
+        pixels[recipe] = next(iter(trainers[recipe].training_batches(tiles, 1)))
     for turn in range(12):
         for recipe, trainer in trainers.items():
             started = time.perf_counter()

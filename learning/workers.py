@@ -1,13 +1,15 @@
 """One device, all devices of a machine, or several machines: which of them train together, and what they agree on.
 
-Every process runs the same script. The first worker reads and writes the run's folder, the others take from it what
-they need to know, so that only the prepared tiles have to be within everyone's reach.
+Every process runs the same script. The first worker reads and writes the run's folder; the others ask it what it read
+there, and write to folders of their own that nobody reads. Only the prepared tiles have to be within everyone's reach.
 """
 import contextlib
 import json
 import os
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -73,15 +75,16 @@ def leads(strategy):
 
 @contextlib.contextmanager
 def working_in(run, strategy):
-    """Holds the run's folder for the first worker; the others write nothing, neither there nor on the terminal, and
-    end with Problem (exit 4) where one of them is lost, as the first does too."""
+    """Yields the folder to write in: the run's, held, for the first worker, a temporary one for the others, which
+    nobody reads; nor do they write on the terminal. All end with Problem (exit 4) where one of them is lost."""
     try:
         if leads(strategy):
             with only_one(run):
-                yield
+                yield run
         else:
-            with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
-                yield
+            with tempfile.TemporaryDirectory() as unread, open(os.devnull, "w") as silence:
+                with contextlib.redirect_stdout(silence):
+                    yield Path(unread)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
             tf.errors.DeadlineExceededError) as error:
         if not several(strategy):

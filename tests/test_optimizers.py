@@ -1,207 +1,10 @@
-import json
-
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import model
 from learning import optimizers
 from model import keras
-
-NOTEBOOK = dict(bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[])
-SMALL = dict(bands=3, classes=6, width=4, depth=2)
-LOGITS = np.log(np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32))
-LABELS = np.array([[[0, 1], [0, 255]]], np.uint8)
-
-
-def test_the_notebooks_network_has_its_size():
-    parameters, operations = model.count_operations(256, **NOTEBOOK)
-    assert parameters == 16_533_368
-    assert operations / 1e9 == pytest.approx(33.81, abs=0.005)
-
-
-def test_operations_of_a_network_counted_by_hand():
-    parameters, operations = model.count_operations(
-        8, bands=1, classes=2, width=1, depth=1, residual="add", centre="plain", stem=1, local_contrast=[]
-    )
-    convolutions = [
-        (64, 9),
-        (64, 9),
-        (16, 9 * 2),
-        (16, 9 * 2 * 2),
-        (16, 2),
-        (16, 4 * 2),  # down a, b; centre a, b, project; grow
-        (64, 9 * 2),
-        (64, 9),
-        (64, 2),
-        (64, 2),
-    ]  # up a, b, project; logits
-    assert operations == 2 * sum(pixels * weights for pixels, weights in convolutions)
-
-
-@pytest.mark.parametrize("residual", ["concat", "add"])
-@pytest.mark.parametrize(
-    "centre, stem, local_contrast", [("plain", 1, []), ("serial", 2, []), ("parallel", 4, [4, 16])]
-)
-def test_any_size_gives_probabilities_and_loads_without_this_code(tmp_path, residual, centre, stem, local_contrast):
-    network = model.build_network(**SMALL, residual=residual, centre=centre, stem=stem, local_contrast=local_contrast)
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 48, 3)).astype(np.uint8)
-    probabilities = keras.ops.convert_to_numpy(network(pixels))
-    assert probabilities.shape == (2, 16, 48, 6) and probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
-    network.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded(pixels)), probabilities)
-    modules = {layer["module"] for layer in json.loads(loaded.to_json())["config"]["layers"]}
-    assert modules <= {"keras.layers", "keras.src.ops.numpy"}
-
-
-def test_logits_share_weights_with_the_network():
-    network = model.build_network(**SMALL, residual="add", centre="serial", stem=2, local_contrast=[])
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3)).astype(np.uint8)
-    softmax = keras.ops.softmax(model.logits_of(network)(pixels))
-    np.testing.assert_allclose(softmax, network(pixels), atol=1e-6)
-
-
-def test_local_contrast_by_hand():
-    """Cells of one pixel: local is 3 x 3, at the edges what there is of it."""
-    pixels = np.random.default_rng(0).normal(size=(5, 6, 2)).astype(np.float32)
-
-    def local_mean(x):
-        return np.array(
-            [[x[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2].mean((0, 1)) for c in range(6)] for r in range(5)]
-        )
-
-    rest = pixels - local_mean(pixels)
-    expected = rest / np.sqrt(local_mean((rest**2).mean(-1, keepdims=True)) + 0.01)
-    inputs = keras.Input((None, None, 2))
-    found = keras.Model(inputs, model.add_local_contrast(inputs, [1]))(pixels[None])[0]
-    np.testing.assert_allclose(found, np.concatenate([pixels, expected], -1), atol=1e-5)
-
-
-def test_local_contrast_does_not_see_exposure():
-    inputs = keras.Input((None, None, 3))
-    normal = keras.Model(inputs, model.add_local_contrast(inputs, [4, 8]))
-    pixels = np.random.default_rng(0).normal(scale=2, size=(1, 32, 48, 3)).astype(np.float32)
-    for gain, offset in ((0.5, 0), (1, 0.7), (2, -1)):
-        np.testing.assert_allclose(normal(gain * pixels + offset)[..., 3:], normal(pixels)[..., 3:], atol=0.03)
-
-
-# -- losses, by hand: two labelled pixels right with .7 and .8, one wrong with .3, one ignored
-
-
-def test_cross_entropy_by_hand():
-    assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(-np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5)
-
-
-def test_focal_by_hand():
-    p = np.array([0.7, 0.8, 0.3])
-    assert float(model.focal(LOGITS, LABELS)) == pytest.approx((-((1 - p) ** 2) * np.log(p)).mean(), rel=1e-5)
-
-
-def test_jaccard_by_hand():
-    first = (0.7 + 0.3) / (2 + (0.7 + 0.1 + 0.3) - (0.7 + 0.3))  # class 0: two pixels; class 2 is in no label
-    second = 0.8 / (1 + (0.2 + 0.8 + 0.3) - 0.8)
-    assert float(model.jaccard(LOGITS, LABELS)) == pytest.approx(1 - (first + second) / 2, rel=1e-5)
-
-
-def test_dice_by_hand():
-    first, second = 2 * (0.7 + 0.3) / (2 + 0.7 + 0.1 + 0.3), 2 * 0.8 / (1 + 0.2 + 0.8 + 0.3)
-    assert float(model.dice(LOGITS, LABELS)) == pytest.approx(1 - (first + second) / 2, rel=1e-5)
-
-
-def test_lovasz_by_hand():
-    """Errors of class 0, sorted: .7 (a label missed), .3 (the other one), .1 (a false one); each times what the loss
-    1 - intersection / union grows when this pixel is wrong too: 1/2, then 1/2, then nothing. Of class 1, one label:
-    .3 (false, 1/2), .2 (the label, 1/2), .2 (false, nothing)."""
-    first, second = 0.7 * 0.5 + 0.3 * 0.5 + 0.1 * 0, 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0
-    assert float(model.lovasz(LOGITS, LABELS)) == pytest.approx((first + second) / 2, rel=1e-5)
-
-
-def test_lovasz_of_certain_answers_is_the_jaccard_distance():
-    rng = np.random.default_rng(3)
-    labels, answers = rng.integers(0, 4, (2, 1, 8, 8)).astype(np.uint8)
-    labels[0, 0] = 255
-    certain = 100 * np.eye(4, dtype=np.float32)[answers]
-    known = labels < 4
-    distances = [
-        1 - ((labels == c) & (answers == c)).sum() / (((labels == c) | (answers == c)) & known).sum() for c in range(4)
-    ]
-    assert float(model.lovasz(certain, labels)) == pytest.approx(np.mean(distances), rel=1e-5)
-
-
-def test_lovasz_is_a_mean_over_patches_with_labels():
-    rng = np.random.default_rng(4)
-    logits, labels = rng.normal(0, 2, (3, 5, 5, 4)).astype(np.float32), rng.integers(0, 4, (3, 5, 5)).astype(np.uint8)
-    labels[1] = 255
-    alone = [float(model.lovasz(logits[i : i + 1], labels[i : i + 1])) for i in (0, 2)]
-    assert float(model.lovasz(logits, labels)) == pytest.approx(np.mean(alone), rel=1e-5)
-
-
-def test_class_weights_and_label_smoothing_by_hand():
-    weights, logs = np.array([1.0, 4.0, 0.5]), LOGITS[0].reshape(-1, 3)[:3]
-    labels = LABELS[0].ravel()[:3]
-    own = -weights[labels] * logs[range(3), labels]
-    even = -(weights * logs).sum(1) / 3
-    for smoothing in (0, 0.3):
-        expected = ((1 - smoothing) * own + smoothing * even).sum() / weights[labels].sum()  # as in PyTorch
-        assert float(model.cross_entropy(LOGITS, LABELS, weights, smoothing)) == pytest.approx(expected, rel=1e-5)
-    easy = (1 - np.exp(logs[range(3), labels])) ** 2
-    assert float(model.focal(LOGITS, LABELS, weights)) == pytest.approx(
-        (easy * own).sum() / weights[labels].sum(), rel=1e-5
-    )
-
-
-def test_class_weights_from_counts():
-    assert model.balance([10, 20, 70], 0) == [1, 1, 1]
-    whole = model.balance([10, 20, 70, 0], 1)
-    np.testing.assert_allclose(np.multiply(whole[:3], [10, 20, 70]), 100 / 3)  # the same share for every class
-    root = model.balance([10, 20, 70], 0.5)
-    assert root[0] / root[1] == pytest.approx(2**0.5) and np.dot(root, [0.1, 0.2, 0.7]) == pytest.approx(1)
-    assert whole[3] == 0
-
-
-@pytest.mark.parametrize("loss", model.LOSSES.values())
-def test_gradients_are_finite_and_point_downhill(loss):
-    rng = np.random.default_rng(5)
-    labels = rng.integers(0, 4, (2, 6, 6)).astype(np.uint8)
-    labels[0, :2] = 255
-    for spread in (1, 100, 1e4):  # up to the largest that float16 arithmetic could hand over
-        logits = tf.Variable(rng.normal(0, spread, (2, 6, 6, 4)).astype(np.float32))
-        with tf.GradientTape() as tape:
-            value = loss(logits, labels)
-        gradient = tape.gradient(value, logits).numpy()
-        assert np.isfinite(gradient).all() and (gradient[0, :2] == 0).all()
-        if spread == 1:
-            assert float(loss(logits - 0.1 * gradient / np.abs(gradient).max(), labels)) < float(value)
-
-
-@pytest.mark.parametrize("loss", model.LOSSES.values())
-def test_losses_skip_ignored_pixels_and_are_finite(loss):
-    rng = np.random.default_rng(1)
-    logits, labels = rng.normal(0, 3, (2, 6, 6, 4)).astype(np.float32), rng.integers(0, 4, (2, 6, 6)).astype(np.uint8)
-    labels[:, :2] = 255
-    changed = logits.copy()
-    changed[:, :2] = rng.normal(0, 30, (2, 2, 6, 4))
-    assert float(loss(changed, labels)) == pytest.approx(float(loss(logits, labels)), rel=1e-6)
-    assert float(loss(logits, np.full_like(labels, 255))) == 0
-    assert np.isfinite(float(loss(logits * 1e4, labels)))
-    perfect = 50 * np.eye(4, dtype=np.float32)[np.minimum(labels, 3)]
-    assert float(loss(perfect, labels)) == pytest.approx(0, abs=1e-5)
-
-
-def test_losses_add_up():
-    weights = [1.0, 4.0, 0.5]
-    both = model.build_loss({"ce": 2.0, "jaccard": 0.5}, label_smoothing=0.1, weights=weights)
-    assert float(both(LOGITS, LABELS)) == pytest.approx(
-        2 * float(model.cross_entropy(LOGITS, LABELS, weights, 0.1)) + 0.5 * float(model.jaccard(LOGITS, LABELS)),
-        rel=1e-6,
-    )
-
-
-# -- schedules and optimisers
 
 
 @settings(max_examples=30)
@@ -229,7 +32,9 @@ def test_one_cycle_at_points_known_by_hand():
 
 def test_exponential_multiplies_by_the_same_factor():
     schedule = optimizers.Exponential(1e-4, 10, 6)
-    np.testing.assert_allclose([float(schedule(s)) for s in range(6)], [1e-4, 1e-3, 1e-2, 0.1, 1, 10], rtol=1e-5)
+    np.testing.assert_allclose(
+        [float(schedule(s)) for s in range(6)], [1e-4, 1e-3, 1e-2, 0.1, 1, 10], rtol=1e-5
+    )
 
 
 def numpy_sgd(w, gradients, rate, momentum):
@@ -249,7 +54,9 @@ def numpy_adamw(w, gradients, rate, momentum, decay=0.01, beta_2=0.999, epsilon=
         beta, lr = momentum(step), rate(step)
         w = w - lr * decay * w
         mean, square = beta * mean + (1 - beta) * g, beta_2 * square + (1 - beta_2) * g * g
-        w = w - lr * np.sqrt(1 - beta_2 ** (step + 1)) / (1 - beta ** (step + 1)) * mean / (np.sqrt(square) + epsilon)
+        w = w - lr * np.sqrt(1 - beta_2 ** (step + 1)) / (1 - beta ** (step + 1)) * mean / (
+            np.sqrt(square) + epsilon
+        )
         path.append(w)
     return path
 
@@ -266,24 +73,32 @@ def numpy_cycle(start, peak, end, steps):
     return value
 
 
-@pytest.mark.parametrize("kind, by_hand, decay, peak", [("sgd", numpy_sgd, 0, 0.2), ("adamw", numpy_adamw, 0.01, 0.02)])
+@pytest.mark.parametrize(
+    "kind, by_hand, decay, peak", [("sgd", numpy_sgd, 0, 0.2), ("adamw", numpy_adamw, 0.01, 0.02)]
+)
 def test_twenty_updates_follow_both_schedules_and_so_do_those_of_a_resumed_run(kind, by_hand, decay, peak):
     cycles = (peak / 25, peak, peak / 25_000, 20), (0.95, 0.8, 0.95, 20)
     start = np.array([0.5, -0.25, 0.75], np.float32)
     gradients = np.random.default_rng(0).normal(0, 0.3, (20, 3)).astype(np.float32)
 
     def begin():
-        optimizer = optimizers.build_optimizer(kind, *(optimizers.OneCycle(*cycle) for cycle in cycles), decay)
+        optimizer = optimizers.build_optimizer(
+            kind, *(optimizers.OneCycle(*cycle) for cycle in cycles), decay
+        )
         variable = keras.Variable(start)
         optimizer.build([variable])
         return optimizer, variable
 
-    expected = by_hand(start.astype(float), gradients.astype(float), *(numpy_cycle(*cycle) for cycle in cycles))
+    expected = by_hand(
+        start.astype(float), gradients.astype(float), *(numpy_cycle(*cycle) for cycle in cycles)
+    )
     optimizer, variable = begin()
     for step, gradient in enumerate(gradients):
         if step == 11:  # a process that knows the weights and the optimiser's variables, and nothing else
             resumed, other = begin()
-            for mine, theirs in zip([other, *resumed.variables], [variable, *optimizer.variables], strict=True):
+            for mine, theirs in zip(
+                [other, *resumed.variables], [variable, *optimizer.variables], strict=True
+            ):
                 mine.assign(theirs)
             optimizer, variable = resumed, other
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])

@@ -23,7 +23,7 @@ SCRIPT = """
 import hashlib, json, sys
 devices = int(sys.argv[1])
 import train
-from train import tf
+from trainer import tf
 from base.command import command
 if devices > 1:
     cpu, = tf.config.list_physical_devices("CPU")

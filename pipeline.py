@@ -1,9 +1,8 @@
 """Planned patches to batches that wait before they are asked for (tf.data).
 
-tf.data cuts the planned patches out of memory-mapped tiles, several batches at a time, and hands them on in the plan's
-order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to the bit. Batches
-stay uint8: the network scales them.
-"""
+tf.data cuts the planned patches out of memory-mapped tiles, several batches at a time, and hands them on in
+the plan's order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to
+the bit. Batches stay uint8: the network scales them."""
 import itertools
 import mmap
 import os
@@ -19,12 +18,13 @@ with quiet_stderr():
 
 PARALLEL = min(8, os.cpu_count() or 1)  # batches cut at a time; twice as many wait ready
 MAPPED = 3 * 2**28  # bytes of tiles that may stay in this process's resident memory
-AROUND = 2**16  # bytes that the system maps around a page it is asked for: at most these for every row of a patch
+AROUND = 2**16  # bytes that the system maps around a page it is asked for: at most these for a patch's row
 
 
 def let_go(tiles):
-    """Takes tiles out of this process's resident memory. What was read stays in the system's cache: a page that is
-    needed again costs a fault, no disk; on two cores that halves the rate, which no network notices."""
+    """Takes tiles out of this process's resident memory. What was read stays in the system's cache: a page
+    that is needed again costs a fault, no disk; on two cores that halves the rate, which no network
+    notices."""
     for tile in tiles:
         owner = tile.pixels
         while isinstance(owner, np.ndarray):
@@ -33,9 +33,9 @@ def let_go(tiles):
             owner.madvise(mmap.MADV_DONTNEED)
 
 
-@tf.function(jit_compile=True)  # one pass over the pixels; in single operations it takes longer than the cutting
+@tf.function(jit_compile=True)  # one pass over the pixels; single operations take longer than the cutting
 def repaint(pixels, matrices, offsets):
-    """What `patches.recolour` does, compiled: pixels (uint8 [N, P, P, depth]) with their first bands recoloured."""
+    """Pixels (uint8 [N, P, P, depth]) with their first bands as matrix @ bands + offset, rounded, clipped."""
     bands = offsets.shape[1]
     before = [tf.cast(pixels[..., i], tf.float32) for i in range(bands)]
     after = [sum(before[i] * matrices[:, j, i, None, None] for i in range(bands)) + offsets[:, j, None, None]
@@ -45,11 +45,11 @@ def repaint(pixels, matrices, offsets):
 
 
 def batches(tiles, plan, patch_size, colours=None):
-    """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order: pixels (uint8 [N, P, P, depth]:
-    bands, label, zeros).
+    """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order: pixels (uint8 [N, P, P,
+    depth]: bands, label, zeros).
 
-    Image and label stay together as they were cut: parting them costs more than cutting, and the training step does
-    it on its device. `colours`: how far they are changed (`patches.Colours`), None changes nothing.
+    Image and label stay together as they were cut: parting them costs more than cutting, and the training
+    step does it on its device. `colours`: how far they are changed (`patches.Colours`), None changes nothing.
     """
     batch_size, stored = plan.shape[1], tiles[0].pixels.shape[2]
     large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
@@ -74,7 +74,7 @@ def batches(tiles, plan, patch_size, colours=None):
         return repaint(pixels, *changes)
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch does not end before it wakes
+    options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch waits until it wakes
     numbers = np.ascontiguousarray(plan).view(np.int32).reshape(*plan.shape, len(PLAN))
     planned = tf.data.Dataset.from_tensor_slices(numbers)
     loaded = planned.map(load, num_parallel_calls=PARALLEL, deterministic=True).prefetch(2 * PARALLEL)

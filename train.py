@@ -2,14 +2,14 @@
 
     python train.py --params demo.yaml
 
-Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes under
-runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last two epochs),
-model.keras whenever validation improves, and at the very end model.json, which says that the run is finished.
-Stopped at any moment, the same command goes on after the last whole epoch. A finished run is left alone as long as
-settings, tiles and code are the same. Else it is made anew in runs/<run>/next, which takes its place when finished.
-"""
+Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes
+under runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last
+two epochs), model.keras whenever validation improves, and at the very end model.json, which says that the run
+is finished. Stopped at any moment, the same command goes on after the last whole epoch. A finished run is
+left alone as long as settings, tiles and code are the same. Else it is made anew in runs/<run>/next, which
+takes its place when finished."""
 import time
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -22,21 +22,23 @@ from imagery.rasters import pixel_size, scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning import records
-from learning.checkpoints import save_checkpoint, save_results, start, take_over, unfinished, work_folder
-from learning.optimizers import OneCycle, schedules
+from learning.checkpoints import (
+    save_checkpoint,
+    save_results,
+    start,
+    take_over,
+    unfinished,
+    work_folder,
+)
+from learning.optimizers import schedules
 from learning.plans import plan_epoch
 from learning.records import COLUMNS
 from learning.workers import choose_strategy, first_says, working_in
 from model import count_operations
 from trainer import Timed, Trainer, check_finite, train_epoch
 
-
-class Course(NamedTuple):
-    """The course of a training: patches and updates of an epoch; schedules of the step, over all epochs."""
-    patches: int
-    steps: int
-    rate: OneCycle
-    momentum: OneCycle
+# The course of a training: patches and updates of an epoch; schedules of the step, over all epochs.
+Course = namedtuple("Course", "patches steps rate momentum")
 
 
 def peak_rate(train, run):
@@ -44,8 +46,8 @@ def peak_rate(train, run):
     if train["max_lr"] != "auto":
         return train["max_lr"]
     if not (run / "lr_find.json").exists():
-        raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
-                      "train.max_lr is auto; run lr_find.py first", code=3)
+        raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion "
+                      "since train.max_lr is auto; run lr_find.py first", code=3)
     return float(read_finder(run)["suggestion"])
 
 
@@ -55,14 +57,14 @@ def plot_course(settings, tiles, max_lr):
     patches = len(plan_epoch(tiles, settings, epoch=1))  # the same in every epoch
     steps = patches // batch_size
     if steps == 0:
-        raise Problem(f"settings, key input.batch_size: {batch_size}, expected at most the {patches} patches of an "
-                      "epoch", code=2)
+        raise Problem(f"settings, key input.batch_size: {batch_size}, expected at most the {patches} "
+                      "patches of an epoch", code=2)
     return Course(patches, steps, *schedules(settings["train"], max_lr, settings["train"]["epochs"] * steps))
 
 
 def write_beginnings(folder, settings, course):
-    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and, where there is
-    none of an earlier start, run.json."""
+    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and,
+    where there is none of an earlier start, run.json."""
     records.write_settings(folder, settings)
     steps = course.rate.steps
     chosen = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
@@ -89,7 +91,8 @@ def run_epoch(trainer, epoch, tiles, course, head):
     check_finite(val_loss, "validation loss", epoch, last, course.rate)
     speed = course.steps * trainer.patch["batch_size"] / seconds
     return dict(zip(COLUMNS, [
-        epoch, float(course.rate(last)), float(course.momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
+        epoch, float(course.rate(last)), float(course.momentum(last)),
+        loss, accuracy(confusion), mean_iou(confusion),
         val_loss, accuracy(val_confusion), mean_iou(val_confusion),
         round(seconds, 3), round(speed, 3), round((planned + feed.waited) / seconds, 4)]))
 
@@ -99,7 +102,8 @@ def tell(head, row, best):
     progress(f"{head}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  mean IoU {row['mean_iou']:.4f}"
              f"  |  validation loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  mean IoU "
              f"{row['val_mean_iou']:.4f}{' *' if best else '  '} |  {row['seconds']:.0f} s, "
-             f"{row['patches_per_second']:.1f} patches/s, {100 * row['waiting']:.1f} % waiting for data", last=True)
+             f"{row['patches_per_second']:.1f} patches/s, {100 * row['waiting']:.1f} % waiting for data",
+             last=True)
 
 
 def train_network(trainer, state, folder, tiles, course):
@@ -122,37 +126,43 @@ def train_network(trainer, state, folder, tiles, course):
 
 
 def finish(settings, folder, state, size):
-    """Completes run.json and writes model.json, the word that the training is finished. `size`: of the network."""
+    """Completes run.json and writes model.json, the word that the training is finished. `size`: of the
+    network."""
     data, split = settings["data"], settings["split"]
     manifest = read_manifest(data["prepared"])["tiles"]
     model = sha256(folder / "model.keras")
     about = read_record(folder / "run.json", "train.py")
-    about.update(finished=records.now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
-                 model_sha256=model, code=code_of("train.py"),
-                 outputs={name: sha256(folder / name) for name in ("model.keras", "history.csv", "schedule.csv")})
-    write_record(folder / "run.json", about)
+    outputs = {name: sha256(folder / name) for name in ("model.keras", "history.csv", "schedule.csv")}
+    seconds = round(sum(row["seconds"] for row in state["history"]), 1)
+    write_record(folder / "run.json", {
+        **about, "finished": records.now(), "training_seconds": seconds, "model_sha256": model,
+        "code": code_of("train.py"), "outputs": outputs})
     write_record(folder / "model.json", {
-        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
+        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None,
+        "scale": scales(data),
         "ground_sample_distance": pixel_size(manifest[split["train"][0]]["georeference"]),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
-        "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
+        "epoch": state["best_epoch"], "val_mean_iou": state["best"],
+        "chosen_by": "highest mean IoU on split.val",
         "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},
         "chosen_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["val"]},
         **size, "made_from": state["made_from"], "sha256": model})
 
 
 def train_in(folder, settings, strategy, inputs, max_lr):
-    """Trains in a folder, from its last checkpoint or from the start, to the end. Returns the state at the end."""
-    tiles = {role: open_tiles(settings["data"], settings["split"][role]) for role in ("train", "val")}
-    check_roles({role: settings["split"][role] for role in tiles}, read_manifest(settings["data"]["prepared"]))
+    """Trains in a folder, from its last checkpoint or from the start, to the end. Returns the state at the
+    end."""
+    data, names = settings["data"], {role: settings["split"][role] for role in ("train", "val")}
+    tiles = {role: open_tiles(data, names[role]) for role in names}
+    check_roles(names, read_manifest(data["prepared"]))
     course = plot_course(settings, tiles["train"], max_lr)
     trainer = Trainer(settings, course.rate, course.momentum, strategy)
     parameters, operations = count_operations(settings["input"]["patch_size"], bands=trainer.bands,
                                               classes=trainer.classes, **settings["model"])
     state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
     write_beginnings(folder, settings, course)
-    print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {course.patches} patches in "
-          f"{course.steps} updates an epoch; peak learning rate {max_lr:.3g}"
+    print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {course.patches} "
+          f"patches in {course.steps} updates an epoch; peak learning rate {max_lr:.3g}"
           + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
     try:
         train_network(trainer, state, folder, tiles, course)
@@ -161,7 +171,8 @@ def train_in(folder, settings, strategy, inputs, max_lr):
         where = f", which are kept in {folder / 'checkpoints'}" if kept else ""
         print(f"\nstopped after {kept} whole epochs{where}", flush=True)
         raise
-    finish(settings, folder, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr})
+    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9}
+    finish(settings, folder, state, {**size, "max_lr": max_lr})
     return state
 
 
@@ -191,7 +202,8 @@ def main(settings, run):
             print(why, flush=True)
         state = train_in(work_folder(run, made_from), settings, strategy, inputs, max_lr)
         take_over(run)
-        print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
+        best = f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}"
+        print(f"{best}  {run / 'model.keras'}")
 
 
 if __name__ == "__main__":

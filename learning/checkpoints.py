@@ -18,8 +18,7 @@ from base.settings import differences
 from base.tables import parse_record, read_facts, read_record, record_text, write_rows
 from learning.records import COLUMNS
 
-
-# -- beside a finished training ---------------------------------------------------------------------------------------
+# -- beside a finished training --------------------------------------------------------------------
 
 def unfinished(run):
     """True where a training beside the finished one was stopped, and can go on."""
@@ -27,8 +26,8 @@ def unfinished(run):
 
 
 def work_folder(run, made_from):
-    """Where a training works: in run/next where a finished one stands, which is not lost before the new one is
-    finished, too; else in the run's folder, also where only records of the same training are gone."""
+    """Where a training works: in run/next where a finished one stands, which is not lost before the new one
+    is finished, too; else in the run's folder, also where only records of the same training are gone."""
     try:
         same = read_facts(run).get("made_from") == made_from
     except Problem:
@@ -37,8 +36,8 @@ def work_folder(run, made_from):
 
 
 def take_over(run):
-    """Puts what is finished in run/next in the place of the earlier training, model.json last. Killed in between, the
-    next call goes on; where nothing is finished there, nothing happens."""
+    """Puts what is finished in run/next in the place of the earlier training, model.json last. Killed in
+    between, the next call goes on; where nothing is finished there, nothing happens."""
     made = run / "next"
     if not (made / "model.json").exists():
         return
@@ -51,7 +50,7 @@ def take_over(run):
     made.rmdir()
 
 
-# -- the model so far -------------------------------------------------------------------------------------------------
+# -- the model so far ------------------------------------------------------------------------------
 
 def has_model(folder, state):
     """True where model.keras is the file that was saved at the state's best epoch."""
@@ -60,8 +59,8 @@ def has_model(folder, state):
 
 
 def save_network(network, path):
-    """Writes a network as .keras, without the time of day and the memory addresses that Keras puts in: the same
-    weights, the same bytes. Returns their SHA-256."""
+    """Writes a network as .keras, without the time of day and the memory addresses that Keras puts in: the
+    same weights, the same bytes. Returns their SHA-256."""
     numbers = {}
 
     def renumber(match):
@@ -84,22 +83,24 @@ def save_network(network, path):
 def save_results(folder, trainer, state):
     """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint.
 
-    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit 3).
-    """
+    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit
+    3)."""
     path = folder / "model.keras"
     if state["best_epoch"] == state["epoch"]:
         state["model_sha256"] = save_network(trainer.averaged, path)
     elif not has_model(folder, state):
-        raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
-                      f"put it back, or remove {folder / 'checkpoints'} to start anew", code=3)
+        raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch "
+                      f"{state['best_epoch']}; put it back, or remove {folder / 'checkpoints'} to start anew",
+                      code=3)
     write_rows(folder / "history.csv", COLUMNS, state["history"])
 
 
-# -- where to start from ----------------------------------------------------------------------------------------------
+# -- where to start from ---------------------------------------------------------------------------
 
 def clear_damaged(folder):
-    """Where the model of a finished training is gone or damaged, its checkpoints and model.json go: it is made anew.
-    A model.json that no training wrote (make -t did, say) is no reason to lose epochs: it goes alone."""
+    """Where the model of a finished training is gone or damaged, its checkpoints and model.json go: it is
+    made anew. A model.json that no training wrote (make -t did, say) is no reason to lose epochs: it goes
+    alone."""
     try:
         read_facts(folder)
     except Problem:
@@ -110,8 +111,8 @@ def clear_damaged(folder):
 
 
 def begin(folder, inputs):
-    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start. An unfinished training from
-    other inputs is refused (Problem, exit 2)."""
+    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start. An unfinished training
+    from other inputs is refused (Problem, exit 2)."""
     clear_damaged(folder)
     checkpoint = load_checkpoint(folder / "checkpoints")
     if checkpoint is None:
@@ -120,8 +121,8 @@ def begin(folder, inputs):
     changed = differences(state["inputs"], inputs)
     if changed:
         removed = folder if folder.name == "next" else folder / "checkpoints"
-        raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {key}: {json.dumps(before)} then, "
-                        f"{json.dumps(now)} now" for key, before, now in changed),
+        raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {key}: {json.dumps(before)} "
+                        f"then, {json.dumps(now)} now" for key, before, now in changed),
                       f"to go on, set these back; for another run, copy the settings file; to start anew, "
                       f"remove {removed}", code=2)
     if path != max((folder / "checkpoints").glob("epoch_*.npz")) and not has_model(folder, state):
@@ -131,8 +132,9 @@ def begin(folder, inputs):
 
 
 def start(trainer, folder, inputs, made_from):
-    """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads it; the
-    others learn from it where they are. `made_from` stands for the code too, which may have been mended meanwhile."""
+    """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads
+    it; the others learn from it where they are. `made_from` stands for the code too, which may have been
+    mended meanwhile."""
     from learning.workers import agree, first_says, leads
     checkpoint = begin(folder, inputs) if leads(trainer.strategy) else None
     state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "model_sha256": None, "history": [],
@@ -166,8 +168,8 @@ def save_checkpoint(folder, trainer, state):
 
 
 def load_checkpoint(folder):
-    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which damaged
-    one is passed over. Problem (exit 3) where all are damaged."""
+    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which
+    damaged one is passed over. Problem (exit 3) where all are damaged."""
     paths = sorted(folder.glob("epoch_*.npz"), reverse=True)
     for path in paths:
         try:
@@ -175,25 +177,24 @@ def load_checkpoint(folder):
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
             return path, arrays, parse_record(arrays.pop("state").tobytes().decode())
         except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError, RuntimeError: zipfile, of a format
-            # that it does not know and of a password
+                zipfile.BadZipFile, zlib.error) as error:  # some are zipfile's, of passwords, say
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
     if paths:
-        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "
-                      "folder to start anew", code=3)
+        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; "
+                      "remove the folder to start anew", code=3)
     return None
 
 
 def restore(trainer, path, arrays):
-    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first one's,
-    None elsewhere."""
+    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first
+    one's, None elsewhere."""
     from learning.workers import agree
     variables = trainer.variables()
     for name, variable in variables.items():
         array = (arrays or {}).get(name)
         if arrays is not None and (array is None or array.shape != tuple(variable.shape)):
-            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} {tuple(variable.shape)}; "
-                          "remove the folder to start anew", code=2)
+            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} "
+                          f"{tuple(variable.shape)}; remove the folder to start anew", code=2)
     mine = [variable.numpy() if arrays is None else arrays[name] for name, variable in variables.items()]
     for variable, array in zip(variables.values(), agree(trainer.strategy, mine)):
         variable.assign(array)

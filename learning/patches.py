@@ -1,12 +1,11 @@
 """How patches of prepared tiles are cut, turned, scaled and recoloured (NumPy alone).
 
-Pixels are cut from memory maps, each with its bands and its label as one machine word, so that any view of a patch is
-one strided copy.
-"""
+Pixels are cut from memory maps, each with its bands and its label as one machine word, so that any view of a
+patch is one strided copy."""
 import functools
 import math
 import threading
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from imagery.arrays import IGNORE, cut, view
 
 
 def cut_patch(tile, window, patch_size):
-    """The square of a tile that a PLAN names, as words, [P, P, ..]. Where it reaches past the tile the image is
-    mirrored and labels are IGNORE."""
+    """The square of a tile that a PLAN names, as words, [P, P, ..]. Where it reaches past the tile the image
+    is mirrored and labels are IGNORE."""
     row, col, side = (int(window[name]) for name in ("row", "col", "side"))
     words = tile.words[row: row + side, col: col + side]
     if words.shape[:2] != (side, side):
@@ -29,7 +28,8 @@ def cut_patch(tile, window, patch_size):
 
 
 def cut_batch(tiles, plan, patch_size):
-    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, depth], bands, then the label, then zeros."""
+    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, depth], bands, then the label, then
+    zeros."""
     words, bands = tiles[0].words, tiles[0].bands
     batch = np.empty((len(plan), patch_size, patch_size, words.shape[2]), words.dtype)
     pixels = batch.view(np.uint8)
@@ -44,7 +44,8 @@ _kept = threading.local()
 
 
 def scratch(name, shape):
-    """An int16 array of this thread's own, kept for the next call: fresh memory costs more than the arithmetic."""
+    """An int16 array of this thread's own, kept for the next call: fresh memory costs more than the
+    arithmetic."""
     size = math.prod(shape)
     if getattr(_kept, name, np.empty(0)).size < size:
         setattr(_kept, name, np.empty(size, np.int16))
@@ -61,13 +62,9 @@ def blend(low, high, weights):
     return high
 
 
-class Neighbours(NamedTuple):
-    """Of each pixel of a resized axis: the old pixels before and after its centre (int64 [N]), the weight of the
-    latter in 128ths (int16 [N]), and the nearest one (int64 [N])."""
-    before: np.ndarray
-    after: np.ndarray
-    weights: np.ndarray
-    nearest: np.ndarray
+# Of each pixel of a resized axis: the old pixels before and after its centre (int64 [N]), the weight of the
+# latter in 128ths (int16 [N]), and the nearest one (int64 [N]).
+Neighbours = namedtuple("Neighbours", "before after weights nearest")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,12 +73,13 @@ def neighbours(side, size):
     centres = (np.arange(size) + 0.5) * side / size - 0.5
     before = np.clip(np.floor(centres), 0, side - 1).astype(np.int64)
     weights = np.clip(np.rint((centres - before) * 128), 0, 128).astype(np.int16)
-    nearest = (2 * np.arange(size) + 1) * side // (2 * size)  # in whole numbers: a tie goes to the later pixel
+    nearest = (2 * np.arange(size) + 1) * side // (2 * size)  # a tie goes to the later pixel
     return Neighbours(before, np.minimum(before + 1, side - 1), weights, nearest)
 
 
 def resize(pixels, size, bands):
-    """Pixels (uint8 [S, S, depth]) resized to [size, size, depth]: bands bilinearly, labels to the nearest pixel.
+    """Pixels (uint8 [S, S, depth]) resized to [size, size, depth]: bands bilinearly, labels to the nearest
+    pixel.
 
     Pixel centres correspond, as in OpenCV's INTER_LINEAR; in whole numbers, weights in 128ths.
     """
@@ -93,7 +91,7 @@ def resize(pixels, size, bands):
     def between(array, axis, weights):
         """Along one axis, what lies between the neighbours of each new pixel."""
         shape = (size, side, channels) if axis == 0 else (size, size, channels)
-        low = array.take(near.before, axis, scratch(f"low{axis}", shape), "clip")  # clip: no buffer in between
+        low = array.take(near.before, axis, scratch(f"low{axis}", shape), "clip")  # clip: without a buffer
         high = array.take(near.after, axis, scratch(f"high{axis}", shape), "clip")
         return blend(low.reshape(size, -1), high.reshape(size, -1), weights).reshape(shape)
 
@@ -103,31 +101,26 @@ def resize(pixels, size, bands):
     return result
 
 
-# -- their colours ----------------------------------------------------------------------------------------------
+# -- their colours ---------------------------------------------------------------------------------
 
-class Colours(NamedTuple):
-    """How far colours are changed, of the first so many bands: the settings of `augment`."""
-    bands: int
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
+# How far the colours of the first so many bands are changed: the settings of `augment`.
+Colours = namedtuple("Colours", "bands brightness contrast saturation hue")
 
 
 def colours_of(settings):
-    """The Colours of a run, or None where none is changed. The extra raster is no colour: its band stays as it is."""
+    """The Colours of a run, or None where none is changed. The extra raster is no colour: its band stays as
+    it is."""
     chosen = [settings["augment"][name] for name in Colours._fields[1:]]
     return Colours(len(settings["data"]["bands"]), *chosen) if any(chosen) else None
 
 
 def draw_colours(pixels, seeds, colours):
-    """Random changes of colour for N patches (uint8 [N, P, P, depth]), one matrix and offset each: float32 [N, B, B]
-    and [N, B]; `recolour` applies them.
+    """Random changes of colour for N patches (uint8 [N, P, P, depth]), one matrix and offset each: float32
+    [N, B, B] and [N, B]; the pipeline applies them.
 
-    Each change is drawn evenly: factors of brightness, contrast and saturation from 1 - s to 1 + s, hue as a turn
-    around the grey axis by at most that share of a full circle. Contrast is about the mean of the patch, saturation
-    about the mean of a pixel's bands.
-    """
+    Each change is drawn evenly: factors of brightness, contrast and saturation from 1 - s to 1 + s, hue as a
+    turn around the grey axis by at most that share of a full circle. Contrast is about the mean of the patch,
+    saturation about the mean of a pixel's bands."""
     bands, *reaches, hue = colours
     matrices = np.empty((len(seeds), bands, bands), np.float32)
     offsets = np.empty((len(seeds), bands), np.float32)
@@ -138,18 +131,8 @@ def draw_colours(pixels, seeds, colours):
         if hue:
             angle = 2 * np.pi * rng.uniform(-hue, hue)
             axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-            turn = np.cos(angle) * np.eye(3) + np.sin(angle) * axis + (1 - np.cos(angle)) / 3  # Rodrigues' formula
-            matrix = turn @ matrix
+            cosine, sine = np.cos(angle), np.sin(angle)
+            matrix = (cosine * np.eye(3) + sine * axis + (1 - cosine) / 3) @ matrix  # Rodrigues' formula
         matrices[i] = gain * sharp * matrix
         offsets[i] = gain * (1 - sharp) * pixels[i, ::8, ::8, :bands].mean()
     return matrices, offsets
-
-
-def recolour(pixels, matrices, offsets):
-    """Patches (uint8 [N, P, P, depth]) with their first B bands as matrix @ bands + offset, rounded and clipped.
-
-    The pipeline does the same in one compiled pass."""
-    bands, changed = offsets.shape[1], pixels.copy()
-    colours = np.einsum("nhwi,nji->nhwj", pixels[..., :bands].astype(np.float32), matrices) + offsets[:, None, None]
-    changed[..., :bands] = np.clip(np.rint(colours), 0, 255)
-    return changed

@@ -8,8 +8,8 @@ A plan is an array with a PLAN for each patch; that of an epoch follows from (se
     seed             of the patch's own random numbers, which change its colours
     rows, cols       at the top and left, where labels are not counted (windows of validation that overlap)
 
-The shuffle is exact, over every window of every tile; it costs 32 bytes a window, and some 150 while it is drawn.
-"""
+The shuffle is exact, over every window of every tile; it costs 32 bytes a window, and some 150 while it is
+drawn."""
 import math
 
 import numpy as np
@@ -26,10 +26,10 @@ def draw_shares(rng, shape, patch_size, stride):
     """Where windows lie in a tile of this shape, as shares 0..1 of the possible starts along both axes:
     float64 [N, 2].
 
-    `stride` "random": one window for each patch-sized cell begun, its start drawn from that cell's own stretch of
-    the starts, all equally long: no two epochs cut alike, and each covers the tile about evenly (its outermost
-    pixels, which fewer windows can reach, less). Else: the grid of evenly spread windows of `starts`.
-    """
+    `stride` "random": one window for each patch-sized cell begun, its start drawn from that cell's own
+    stretch of the starts, all equally long: no two epochs cut alike, and each covers the tile about evenly
+    (its outermost pixels, which fewer windows can reach, less). Else: the grid of evenly spread windows of
+    `starts`."""
     if stride == "random":
         cells = [-(-size // patch_size) for size in shape]
         axes = [(cell + rng.random(cells)) / count for cell, count in zip(np.indices(cells), cells)]
@@ -40,18 +40,18 @@ def draw_shares(rng, shape, patch_size, stride):
 
 
 def corners_at(shares, shapes, sides):
-    """First rows and columns (int64 [N, 2]) of windows of these sides (int or int [N]) in tiles of these shapes ([2]
-    or [N, 2]), from their shares of the possible starts."""
+    """First rows and columns (int64 [N, 2]) of windows of these sides (int or int [N]) in tiles of these
+    shapes ([2] or [N, 2]), from their shares of the possible starts."""
     free = np.maximum(np.asarray(shapes) - np.reshape(sides, (-1, 1)), 0)
     return (shares * (free + 1)).astype(np.int64)
 
 
 def hold_labels(tile, corners, sides):
-    """True for every window of a tile, given by first row and column (int [N, 2]) and side (int or int [N]), that
-    holds a labelled pixel.
+    """True for every window of a tile, given by first row and column (int [N, 2]) and side (int or int [N]),
+    that holds a labelled pixel.
 
-    The counts of the cells that a window touches settle most; only for the rest are the labels themselves read.
-    """
+    The counts of the cells that a window touches settle most; only for the rest are the labels themselves
+    read."""
     labelled, sides = tile.cells.sum(-1), np.broadcast_to(sides, len(corners))
     high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in tile.shape)
     ends = np.minimum(corners + sides[:, None], tile.shape)
@@ -72,8 +72,8 @@ def hold_labels(tile, corners, sides):
 
 
 def window_around(rng, tile, cell, side, wanted):
-    """First row and column (int64 [2]) of a window of this side that holds a random pixel of a cell (row, col): one
-    of the wanted class, or of any (None)."""
+    """First row and column (int64 [2]) of a window of this side that holds a random pixel of a cell (row,
+    col): one of the wanted class, or of any (None)."""
     first = np.array(cell) * CELL
     labels = tile.labels[first[0]: first[0] + CELL, first[1]: first[1] + CELL]
     rows, cols = np.nonzero(labels != IGNORE if wanted is None else labels == wanted)
@@ -85,10 +85,11 @@ def window_around(rng, tile, cell, side, wanted):
 
 
 def aim(rng, tiles, sides, wanted):
-    """Windows (int64 [N, 3]: tile, row, col) of these sides, each around a random pixel of the wanted class (an
-    index), or of any class (None): first a cell is drawn by its count of them, then a pixel in it, then a window."""
+    """Windows (int64 [N, 3]: tile, row, col) of these sides, each around a random pixel of the wanted class
+    (an index), or of any class (None): first a cell is drawn by its count of them, then a pixel in it, then a
+    window."""
     counts = [tile.cells.sum(-1) if wanted is None else tile.cells[..., wanted] for tile in tiles]
-    cells = np.concatenate([np.insert(np.argwhere(table), 0, number, 1) for number, table in enumerate(counts)])
+    cells = np.concatenate([np.insert(np.argwhere(table), 0, i, 1) for i, table in enumerate(counts)])
     weights = np.concatenate([table[table > 0] for table in counts])
     windows = np.empty((len(sides), 3), np.int64)
     for i, drawn in enumerate(rng.choice(len(cells), len(sides), p=weights / weights.sum())):
@@ -98,13 +99,14 @@ def aim(rng, tiles, sides, wanted):
 
 
 def aims_of(tiles, settings):
-    """{class index: share of the patches} of input.aim. Problem (exit 3) where a class has no pixel in the tiles."""
+    """{class index: share of the patches} of input.aim. Problem (exit 3) where a class has no pixel in the
+    tiles."""
     classes = list(settings["data"]["classes"])
     aims = {classes.index(name): share for name, share in settings["input"]["aim"].items()}
     missing = [classes[i] for i in aims if not any(tile.cells[..., i].any() for tile in tiles)]
     if missing:
-        raise Problem(f"settings, key input.aim: {', '.join(missing)}, expected classes with labelled pixels in "
-                      "split.train; leave it out", code=3)
+        raise Problem(f"settings, key input.aim: {', '.join(missing)}, expected classes with labelled "
+                      "pixels in split.train; leave it out", code=3)
     return aims
 
 
@@ -112,13 +114,13 @@ def check_stride(tiles, stride):
     """Problem (exit 2) where a grid of this stride has more windows than memory holds."""
     windows = sum(math.prod(-(-size // stride) for size in tile.shape) for tile in tiles)
     if windows > MOST:
-        raise Problem(f"settings, key input.stride: {stride}, about {windows:,} patches an epoch, expected at most "
-                      f"{MOST:,}; take a larger one", code=2)
+        raise Problem(f"settings, key input.stride: {stride}, about {windows:,} patches an epoch, expected "
+                      f"at most {MOST:,}; take a larger one", code=2)
 
 
 def draw_windows(rng, tiles, patch_size, stride):
-    """Windows in random order over all tiles: their tiles (int64 [N]) and shares (float64 [N, 2]). Those of a grid
-    all hold a label."""
+    """Windows in random order over all tiles: their tiles (int64 [N]) and shares (float64 [N, 2]). Those of a
+    grid all hold a label."""
     drawn = []
     for number, tile in enumerate(tiles):
         shares = draw_shares(rng, tile.shape, patch_size, stride)
@@ -130,7 +132,8 @@ def draw_windows(rng, tiles, patch_size, stride):
 
 
 def replace_empty(rng, tiles, windows, sides, shares, patch):
-    """Changes the windows (int64 [N, 3]: tile, row, col) and sides (int64 [N]) that hold no label, in place."""
+    """Changes the windows (int64 [N, 3]: tile, row, col) and sides (int64 [N]) that hold no label, in
+    place."""
     for number, tile in enumerate(tiles):
         own = np.flatnonzero(windows[:, 0] == number)
         empty = own[~hold_labels(tile, windows[own, 1:], sides[own])]
@@ -144,13 +147,12 @@ def replace_empty(rng, tiles, windows, sides, shares, patch):
 def plan_epoch(tiles, settings, epoch):
     """The patches of one training epoch (0, 1, ...), exactly shuffled over all tiles: PLAN [N].
 
-    `input.stride`: as in `draw_shares`. `input.aim` maps classes to shares of the patches, which are drawn around a
-    pixel of that class instead. `augment.views` false keeps view 0. `augment.scale` [low, high]: every patch is
-    magnified by a factor drawn between them, evenly on a logarithmic scale. No window without a labelled pixel is
-    drawn: on a grid it is left out, a random one is drawn anew around a labelled pixel (a patch that is shrunk may
-    still lose a lone one). N is the same in every epoch. Problem where input.aim (exit 3) or input.stride (exit 2)
-    cannot be followed.
-    """
+    `input.stride`: as in `draw_shares`. `input.aim` maps classes to shares of the patches, which are drawn
+    around a pixel of that class instead. `augment.views` false keeps view 0. `augment.scale` [low, high]:
+    every patch is magnified by a factor drawn between them, evenly on a logarithmic scale. No window without
+    a labelled pixel is drawn: on a grid it is left out, a random one is drawn anew around a labelled pixel (a
+    patch that is shrunk may still lose a lone one). N is the same in every epoch. Problem where input.aim
+    (exit 3) or input.stride (exit 2) cannot be followed."""
     patch_size, stride = settings["input"]["patch_size"], settings["input"]["stride"]
     aims = aims_of(tiles, settings)
     if stride != "random":
@@ -158,7 +160,8 @@ def plan_epoch(tiles, settings, epoch):
     rng = np.random.default_rng([settings["seed"], epoch])
     numbers, shares = draw_windows(rng, tiles, patch_size, stride)
     count, shapes = len(numbers), np.array([tile.shape for tile in tiles])
-    sides = np.rint(patch_size / np.exp(rng.uniform(*np.log(settings["augment"]["scale"]), count))).astype(np.int64)
+    factors = np.exp(rng.uniform(*np.log(settings["augment"]["scale"]), count))
+    sides = np.rint(patch_size / factors).astype(np.int64)
     windows = np.column_stack([numbers, corners_at(shares, shapes[numbers], sides)])
     done = 0
     for wanted, share in aims.items():
@@ -177,9 +180,8 @@ def plan_epoch(tiles, settings, epoch):
 def validation_plan(tiles, patch_size, batch_size):
     """Windows in order that cover every tile, each pixel counted once: PLAN [N].
 
-    Where windows overlap at a tile's far edges, only the first counts. N is filled up to whole batches with patches
-    that count nothing.
-    """
+    Where windows overlap at a tile's far edges, only the first counts. N is filled up to whole batches with
+    patches that count nothing."""
     plan = []
     for number, tile in enumerate(tiles):
         first = [starts(size, patch_size, patch_size) for size in tile.shape]
@@ -198,7 +200,8 @@ def validation_plan(tiles, patch_size, batch_size):
 
 
 def shard(plan, batch_size, worker=0, workers=1):
-    """The part of a plan's whole batches that one of several workers cuts: an equal part of each, PLAN [batches,
-    batch_size / workers], so that together they see each window once, and the same batches as one worker alone."""
+    """The part of a plan's whole batches that one of several workers cuts: an equal part of each, PLAN
+    [batches, batch_size / workers], so that together they see each window once, and the same batches as one
+    worker alone."""
     whole = plan[: len(plan) // batch_size * batch_size]
     return whole.reshape(-1, workers, batch_size // workers)[:, worker]

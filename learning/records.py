@@ -23,11 +23,11 @@ from imagery.tiles import made_with, read_manifest
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
 RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
-ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of the training that change no range test
+ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train that change no range test
 DAMAGED = (Problem, LookupError, TypeError, AttributeError)  # what a record of another version raises
 
 
-# -- what a result is made from ---------------------------------------------------------------------------------------
+# -- what a result is made from --------------------------------------------------------------------
 
 def tile_digests(settings):
     """{tile: {kind: SHA-256}} of the prepared tiles of split.train and split.val."""
@@ -37,8 +37,8 @@ def tile_digests(settings):
 
 
 def training_inputs(settings, tiles=None):
-    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now or were
-    then (`tiles`)."""
+    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now
+    or were then (`tiles`)."""
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
             "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
             "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
@@ -53,11 +53,12 @@ def finder_inputs(settings):
 
 
 def fingerprint(inputs, script):
-    """The `made_from` of a result: SHA-256 of its inputs and of the code that made it, a script and its imports."""
+    """The `made_from` of a result: SHA-256 of its inputs and of the code that made it, a script and its
+    imports."""
     return hashlib.sha256(json.dumps([inputs, code_of(script)], sort_keys=True).encode()).hexdigest()
 
 
-# -- whether it stands ------------------------------------------------------------------------------------------------
+# -- whether it stands -----------------------------------------------------------------------------
 
 def finder_stands(settings, run):
     """True where the range test of a run is whole: its suggestion, curve and picture."""
@@ -69,8 +70,8 @@ def finder_stands(settings, run):
 
 
 def training_stands(settings, run):
-    """True where a training is finished and whole: its model is the one that model.json names, its records are there.
-    """
+    """True where a training is finished and whole: its model is the one that model.json names, its records
+    are there."""
     try:
         read_facts(run)
     except Problem:
@@ -79,14 +80,15 @@ def training_stands(settings, run):
 
 
 def why_anew(settings, run, suggestion=None):
-    """One line of ASCII: why the finished training of a run has to be made anew, and how long it took; None where
-    there is none, or it is still current. `suggestion`: the finder's, where train.max_lr is auto and it is known."""
+    """One line of ASCII: why the finished training of a run has to be made anew, and how long it took; None
+    where there is none, or it is still current. `suggestion`: the finder's, where train.max_lr is auto and it
+    is known."""
     try:
         facts, about = read_facts(run), read_record(run / "run.json", "train.py")
         before, seconds = training_inputs(about["settings"], about["tiles"]), about["training_seconds"]
         before["code"] = about["code"]
         current = {**training_inputs(settings), "code": code_of("train.py")}
-        both = before["tiles"].keys() & current["tiles"].keys()  # others: the split says so, or they come again
+        both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
         for inputs in (before, current):
             inputs["tiles"] = {tile: inputs["tiles"][tile] for tile in sorted(both)}
         if suggestion is not None and before["train"]["max_lr"] == "auto":
@@ -118,7 +120,7 @@ def spell(seconds):
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-# -- what a training says of itself -----------------------------------------------------------------------------------
+# -- what a training says of itself ----------------------------------------------------------------
 
 def now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -144,8 +146,8 @@ def describe_run(settings):
             "settings": settings, "tiles": tile_digests(settings),
             "versions": {"python": platform.python_version(),
                          **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
-            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
-                        "gpus": gpus},
+            "machine": {"system": platform.platform(), "gpus": gpus,
+                        "processor": platform.processor() or platform.machine()},
             "started": now()}
 
 

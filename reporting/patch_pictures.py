@@ -5,7 +5,7 @@ import numpy as np
 
 from imagery.labels import palette
 from imagery.tiles import open_prepared, read_manifest
-from learning.patches import colours_of, cut_batch, draw_colours, recolour
+from learning.patches import colours_of, cut_batch, draw_colours
 from learning.plans import plan_epoch
 from reporting.charts import add_legend, save
 from reporting.pictures import colour_keys, first_bands, show
@@ -21,9 +21,19 @@ def is_on(augment, key):
     return augment[key] != [1, 1] if key == "scale" else bool(augment[key])
 
 
+def recolour(pixels, matrices, offsets):
+    """Patches (uint8 [N, P, P, depth]) with their first B bands as matrix @ bands + offset, rounded and
+    clipped. The
+    pipeline does the same in one compiled pass."""
+    bands, changed = offsets.shape[1], pixels.copy()
+    turned = np.einsum("nhwi,nji->nhwj", pixels[..., :bands].astype(np.float32), matrices)
+    changed[..., :bands] = np.clip(np.rint(turned + offsets[:, None, None]), 0, 255)
+    return changed
+
+
 def augmented(tiles, settings, plan, keys):
-    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, depth], as training cuts them.
-    """
+    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, depth], as training
+    cuts them."""
     plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
     if "views" in keys:
         plan["view"] = np.arange(len(plan)) % 8  # one of each, to be seen
@@ -38,7 +48,8 @@ def augmented(tiles, settings, plan, keys):
 
 
 def draw_augmentation(path, settings):
-    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under all."""
+    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under
+    all."""
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
     manifest = read_manifest(data["prepared"])
     tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]
@@ -51,7 +62,8 @@ def draw_augmentation(path, settings):
         strips.append((name, first_bands(pixels[..., :bands])))
         if not keys or "views" in keys or "scale" in keys:  # else the labels are those above
             strips.append(("labels", palette(classes)[pixels[..., bands]]))
-    figure, panels = plt.subplots(len(strips), len(plan), figsize=(7.4, 0.9 * len(strips) + 0.4), squeeze=False)
+    size = (7.4, 0.9 * len(strips) + 0.4)
+    figure, panels = plt.subplots(len(strips), len(plan), figsize=size, squeeze=False)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
     for panel, (name, pictures) in zip(panels, strips):
         for axes, picture in zip(panel, pictures):

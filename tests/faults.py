@@ -1,16 +1,17 @@
-"""Every step killed, and its disk filled, at every write: the same command afterwards ends with the same bytes.
+"""Every step killed, and its disk filled, at every write: the same command afterwards ends with the same
+bytes.
 
     python tests/faults.py                        all steps, about 25 minutes on 2 cores (make faults)
     python tests/faults.py prepare_data report    some of them
 
-A point is where a step is about to open a file for writing, to rename, remove or make one, anywhere in its folder. At
-each the step is killed (kill -9), and in another try refused any room on the disk from there on. In further tries no
-file may grow beyond a limit (RLIMIT_FSIZE), for every file of a step its size less one byte, so that also GDAL's and
-other libraries' own writes fail, the last one of a file too. Then the same command runs undisturbed. The tries must
-leave no half-written file under a final name (the disturbed step's own earlier results stand, or its new ones do), the
-second run must succeed, what it leaves must equal an undisturbed run's, and no temporary file may be left. Prints the
-points and tries of each step. Steps run in forks of this process, which has loaded the libraries once.
-"""
+A point is where a step is about to open a file for writing, to rename, remove or make one, anywhere in its
+folder. At each the step is killed (kill -9), and in another try refused any room on the disk from there on.
+In further tries no file may grow beyond a limit (RLIMIT_FSIZE), for every file of a step its size less one
+byte, so that also GDAL's and other libraries' own writes fail, the last one of a file too. Then the same
+command runs undisturbed. The tries must leave no half-written file under a final name (the disturbed step's
+own earlier results stand, or its new ones do), the second run must succeed, what it leaves must equal an
+undisturbed run's, and no temporary file may be left. Prints the points and tries of each step. Steps run in
+forks of this process, which has loaded the libraries once."""
 import contextlib
 import errno
 import json
@@ -31,20 +32,21 @@ os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="2")
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 FREEING = {"os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}  # what a full disk allows
-CLOCK = {"outputs", "started", "finished", "training_seconds", "seconds", "seconds_per_tile", "patches_per_second",
-         "waiting"}
+CLOCK = {"outputs", "started", "finished", "training_seconds", "seconds", "seconds_per_tile",
+         "patches_per_second", "waiting", "digest"}
 TIMED = {"report.html", "gains.png"}  # they show how long something took
 LIMIT = 300  # seconds
 LEAST = 8192  # bytes: what a step says goes to a file too
 
 
 def watch(folder, count, at, deed):
-    """Calls `deed` when this process is about to do its `at`-th write below a folder, and ever after; `count` is a list
-    to which each is added."""
+    """Calls `deed` when this process is about to do its `at`-th write below a folder, and ever after; `count`
+    is a list to which each is added."""
     def hook(event, arguments):
         if event == "open":
             path, mode, flags = arguments
-            if not isinstance(path, (str, bytes, os.PathLike)) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            writing = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if not isinstance(path, (str, bytes, os.PathLike)) or not writing:
                 return
         elif event in CHANGING:
             path = arguments[0]
@@ -67,8 +69,8 @@ def fill(path):
 
 
 def run(step, folder, at=10**9, deed=None, size=None):
-    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it. `size`: how
-    large a file may grow."""
+    """(exit code, what it said, points passed) of a step run in a fork; negative: the signal that ended it.
+    `size`: how large a file may grow."""
     said, passed = folder.parent / "said.txt", folder.parent / "passed.txt"
     process = os.fork()
     if process == 0:
@@ -168,7 +170,8 @@ def try_point(step, before, after, place, at=10**9, deed=None, size=None):
                 content(path)  # whole: JSON, tables and checkpoints can be read
             except Exception as error:
                 return f"{name} is no whole file: {error}"
-            if path.suffix in (".npy", ".tif", ".keras") and content(path) not in (earlier.get(name), after.get(name)):
+            theirs = earlier.get(name), after.get(name)
+            if path.suffix in (".npy", ".tif", ".keras") and content(path) not in theirs:
                 if not (step == "train" and path.suffix == ".keras"):  # that of an earlier epoch
                     return f"{name} is neither what was there nor what should be"
     code, said, _ = run(step, place)
@@ -207,8 +210,10 @@ def main(wanted):
                     wrong = try_point(step, before, after, Path(top).resolve() / "tried/project", at, deed)
                     if wrong:
                         failed.append(step)
-                        print(f"FAILED {step}, {deed.__name__} at {at} ({points[at - 1]}): {wrong}", flush=True)
-            paths = {path.relative_to(project): path.stat().st_size for path in project.rglob("*") if path.is_file()}
+                        print(f"FAILED {step}, {deed.__name__} at {at} ({points[at - 1]}): {wrong}",
+                              flush=True)
+            paths = {path.relative_to(project): path.stat().st_size for path in project.rglob("*")
+                     if path.is_file()}
             made = {size for path, size in paths.items() if size > LEAST and not (
                 (before / path).exists() and content(before / path) == content(project / path))}
             for size in sorted(made):
@@ -218,8 +223,8 @@ def main(wanted):
                     failed.append(step)
                     print(f"FAILED {step}, no file above {size - 1} bytes: {wrong}", flush=True)
             total += tries
-            print(f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} failed, "
-                  f"{time.monotonic() - started:.0f} s", flush=True)
+            print(f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} "
+                  f"failed, {time.monotonic() - started:.0f} s", flush=True)
     print(f"{total - len(failed)} passed, {len(failed)} failed")
     return bool(failed)
 

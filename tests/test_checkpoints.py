@@ -97,9 +97,8 @@ def test_what_a_crash_left_undone_after_a_checkpoint_is_made_up_for(prepared, se
     assert "going on after epoch 1 of 1; the code has changed" in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, settings, capsys):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, settings, capsys):
+    run = trained / "runs/tiny"
     newest = run / "checkpoints/epoch_00002.npz"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 600] = bytes(600)
@@ -119,9 +118,8 @@ def test_a_zip_that_claims_what_python_cannot_read_is_a_damaged_checkpoint(tmp_p
         load_checkpoint(tmp_path)
 
 
-def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(trained, settings):
+    run = trained / "runs/tiny"
     (run / "model.json").unlink()
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-100])
@@ -131,9 +129,8 @@ def test_two_damaged_checkpoints_are_refused_and_nothing_is_lost(prepared, setti
     assert caught.value.code == 3 and {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
-def test_a_checkpoint_of_other_settings_is_refused_by_name(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_checkpoint_of_other_settings_is_refused_by_name(trained, settings):
+    run = trained / "runs/tiny"
     (run / "model.json").unlink()  # as if it had been stopped just before the end
     settings["train"]["loss"] = {"focal": 1}
     with pytest.raises(Problem) as caught:
@@ -143,11 +140,10 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(prepared, settings):
     assert "train.loss.ce: 1 then, null now" in told and "train.loss.focal: null then, 1 now" in told
 
 
-def test_a_checkpoint_of_other_tiles_is_refused_by_name(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_checkpoint_of_other_tiles_is_refused_by_name(trained, settings):
+    run = trained / "runs/tiny"
     (run / "model.json").unlink()
-    write_tile(prepared / "raw", "3_10", (64, 101), seed=3)
+    write_tile(trained / "raw", "3_10", (64, 101), seed=3)
     prepare_data.main(settings, run)
     with pytest.raises(Problem, match="tiles.3_10.pixels"):
         train.main(settings, run)
@@ -188,9 +184,8 @@ def test_a_checkpoint_of_something_else_counts_as_damaged(tmp_path, state):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"junk")])
-def test_a_best_model_that_went_missing_is_not_signed(prepared, settings, damage):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_best_model_that_went_missing_is_not_signed(trained, settings, damage):
+    run = trained / "runs/tiny"
     (run / "model.json").unlink()
     alter_state(
         max((run / "checkpoints").glob("epoch_*.npz")), best_epoch=1
@@ -223,9 +218,8 @@ def stop_after(monkeypatch, epochs, *arguments):
         train.main(*arguments)
 
 
-def test_a_finished_training_stays_until_the_new_one_is_finished(prepared, settings, monkeypatch, capsys):
-    run, other = prepared / "runs/tiny", copy.deepcopy(settings)
-    train.main(settings, run)
+def test_a_finished_training_stays_until_the_new_one_is_finished(trained, settings, monkeypatch, capsys):
+    run, other = trained / "runs/tiny", copy.deepcopy(settings)
     before = bytes_of(run)
     other["train"].update(epochs=3, loss={"focal": 1})
     capsys.readouterr()
@@ -254,9 +248,9 @@ def test_a_finished_training_stays_until_the_new_one_is_finished(prepared, setti
         "epoch_00003.npz",
     ]
     keras.utils.clear_session()
-    train.main(other, prepared / "runs/fresh")
-    assert (run / "model.keras").read_bytes() == (prepared / "runs/fresh/model.keras").read_bytes()
-    assert read_facts(run)["made_from"] == read_facts(prepared / "runs/fresh")["made_from"]
+    train.main(other, trained / "runs/fresh")
+    assert (run / "model.keras").read_bytes() == (trained / "runs/fresh/model.keras").read_bytes()
+    assert read_facts(run)["made_from"] == read_facts(trained / "runs/fresh")["made_from"]
 
 
 @pytest.mark.parametrize("at", range(1, 6))

@@ -7,9 +7,13 @@ import tensorflow as tf
 import model
 from model import keras
 
-NOTEBOOK = dict(bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[])
+NOTEBOOK = dict(
+    bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[]
+)
 SMALL = dict(bands=3, classes=6, width=4, depth=2)
-LOGITS = np.log(np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32))
+LOGITS = np.log(
+    np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32)
+)
 LABELS = np.array([[[0, 1], [0, 255]]], np.uint8)
 
 
@@ -42,8 +46,12 @@ def test_operations_of_a_network_counted_by_hand():
 @pytest.mark.parametrize(
     "centre, stem, local_contrast", [("plain", 1, []), ("serial", 2, []), ("parallel", 4, [4, 16])]
 )
-def test_any_size_gives_probabilities_and_loads_without_this_code(tmp_path, residual, centre, stem, local_contrast):
-    network = model.build_network(**SMALL, residual=residual, centre=centre, stem=stem, local_contrast=local_contrast)
+def test_any_size_gives_probabilities_and_loads_without_this_code(
+    tmp_path, residual, centre, stem, local_contrast
+):
+    network = model.build_network(
+        **SMALL, residual=residual, centre=centre, stem=stem, local_contrast=local_contrast
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 48, 3)).astype(np.uint8)
     probabilities = keras.ops.convert_to_numpy(network(pixels))
     assert probabilities.shape == (2, 16, 48, 6) and probabilities.dtype == np.float32
@@ -68,7 +76,10 @@ def test_local_contrast_by_hand():
 
     def local_mean(x):
         return np.array(
-            [[x[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2].mean((0, 1)) for c in range(6)] for r in range(5)]
+            [
+                [x[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2].mean((0, 1)) for c in range(6)]
+                for r in range(5)
+            ]
         )
 
     rest = pixels - local_mean(pixels)
@@ -83,14 +94,18 @@ def test_local_contrast_does_not_see_exposure():
     normal = keras.Model(inputs, model.add_local_contrast(inputs, [4, 8]))
     pixels = np.random.default_rng(0).normal(scale=2, size=(1, 32, 48, 3)).astype(np.float32)
     for gain, offset in ((0.5, 0), (1, 0.7), (2, -1)):
-        np.testing.assert_allclose(normal(gain * pixels + offset)[..., 3:], normal(pixels)[..., 3:], atol=0.03)
+        np.testing.assert_allclose(
+            normal(gain * pixels + offset)[..., 3:], normal(pixels)[..., 3:], atol=0.03
+        )
 
 
 # -- losses, by hand: two labelled pixels right with .7 and .8, one wrong with .3, one ignored
 
 
 def test_cross_entropy_by_hand():
-    assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(-np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5)
+    assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(
+        -np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5
+    )
 
 
 def test_focal_by_hand():
@@ -124,14 +139,18 @@ def test_lovasz_of_certain_answers_is_the_jaccard_distance():
     certain = 100 * np.eye(4, dtype=np.float32)[answers]
     known = labels < 4
     distances = [
-        1 - ((labels == c) & (answers == c)).sum() / (((labels == c) | (answers == c)) & known).sum() for c in range(4)
+        1 - ((labels == c) & (answers == c)).sum() / (((labels == c) | (answers == c)) & known).sum()
+        for c in range(4)
     ]
     assert float(model.lovasz(certain, labels)) == pytest.approx(np.mean(distances), rel=1e-5)
 
 
 def test_lovasz_is_a_mean_over_patches_with_labels():
     rng = np.random.default_rng(4)
-    logits, labels = rng.normal(0, 2, (3, 5, 5, 4)).astype(np.float32), rng.integers(0, 4, (3, 5, 5)).astype(np.uint8)
+    logits, labels = (
+        rng.normal(0, 2, (3, 5, 5, 4)).astype(np.float32),
+        rng.integers(0, 4, (3, 5, 5)).astype(np.uint8),
+    )
     labels[1] = 255
     alone = [float(model.lovasz(logits[i : i + 1], labels[i : i + 1])) for i in (0, 2)]
     assert float(model.lovasz(logits, labels)) == pytest.approx(np.mean(alone), rel=1e-5)
@@ -144,7 +163,9 @@ def test_class_weights_and_label_smoothing_by_hand():
     even = -(weights * logs).sum(1) / 3
     for smoothing in (0, 0.3):
         expected = ((1 - smoothing) * own + smoothing * even).sum() / weights[labels].sum()  # as in PyTorch
-        assert float(model.cross_entropy(LOGITS, LABELS, weights, smoothing)) == pytest.approx(expected, rel=1e-5)
+        assert float(model.cross_entropy(LOGITS, LABELS, weights, smoothing)) == pytest.approx(
+            expected, rel=1e-5
+        )
     easy = (1 - np.exp(logs[range(3), labels])) ** 2
     assert float(model.focal(LOGITS, LABELS, weights)) == pytest.approx(
         (easy * own).sum() / weights[labels].sum(), rel=1e-5
@@ -154,7 +175,9 @@ def test_class_weights_and_label_smoothing_by_hand():
 def test_class_weights_from_counts():
     assert model.balance([10, 20, 70], 0) == [1, 1, 1]
     whole = model.balance([10, 20, 70, 0], 1)
-    np.testing.assert_allclose(np.multiply(whole[:3], [10, 20, 70]), 100 / 3)  # the same share for every class
+    np.testing.assert_allclose(
+        np.multiply(whole[:3], [10, 20, 70]), 100 / 3
+    )  # the same share for every class
     root = model.balance([10, 20, 70], 0.5)
     assert root[0] / root[1] == pytest.approx(2**0.5) and np.dot(root, [0.1, 0.2, 0.7]) == pytest.approx(1)
     assert whole[3] == 0
@@ -178,7 +201,10 @@ def test_gradients_are_finite_and_point_downhill(loss):
 @pytest.mark.parametrize("loss", model.LOSSES.values())
 def test_losses_skip_ignored_pixels_and_are_finite(loss):
     rng = np.random.default_rng(1)
-    logits, labels = rng.normal(0, 3, (2, 6, 6, 4)).astype(np.float32), rng.integers(0, 4, (2, 6, 6)).astype(np.uint8)
+    logits, labels = (
+        rng.normal(0, 3, (2, 6, 6, 4)).astype(np.float32),
+        rng.integers(0, 4, (2, 6, 6)).astype(np.uint8),
+    )
     labels[:, :2] = 255
     changed = logits.copy()
     changed[:, :2] = rng.normal(0, 30, (2, 2, 6, 4))
@@ -193,6 +219,7 @@ def test_losses_add_up():
     weights = [1.0, 4.0, 0.5]
     both = model.build_loss({"ce": 2.0, "jaccard": 0.5}, label_smoothing=0.1, weights=weights)
     assert float(both(LOGITS, LABELS)) == pytest.approx(
-        2 * float(model.cross_entropy(LOGITS, LABELS, weights, 0.1)) + 0.5 * float(model.jaccard(LOGITS, LABELS)),
+        2 * float(model.cross_entropy(LOGITS, LABELS, weights, 0.1))
+        + 0.5 * float(model.jaccard(LOGITS, LABELS)),
         rel=1e-6,
     )

@@ -6,8 +6,17 @@ from hypothesis import strategies as st
 from base.problem import Problem
 from imagery.arrays import IGNORE, starts, view
 from imagery.tiles import Tile, count_cells, pack
-from learning.patches import Colours, colours_of, cut_batch, draw_colours, recolour, resize
-from learning.plans import PLAN, aim, draw_shares, hold_labels, plan_epoch, shard, validation_plan
+from learning.patches import Colours, colours_of, cut_batch, draw_colours, resize
+from learning.plans import (
+    PLAN,
+    aim,
+    draw_shares,
+    hold_labels,
+    plan_epoch,
+    shard,
+    validation_plan,
+)
+from reporting.patch_pictures import recolour
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=3)
 STRIDES = st.sampled_from(["random", 7, 16])

@@ -7,9 +7,10 @@ from test_patches import marker_tiles, plan_of
 
 import pipeline
 from imagery.tiles import Tile
-from learning.patches import Colours, cut_batch, draw_colours, recolour
+from learning.patches import Colours, cut_batch, draw_colours
 from learning.plans import shard
 from pipeline import batches, let_go
+from reporting.patch_pictures import recolour
 
 COLOURS = Colours(bands=3, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
 

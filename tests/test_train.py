@@ -32,9 +32,8 @@ def read_history(run):
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def test_a_run_writes_what_it_promises_and_ends_with_model_json(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_run_writes_what_it_promises_and_ends_with_model_json(trained, settings):
+    run = trained / "runs/tiny"
     rows = read_history(run)
     assert list(rows[0]) == train.COLUMNS and [row["epoch"] for row in rows] == [1, 2]
     assert all(np.isfinite(list(row.values())).all() and 0 <= row["waiting"] <= 1 for row in rows)
@@ -104,13 +103,12 @@ def test_a_damaged_suggestion_is_one_line(prepared, settings, content):
     run = prepared / "runs/tiny"
     run.mkdir(parents=True)
     (run / "lr_find.json").write_text(content)
-    with pytest.raises(Problem, match="remove it and run lr_find.py again"):
+    with pytest.raises(Problem, match="expected it as lr_find.py writes it; run lr_find.py again"):
         train.main(settings, run)
 
 
-def test_a_finished_run_is_left_alone_until_something_changed(prepared, settings, capsys):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_finished_run_is_left_alone_until_something_changed(trained, settings, capsys):
+    run = trained / "runs/tiny"
     before = (run / "model.keras").stat().st_mtime_ns
     train.main(settings, run)
     assert (
@@ -123,9 +121,8 @@ def test_a_finished_run_is_left_alone_until_something_changed(prepared, settings
     ]
 
 
-def test_a_refused_setting_leaves_a_finished_run_whole(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_a_refused_setting_leaves_a_finished_run_whole(trained, settings):
+    run = trained / "runs/tiny"
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     for changes in (
         {"input": {"patch_size": 32, "batch_size": 400, "stride": "random", "aim": {}}},
@@ -136,9 +133,8 @@ def test_a_refused_setting_leaves_a_finished_run_whole(prepared, settings):
         assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
-def test_divergence_is_exit_code_5_and_leaves_the_best_model(prepared, settings):
-    run = prepared / "runs/tiny"
-    train.main(settings, run)
+def test_divergence_is_exit_code_5_and_leaves_the_best_model(trained, settings):
+    run = trained / "runs/tiny"
     before = (run / "model.keras").read_bytes()
     settings["train"].update(max_lr=1000, momentum=[0.99, 0.99])
     with pytest.raises(Problem) as caught:
@@ -231,10 +227,9 @@ def test_device_memory_that_runs_out_is_one_line(prepared, settings, monkeypatch
 
 
 @pytest.mark.parametrize("gone", [["history.csv"], ["params.yaml", "run.json", "schedule.csv"]])
-def test_records_of_a_finished_run_come_back_from_its_last_checkpoint(prepared, settings, gone):
-    run = prepared / "runs/tiny"
+def test_records_of_a_finished_run_come_back_from_its_last_checkpoint(trained, settings, gone):
+    run = trained / "runs/tiny"
     keras.utils.clear_session()
-    train.main(settings, run)
     kept = {
         name: (run / name).read_bytes()
         for name in ("history.csv", "schedule.csv", "params.yaml", "model.keras")

@@ -39,7 +39,9 @@ print("WEIGHTS", made[0].devices, hashlib.sha256(weights).hexdigest(), file=sys.
 
 @pytest.fixture
 def prepared(project, settings):
-    settings["train"].update(epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5)
+    settings["train"].update(
+        epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5
+    )
     settings["train"].update(label_smoothing=0.1, class_weights=0.5)
     save_settings(project, settings)
     prepare_data.main(settings, project / "runs/tiny")
@@ -77,7 +79,11 @@ def free_ports(count):
 def two_workers(folder, name):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     return [
-        start(folder, name, TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}))
+        start(
+            folder,
+            name,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        )
         for index in range(2)
     ]
 
@@ -95,7 +101,9 @@ def two_tasks(folder, name):
 
 
 def weights_of(ended):
-    return [line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")]
+    return [
+        line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")
+    ]
 
 
 def history(run):
@@ -138,7 +146,9 @@ def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, se
     assert 1 <= kept < 6
     ended = finish(*two_tasks(prepared, "tiny.yaml"))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""  # only the first worker speaks
+    assert (
+        f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""
+    )  # only the first worker speaks
     (devices, first), (_, second) = weights_of(ended)
     assert devices == "2" and first == second
     train.main(settings, prepared / "runs/one")

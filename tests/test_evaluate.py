@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from imagery.arrays import IGNORE
-from imagery.scores import (
-    accuracy,
-    boundary_distance,
-    class_scores,
-    confusion_matrix,
-    mean_iou,
-)
+from imagery.scores import accuracy, boundary_distance, class_scores, confusion_matrix, mean_iou
 from reporting.metrics import describe, describe_boundary, describe_calibration
 
 # 3 x 4 pixels by hand: labels, predicted

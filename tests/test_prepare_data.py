@@ -10,15 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import (
-    COLOURS,
-    ROOT,
-    SIZES,
-    run_script,
-    save_settings,
-    write_raster,
-    write_tile,
-)
+from conftest import COLOURS, ROOT, SIZES, run_script, save_settings, write_raster, write_tile
 from rasterio.transform import from_origin
 
 import prepare_data

@@ -62,16 +62,16 @@ def plot_course(settings, tiles, max_lr):
     return Course(patches, steps, *schedules(settings["train"], max_lr, settings["train"]["epochs"] * steps))
 
 
-def write_beginnings(folder, settings, course):
-    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and,
-    where there is none of an earlier start, run.json."""
+def write_beginnings(folder, settings, course, fresh):
+    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and
+    run.json, which stays as it is where a training goes on."""
     records.write_settings(folder, settings)
     steps = course.rate.steps
     chosen = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
     rows = [(step, float(course.rate(step)), float(course.momentum(step))) for step in chosen]
     columns = ["step", "learning_rate", "momentum"]
     write_rows(folder / "schedule.csv", columns, [dict(zip(columns, row)) for row in rows])
-    if not (folder / "run.json").exists():
+    if fresh or not (folder / "run.json").exists():
         write_record(folder / "run.json", records.describe_run(settings))
 
 
@@ -160,7 +160,7 @@ def train_in(folder, settings, strategy, inputs, max_lr):
     parameters, operations = count_operations(settings["input"]["patch_size"], bands=trainer.bands,
                                               classes=trainer.classes, **settings["model"])
     state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
-    write_beginnings(folder, settings, course)
+    write_beginnings(folder, settings, course, fresh=state["epoch"] == 0)
     print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {course.patches} "
           f"patches in {course.steps} updates an epoch; peak learning rate {max_lr:.3g}"
           + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)

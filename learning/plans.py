@@ -10,6 +10,7 @@ A plan is an array with a PLAN for each patch; that of an epoch follows from (se
 
 The shuffle is exact, over every window of every tile; it costs 32 bytes a window, and some 150 while it is
 drawn."""
+import itertools
 import math
 
 import numpy as np
@@ -50,8 +51,7 @@ def hold_labels(tile, corners, sides):
     """True for every window of a tile, given by first row and column (int [N, 2]) and side (int or int [N]),
     that holds a labelled pixel.
 
-    The counts of the cells that a window touches settle most; only for the rest are the labels themselves
-    read."""
+    The counts of the cells that a window touches settle most; only for the rest the labels are read."""
     labelled, sides = tile.cells.sum(-1), np.broadcast_to(sides, len(corners))
     high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in tile.shape)
     ends = np.minimum(corners + sides[:, None], tile.shape)
@@ -99,8 +99,7 @@ def aim(rng, tiles, sides, wanted):
 
 
 def aims_of(tiles, settings):
-    """{class index: share of the patches} of input.aim. Problem (exit 3) where a class has no pixel in the
-    tiles."""
+    """{class index: share of the patches} of input.aim. Problem (exit 3) where a class has no pixel."""
     classes = list(settings["data"]["classes"])
     aims = {classes.index(name): share for name, share in settings["input"]["aim"].items()}
     missing = [classes[i] for i in aims if not any(tile.cells[..., i].any() for tile in tiles)]
@@ -132,8 +131,7 @@ def draw_windows(rng, tiles, patch_size, stride):
 
 
 def replace_empty(rng, tiles, windows, sides, shares, patch):
-    """Changes the windows (int64 [N, 3]: tile, row, col) and sides (int64 [N]) that hold no label, in
-    place."""
+    """Changes in place the windows (int64 [N, 3]: tile, row, col) and sides (int64 [N]) without a label."""
     for number, tile in enumerate(tiles):
         own = np.flatnonzero(windows[:, 0] == number)
         empty = own[~hold_labels(tile, windows[own, 1:], sides[own])]
@@ -184,19 +182,12 @@ def validation_plan(tiles, patch_size, batch_size):
     patches that count nothing."""
     plan = []
     for number, tile in enumerate(tiles):
-        first = [starts(size, patch_size, patch_size) for size in tile.shape]
-        covered = [np.maximum(patch_size - np.diff(axis, prepend=-patch_size), 0) for axis in first]
-        grids = np.meshgrid(*first, indexing="ij") + np.meshgrid(*covered, indexing="ij")
-        windows = np.zeros(grids[0].size, PLAN)
-        windows["tile"] = number
-        for name, grid in zip(("row", "col", "rows", "cols"), grids):
-            windows[name] = grid.ravel()
-        plan.append(windows)
-    rest = np.zeros(-sum(map(len, plan)) % batch_size, PLAN)
-    rest["rows"] = rest["cols"] = patch_size
-    plan = np.concatenate([*plan, rest])
-    plan["side"] = patch_size
-    return plan
+        axes = [starts(size, patch_size, patch_size) for size in tile.shape]
+        axes = [zip(first, np.maximum(patch_size - np.diff(first, prepend=-patch_size), 0)) for first in axes]
+        plan += [(number, row, col, patch_size, 0, 0, rows, cols)
+                 for (row, rows), (col, cols) in itertools.product(*axes)]
+    plan += [(0, 0, 0, patch_size, 0, 0, patch_size, patch_size)] * (-len(plan) % batch_size)
+    return np.array(plan, PLAN)
 
 
 def shard(plan, batch_size, worker=0, workers=1):

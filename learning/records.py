@@ -24,7 +24,7 @@ COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
 RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
 ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train that change no range test
-DAMAGED = (Problem, LookupError, TypeError, AttributeError)  # what a record of another version raises
+DAMAGED = (Problem, OSError, LookupError, ValueError, TypeError, AttributeError)  # or of another version
 
 
 # -- what a result is made from --------------------------------------------------------------------
@@ -37,8 +37,8 @@ def tile_digests(settings):
 
 
 def training_inputs(settings, tiles=None):
-    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now
-    or were then (`tiles`)."""
+    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now,
+    or those of then (`tiles`)."""
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
             "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
             "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
@@ -53,8 +53,7 @@ def finder_inputs(settings):
 
 
 def fingerprint(inputs, script):
-    """The `made_from` of a result: SHA-256 of its inputs and of the code that made it, a script and its
-    imports."""
+    """The `made_from` of a result: SHA-256 of its inputs and of a script with all that it imports."""
     return hashlib.sha256(json.dumps([inputs, code_of(script)], sort_keys=True).encode()).hexdigest()
 
 
@@ -70,8 +69,7 @@ def finder_stands(settings, run):
 
 
 def training_stands(settings, run):
-    """True where a training is finished and whole: its model is the one that model.json names, its records
-    are there."""
+    """True where a training is finished, its model the one that model.json names, its records there."""
     try:
         read_facts(run)
     except Problem:
@@ -80,13 +78,11 @@ def training_stands(settings, run):
 
 
 def why_anew(settings, run, suggestion=None):
-    """One line of ASCII: why the finished training of a run has to be made anew, and how long it took; None
-    where there is none, or it is still current. `suggestion`: the finder's, where train.max_lr is auto and it
-    is known."""
+    """One line of ASCII: why the finished training of a run has to be made anew, and how long it took. None
+    where there is none, or it is current. `suggestion`: the finder's, where train.max_lr is auto."""
     try:
         facts, about = read_facts(run), read_record(run / "run.json", "train.py")
-        before, seconds = training_inputs(about["settings"], about["tiles"]), about["training_seconds"]
-        before["code"] = about["code"]
+        before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"]}
         current = {**training_inputs(settings), "code": code_of("train.py")}
         both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
         for inputs in (before, current):
@@ -95,13 +91,14 @@ def why_anew(settings, run, suggestion=None):
             name = "suggestion of lr_find.json"
             before[name], current[name] = facts["max_lr"], suggestion
         reasons = [reason(*difference) for difference in differences(before, current)]
+        took = spell(about["training_seconds"])
     except DAMAGED:
         return None
     if not reasons:
         return None
     more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     line = (f"training of {run}: to be made anew, since {', '.join(reasons[:3])}{more}; the last one took "
-            f"{spell(seconds)}; its model stays until the new one is finished")
+            f"{took}; its model stays until the new one is finished")
     return visible(line).encode("ascii", "backslashreplace").decode()
 
 

@@ -35,7 +35,7 @@ def let_go(tiles):
 
 @tf.function(jit_compile=True)  # one pass over the pixels; single operations take longer than the cutting
 def repaint(pixels, matrices, offsets):
-    """Pixels (uint8 [N, P, P, depth]) with their first bands as matrix @ bands + offset, rounded, clipped."""
+    """Pixels (uint8 [N, P, P, bytes]) with their first bands as matrix @ bands + offset, rounded, clipped."""
     bands = offsets.shape[1]
     before = [tf.cast(pixels[..., i], tf.float32) for i in range(bands)]
     after = [sum(before[i] * matrices[:, j, i, None, None] for i in range(bands)) + offsets[:, j, None, None]

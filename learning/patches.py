@@ -28,7 +28,7 @@ def cut_patch(tile, window, patch_size):
 
 
 def cut_batch(tiles, plan, patch_size):
-    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, depth], bands, then the label, then
+    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, bytes], bands, then the label, then
     zeros."""
     words, bands = tiles[0].words, tiles[0].bands
     batch = np.empty((len(plan), patch_size, patch_size, words.shape[2]), words.dtype)
@@ -78,7 +78,7 @@ def neighbours(side, size):
 
 
 def resize(pixels, size, bands):
-    """Pixels (uint8 [S, S, depth]) resized to [size, size, depth]: bands bilinearly, labels to the nearest
+    """Pixels (uint8 [S, S, bytes]) resized to [size, size, bytes]: bands bilinearly, labels to the nearest
     pixel.
 
     Pixel centres correspond, as in OpenCV's INTER_LINEAR; in whole numbers, weights in 128ths.
@@ -115,7 +115,7 @@ def colours_of(settings):
 
 
 def draw_colours(pixels, seeds, colours):
-    """Random changes of colour for N patches (uint8 [N, P, P, depth]), one matrix and offset each: float32
+    """Random changes of colour for N patches (uint8 [N, P, P, bytes]), one matrix and offset each: float32
     [N, B, B] and [N, B]; the pipeline applies them.
 
     Each change is drawn evenly: factors of brightness, contrast and saturation from 1 - s to 1 + s, hue as a

@@ -53,9 +53,9 @@ def choose_strategy():
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError,
             subprocess.CalledProcessError) as error:
         found = " ".join(str(error).split())
-        raise Problem(f"environment, TF_CONFIG or SLURM: {found}, expected the addresses of all workers and the "
-                      'number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}'
-                      "; unset TF_CONFIG to train on this machine alone", code=4) from None
+        raise Problem(f"environment, TF_CONFIG or SLURM: {found}, expected the addresses of all workers and "
+                      'the number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", '
+                      '"index": 0}}; unset TF_CONFIG to train on this machine alone', code=4) from None
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])

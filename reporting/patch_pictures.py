@@ -22,7 +22,7 @@ def is_on(augment, key):
 
 
 def recolour(pixels, matrices, offsets):
-    """Patches (uint8 [N, P, P, depth]) with their first B bands as matrix @ bands + offset, rounded and
+    """Patches (uint8 [N, P, P, bytes]) with their first B bands as matrix @ bands + offset, rounded and
     clipped. The
     pipeline does the same in one compiled pass."""
     bands, changed = offsets.shape[1], pixels.copy()
@@ -32,7 +32,7 @@ def recolour(pixels, matrices, offsets):
 
 
 def augmented(tiles, settings, plan, keys):
-    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, depth], as training
+    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, bytes], as training
     cuts them."""
     plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
     if "views" in keys:

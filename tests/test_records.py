@@ -45,8 +45,8 @@ def test_a_training_that_is_current_or_missing_is_not_made_anew(finished, settin
 def test_one_line_says_why_a_training_is_made_anew(finished, settings):
     line = records.why_anew(edited(settings, train={"epochs": 20}), finished)
     assert line == (
-        f"training of {finished}: to be made anew, since train.epochs: 2 then, 20 now; the last one took 1 h 12 min; "
-        "its model stays until the new one is finished"
+        f"training of {finished}: to be made anew, since train.epochs: 2 then, 20 now; "
+        "the last one took 1 h 12 min; its model stays until the new one is finished"
     )
     changes = {"epochs": 20, "ema": 0.5, "optimizer": "adamw", "clip_norm": 3, "early_stopping": 7}
     line = records.why_anew(edited(settings, train=changes), finished)

@@ -216,7 +216,7 @@ def test_device_memory_that_runs_out_is_one_line(prepared, settings, monkeypatch
     (prepared / "oom.py").write_text(
         "import sys, train, trainer\n"
         "from base.command import command\n"
-        "def full(*_):\n    raise trainer.tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')\n"
+        "def full(*_):\n    raise trainer.tf.errors.ResourceExhaustedError(None, None, 'OOM')\n"
         "train.Trainer.train_step = full\ncommand(train.main, '')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -112,7 +112,7 @@ def history(run):
 
 
 def assert_same_training(run, other):
-    """The same losses to 1e-4 for as long as rounding has not grown: two epochs, and within 1e-3 of them after."""
+    """The same losses to 1e-4 for as long as rounding has not grown, two epochs; within 1e-3 after."""
     for row, twin in zip(history(run), history(other), strict=True):
         for loss in ("loss", "val_loss"):
             near = {"abs": 1e-4} if row["epoch"] <= 2 else {"rel": 1e-3}

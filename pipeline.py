@@ -46,7 +46,7 @@ def repaint(pixels, matrices, offsets):
 
 def batches(tiles, plan, patch_size, colours=None):
     """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order: pixels (uint8 [N, P, P,
-    depth]: bands, label, zeros).
+    bytes]: bands, label, zeros).
 
     Image and label stay together as they were cut: parting them costs more than cutting, and the training
     step does it on its device. `colours`: how far they are changed (`patches.Colours`), None changes nothing.

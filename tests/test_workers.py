@@ -135,7 +135,7 @@ def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, se
     settings["train"].update(epochs=6, loss={"ce": 1, "dice": 0.5}, ema=0)
     save_settings(prepared, settings)
     started, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(run.glob("checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
         time.sleep(0.02)
     started[1].kill()

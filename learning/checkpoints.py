@@ -152,8 +152,9 @@ def start(trainer, folder, inputs, made_from):
     state["made_from"] = made_from
     if checkpoint:
         save_results(folder, trainer, state)  # it may have been stopped before it could
-    else:  # a worker of whose folder nobody reads: any model will do there
+    else:  # nobody reads this worker's folder: any model will do there
         state["model_sha256"] = save_network(trainer.averaged, folder / "model.keras")
+        write_rows(folder / "history.csv", COLUMNS, state["history"])
     return state
 
 

@@ -126,8 +126,8 @@ def test_dice_by_hand():
 
 def test_lovasz_by_hand():
     """Errors of class 0, sorted: .7 (a label missed), .3 (the other one), .1 (a false one); each times what
-    the loss 1 - intersection / union grows when this pixel is wrong too: 1/2, then 1/2, then nothing. Of class
-    1, one label: .3 (false, 1/2), .2 (the label, 1/2), .2 (false, nothing)."""
+    the loss 1 - intersection / union grows when this pixel is wrong too: 1/2, then 1/2, then nothing. Of
+    class 1, one label: .3 (false, 1/2), .2 (the label, 1/2), .2 (false, nothing)."""
     first, second = 0.7 * 0.5 + 0.3 * 0.5 + 0.1 * 0, 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0
     assert float(model.lovasz(LOGITS, LABELS)) == pytest.approx((first + second) / 2, rel=1e-5)
 

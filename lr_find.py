@@ -2,12 +2,12 @@
 
     python lr_find.py --params demo.yaml
 
-Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges. Writes
-lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto takes, is a tenth
-of the rate at which the smoothed loss is lowest: in the middle of its valley, whose lowest point is chance. The rate of
-the steepest descent, usually lower, is drawn beside it (Smith 2017; fastai takes the lowest point itself, of a running
-mean that lags behind the loss). Takes as long as so many updates of the training.
-"""
+Trains the run's network from its first weights for lr_find.steps updates and stops where the loss diverges.
+Writes lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto
+takes, is a tenth of the rate at which the smoothed loss is lowest: in the middle of its valley, whose lowest
+point is chance. The rate of the steepest descent, usually lower, is drawn beside it (Smith 2017; fastai takes
+the lowest point itself, of a running mean that lags behind the loss). Takes as long as so many updates of the
+training."""
 import itertools
 import math
 
@@ -18,51 +18,51 @@ from base.problem import Problem
 from base.tables import read_finder, write_record, write_rows
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import Exponential
-from learning.patches import changes_of, plan_epoch
-from learning.records import fingerprint, identity
-from learning.workers import choose_strategy, first_says, leads, working_in
+from learning.records import finder_inputs, finder_stands, fingerprint
+from learning.workers import choose_strategy, first_says, working_in
 from trainer import Trainer
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
 VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
 LEAST_FALL = 0.05  # share of the first losses by which the smoothed loss must fall, or the curve says nothing
 DIVERGED = 4  # times the lowest smoothed loss
-ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of the training that change nothing here
 
 
 def smooth(losses, width):
-    """Gaussian running mean of losses (float64 [N]), `width` updates its standard deviation; centred, so it does not
-    lag, and at both ends taken over what is there."""
+    """Gaussian running mean of losses (float64 [N]), `width` updates its standard deviation; centred, so it
+    does not lag, and at both ends taken over what is there."""
     reach = math.ceil(4 * width)
     kernel = np.exp(-(np.arange(-reach, reach + 1) / width) ** 2 / 2)
-    return np.convolve(losses, kernel)[reach: -reach] / np.convolve(np.ones(len(losses)), kernel)[reach: -reach]
+    sums, weights = (np.convolve(values, kernel)[reach: -reach] for values in (losses, np.ones(len(losses))))
+    return sums / weights
 
 
 def suggest(rates, smoothed):
-    """(steepest, suggestion): the rate where the smoothed loss falls fastest per decade on its way to the minimum, and
-    a tenth of the rate in the middle, on the log scale, of the valley: from the first to the last rate at which it is
-    nearly as low as at its minimum. Problem (exit 5) where it hardly falls."""
+    """(steepest, suggestion): the rate where the smoothed loss falls fastest per decade on its way to the
+    minimum, and a tenth of the rate in the middle, on the log scale, of the valley: from the first to the
+    last rate at which it is nearly as low as at its minimum. Problem (exit 5) where it hardly falls."""
     lowest, first = int(np.argmin(smoothed)), np.median(smoothed[: max(1, len(smoothed) // 10)])
     fall = first - smoothed[lowest]
     if lowest < 2 or fall < LEAST_FALL * first:
-        raise Problem(f"lr_find: the loss hardly fell (from {first:.3g} to {smoothed[lowest]:.3g}), expected it to; "
-                      "lower lr_find.start, raise lr_find.end or lr_find.steps, or check the labels", code=5)
+        raise Problem(f"lr_find: the loss hardly fell (from {first:.3g} to {smoothed[lowest]:.3g}), "
+                      "expected it to; lower lr_find.start, raise lr_find.end or lr_find.steps, or check the "
+                      "labels", code=5)
     valley = np.flatnonzero(smoothed <= smoothed[lowest] + VALLEY * fall)
     slope = np.gradient(smoothed, np.log10(rates))[: lowest + 1]
     return float(rates[int(np.argmin(slope))]), float(np.sqrt(rates[valley[0]] * rates[valley[-1]]) / 10)
 
 
 def range_test(settings, strategy):
-    """(rates float64 [N], losses float64 [N]) of up to lr_find.steps updates, ended where the loss diverges."""
+    """(rates float64 [N], losses float64 [N]) of up to lr_find.steps updates, ended where the loss
+    diverges."""
     find = settings["lr_find"]
     schedule = Exponential(**find)
     trainer = Trainer(settings, schedule, settings["train"]["momentum"][0], strategy)
     tiles = open_tiles(settings["data"], settings["split"]["train"])
-    feeds = (trainer.feed(tiles, plan_epoch(tiles, settings, epoch), **changes_of(settings))
-             for epoch in itertools.count())
+    epochs = (trainer.training_batches(tiles, epoch) for epoch in itertools.count())
     width, lowest = SMOOTHING * find["steps"], math.inf
     rates, losses = [], []
-    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(feeds), find["steps"])):
+    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), find["steps"])):
         loss = float(trainer.train_step(pixels)[0])
         if not math.isfinite(loss):
             break
@@ -77,55 +77,50 @@ def range_test(settings, strategy):
     return np.array(rates), np.array(losses)
 
 
-def stands(run, made_from):
-    """True where the same test was made already; then the time of its result is renewed, for make."""
-    try:
-        same = read_finder(run)["made_from"] == made_from
-    except Problem:
-        return False
-    same = same and all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
-    if same:
-        (run / "lr_find.json").touch()
-    return same
-
-
-def save(run, rates, losses, smoothed, steepest, suggestion, made_from):
-    """Writes the curve, its picture and, last, the suggestion: lr_find.json says that all is there."""
+def save(run, curve, steepest, suggestion, made_from):
+    """Writes the curve (rates, losses, smoothed losses: float64 [N] each), its picture and, last, the
+    suggestion: lr_find.json says that all is there."""
     from reporting.charts import (  # here: another look makes no other test
         draw_finder,
         style,
     )
     with style():
-        draw_finder(run / "lr_find.png", rates, losses, smoothed, steepest, suggestion)
-    write_rows(run / "lr_find.csv", ["learning_rate", "loss", "smoothed"],
-               [{"learning_rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in
-                zip(rates.tolist(), losses.tolist(), smoothed.tolist())])
+        draw_finder(run / "lr_find.png", *curve, steepest, suggestion)
+    columns = ["learning_rate", "loss", "smoothed"]
+    rows = [dict(zip(columns, row)) for row in np.transpose(curve).tolist()]
+    write_rows(run / "lr_find.csv", columns, rows)
     write_record(run / "lr_find.json", {
-        "suggestion": suggestion, "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
+        "suggestion": suggestion,
+        "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
         "steepest_descent": steepest, "made_from": made_from})
+
+
+def is_made(settings, run, made_from):
+    """True where the same test was made already, and is whole."""
+    return finder_stands(settings, run) and read_finder(run).get("made_from") == made_from
 
 
 def main(settings, run):
     strategy = choose_strategy()
-    with working_in(run, strategy):
-        known = {**identity(settings), "lr_find": settings["lr_find"]}
-        known["train"] = {key: value for key, value in known["train"].items() if key not in ELSEWHERE}
-        made_from = fingerprint(known, "lr_find.py")
-        if first_says(strategy, lambda: stands(run, made_from)):
+    with working_in(run, strategy) as run:
+        made_from = fingerprint(finder_inputs(settings), "lr_find.py")
+        if first_says(strategy, lambda: is_made(settings, run, made_from)):
+            (run / "lr_find.json").touch()  # for make
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
         check_roles({"train": settings["split"]["train"]}, read_manifest(settings["data"]["prepared"]))
         rates, losses = range_test(settings, strategy)
         if len(rates) < 10:
-            raise Problem(f"lr_find: the loss diverged after {len(rates)} updates, expected at least 10 before that; "
-                          "lower lr_find.start", code=5)
+            raise Problem(f"lr_find: the loss diverged after {len(rates)} updates, expected at least 10 "
+                          "before that; lower lr_find.start", code=5)
         smoothed = smooth(losses, SMOOTHING * settings["lr_find"]["steps"])
         steepest, suggestion = suggest(rates, smoothed)
-        if leads(strategy):
-            save(run, rates, losses, smoothed, steepest, suggestion, made_from)
+        save(run, (rates, losses, smoothed), steepest, suggestion, made_from)
         if smoothed.argmin() == settings["lr_find"]["steps"] - 1:
-            print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion", flush=True)
-        print(f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})  {run / 'lr_find.png'}")
+            print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion",
+                  flush=True)
+        suggested = f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})"
+        print(f"{suggested}  {run / 'lr_find.png'}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Planned patches to batches that wait before they are asked for (tf.data).
 
-tf.data cuts the planned patches out of memory-mapped tiles, several batches at a time, and hands them on in the plan's
-order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to the bit. Batches
-stay uint8: the network scales them.
-"""
+tf.data cuts the planned patches out of memory-mapped tiles, several batches at a time, and hands them on in
+the plan's order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to
+the bit. Batches stay uint8: the network scales them."""
 import itertools
 import mmap
 import os
@@ -11,19 +10,21 @@ import os
 import numpy as np
 
 from base.command import quiet_stderr
-from learning.patches import SEED, cut_batch, draw_colours, shard
+from learning.patches import cut_batch, draw_colours
+from learning.plans import PLAN
 
 with quiet_stderr():
     import tensorflow as tf
 
 PARALLEL = min(8, os.cpu_count() or 1)  # batches cut at a time; twice as many wait ready
 MAPPED = 3 * 2**28  # bytes of tiles that may stay in this process's resident memory
-AROUND = 2**16  # bytes that the system maps around a page it is asked for: at most these for every row of a patch
+AROUND = 2**16  # bytes that the system maps around a page it is asked for: at most these for a patch's row
 
 
 def let_go(tiles):
-    """Takes tiles out of this process's resident memory. What was read stays in the system's cache: a page that is
-    needed again costs a fault, no disk; on two cores that halves the rate, which no network notices."""
+    """Takes tiles out of this process's resident memory. What was read stays in the system's cache: a page
+    that is needed again costs a fault, no disk; on two cores that halves the rate, which no network
+    notices."""
     for tile in tiles:
         owner = tile.pixels
         while isinstance(owner, np.ndarray):
@@ -32,9 +33,9 @@ def let_go(tiles):
             owner.madvise(mmap.MADV_DONTNEED)
 
 
-@tf.function(jit_compile=True)  # one pass over the pixels; in single operations it takes longer than the cutting
+@tf.function(jit_compile=True)  # one pass over the pixels; single operations take longer than the cutting
 def repaint(pixels, matrices, offsets):
-    """What `patches.recolour` does, compiled: pixels (uint8 [N, P, P, depth]) with their first bands recoloured."""
+    """Pixels (uint8 [N, P, P, bytes]) with their first bands as matrix @ bands + offset, rounded, clipped."""
     bands = offsets.shape[1]
     before = [tf.cast(pixels[..., i], tf.float32) for i in range(bands)]
     after = [sum(before[i] * matrices[:, j, i, None, None] for i in range(bands)) + offsets[:, j, None, None]
@@ -43,37 +44,38 @@ def repaint(pixels, matrices, offsets):
     return tf.concat([colours, pixels[..., bands:]], -1)
 
 
-def batches(tiles, plan, patch_size, batch_size, texture=None, colour=None):
-    """A tf.data.Dataset of pixels (uint8 [N, P, P, depth]: bands, label, zeros) in the plan's order.
+def batches(tiles, plan, patch_size, colours=None):
+    """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order: pixels (uint8 [N, P, P,
+    bytes]: bands, label, zeros).
 
-    Image and label stay together as they were cut: parting them costs more than cutting, and the training step does it
-    on its device. A last batch that is not full is dropped (`validation_plan` never leaves one). `texture` and
-    `colour`: what `patches.changes_of` says, None changes nothing.
+    Image and label stay together as they were cut: parting them costs more than cutting, and the training
+    step does it on its device. `colours`: how far they are changed (`patches.Colours`), None changes nothing.
     """
-    plan = shard(plan, batch_size)
-    depth = tiles[0].pixels.shape[2]
+    batch_size, stored = plan.shape[1], tiles[0].pixels.shape[2]
     large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
     often = max(1, MAPPED // (batch_size * patch_size * AROUND))  # batches
     done = itertools.count()
 
     def cut_rows(rows):  # TensorFlow keeps it for ever: it must not hold the plan
-        pixels = cut_batch(tiles, rows, patch_size, texture)
+        rows = rows.view(PLAN)[:, 0]
+        pixels = cut_batch(tiles, rows, patch_size)
         if large and next(done) % often == 0:
             let_go(tiles)
-        return [pixels, *(draw_colours(pixels, rows[:, SEED], **colour) if colour else ())]
+        return [pixels, *(draw_colours(pixels, rows["seed"], colours) if colours else ())]
 
     def load(rows):
-        kinds = [tf.uint8, tf.float32, tf.float32] if colour else [tf.uint8]
+        kinds = [tf.uint8, tf.float32, tf.float32] if colours else [tf.uint8]
         pixels, *changes = tf.numpy_function(cut_rows, [rows], kinds, stateful=False)
-        pixels.set_shape((batch_size, patch_size, patch_size, depth))
-        if not colour:
+        pixels.set_shape((batch_size, patch_size, patch_size, stored))
+        if not colours:
             return pixels
-        changes[0].set_shape((batch_size, colour["bands"], colour["bands"]))
-        changes[1].set_shape((batch_size, colour["bands"]))
+        changes[0].set_shape((batch_size, colours.bands, colours.bands))
+        changes[1].set_shape((batch_size, colours.bands))
         return repaint(pixels, *changes)
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch does not end before it wakes
-    planned = tf.data.Dataset.from_tensor_slices(plan.reshape(-1, batch_size, plan.shape[1]))
+    options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch waits until it wakes
+    numbers = np.ascontiguousarray(plan).view(np.int32).reshape(*plan.shape, len(PLAN))
+    planned = tf.data.Dataset.from_tensor_slices(numbers)
     loaded = planned.map(load, num_parallel_calls=PARALLEL, deterministic=True).prefetch(2 * PARALLEL)
     return loaded.with_options(options)

@@ -14,7 +14,7 @@ from base.files import only_one, replacing
 from base.problem import Problem
 from base.tables import read_columns, read_facts, read_finder, read_record
 from imagery.tiles import read_manifest
-from reporting import charts, network_figure, pictures
+from reporting import charts, network_figure, patch_pictures, pictures
 from reporting.page import build_page, build_slider
 
 
@@ -83,7 +83,7 @@ def draw_data(settings, run, manifest):
     folder = run / "figures"
     pictures.draw_labels(folder / "labels.png", settings)
     charts.draw_audit(folder / "audit.png", settings["split"], manifest, settings["data"]["classes"])
-    off = pictures.draw_augmentation(folder / "augmentation.png", settings)
+    off = patch_pictures.draw_augmentation(folder / "augmentation.png", settings)
     return [(folder / "labels.png", "The first training tile and its labels."),
             (folder / "audit.png", "What is in the tiles: the classes of their labels (left), and the pixels that were "
              "repaired to the nearest class, are not to be scored, have no known colour, no data in the image, or a "

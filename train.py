@@ -2,40 +2,44 @@
 
     python train.py --params demo.yaml
 
-Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes under
-runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last two epochs),
-model.keras whenever validation improves, and at the very end model.json, which says that the run is finished.
-Stopped at any moment, the same command goes on after the last whole epoch. A finished run is left alone as long as
-settings, tiles and code are the same, and else made anew.
-"""
+Reads the prepared tiles of split.train and split.val (and lr_find.json where train.max_lr is auto). Writes
+under runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last
+two epochs), model.keras whenever validation improves, and at the very end model.json, which says that the run
+is finished. Stopped at any moment, the same command goes on after the last whole epoch. A finished run is
+left alone as long as settings, tiles and code are the same. Else it is made anew in runs/<run>/next, which
+takes its place when finished."""
 import time
+from collections import namedtuple
 
 import numpy as np
 
+from base.code import code_of
 from base.command import command, progress
 from base.files import sha256
 from base.problem import Problem
-from base.settings import coarsest, count_bands
+from base.settings import coarsest
 from base.tables import read_facts, read_finder, read_record, write_record, write_rows
 from imagery.rasters import pixel_size, scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
-from learning.checkpoints import load_checkpoint, save_checkpoint, save_results, start
-from learning.optimizers import schedules
-from learning.patches import changes_of, plan_epoch, validation_plan
-from learning.records import (
-    COLUMNS,
-    describe_run,
-    fingerprint,
-    identity,
-    now,
-    open_board,
-    write_scalars,
-    write_settings,
+from learning import records
+from learning.checkpoints import (
+    save_checkpoint,
+    save_results,
+    start,
+    take_over,
+    unfinished,
+    work_folder,
 )
-from learning.workers import choose_strategy, first_says, leads, working_in
+from learning.optimizers import schedules
+from learning.plans import plan_epoch
+from learning.records import COLUMNS
+from learning.workers import choose_strategy, first_says, working_in
 from model import count_operations
 from trainer import Timed, Trainer, check_finite, train_epoch
+
+# The course of a training: patches and updates of an epoch; schedules of the step, over all epochs.
+Course = namedtuple("Course", "patches steps rate momentum")
 
 
 def peak_rate(train, run):
@@ -43,119 +47,33 @@ def peak_rate(train, run):
     if train["max_lr"] != "auto":
         return train["max_lr"]
     if not (run / "lr_find.json").exists():
-        raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion since "
-                      "train.max_lr is auto; run lr_find.py first", code=3)
+        raise Problem(f"learning rate in {run / 'lr_find.json'}: missing, expected the finder's suggestion "
+                      "since train.max_lr is auto; run lr_find.py first", code=3)
     return float(read_finder(run)["suggestion"])
 
 
-def write_schedule(run, rate, momentum, steps):
-    """schedule.csv: step, learning_rate, momentum, at no more than 1,000 steps."""
-    shown = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
-    write_rows(run / "schedule.csv", ["step", "learning_rate", "momentum"],
-               [{"step": s, "learning_rate": float(rate(s)), "momentum": float(momentum(s))} for s in shown])
+def plot_course(settings, tiles, max_lr):
+    """The Course of a training on these tiles. Problem (exit 2) where a batch is larger than an epoch."""
+    batch_size = settings["input"]["batch_size"]
+    patches = len(plan_epoch(tiles, settings, epoch=1))  # the same in every epoch
+    steps = patches // batch_size
+    if steps == 0:
+        raise Problem(f"settings, key input.batch_size: {batch_size}, expected at most the {patches} "
+                      "patches of an epoch", code=2)
+    return Course(patches, steps, *schedules(settings["train"], max_lr, settings["train"]["epochs"] * steps))
 
 
-def is_finished(run, made_from):
-    """True where the run was finished from the same settings, tiles and code, and its model is whole."""
-    try:
-        return read_facts(run)["made_from"] == made_from
-    except Problem:
-        return False
-
-
-def restore_records(run, settings, steps, max_lr):
-    """Writes what was removed of a finished run's tables anew: the history from the last checkpoint, the schedule from
-    the settings, and run.json, without the times of its training."""
-    found = None if (run / "history.csv").exists() else load_checkpoint(run / "checkpoints")
-    if found:
-        write_rows(run / "history.csv", COLUMNS, found[2]["history"])
-    if not (run / "schedule.csv").exists():
-        write_schedule(run, *schedules(settings["train"], max_lr, steps), steps)
-    if not (run / "run.json").exists():
-        write_record(run / "run.json", {**describe_run(settings), "started": None})
-    if not (run / "params.yaml").exists():
-        write_settings(run, settings)
-
-
-def train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum):
-    """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
-    train, epochs, batch_size = settings["train"], settings["train"]["epochs"], settings["input"]["batch_size"]
-    val_plan = validation_plan(val_tiles, settings["input"]["patch_size"], batch_size)
-    board = open_board(run, state["history"]) if train["tensorboard"] and leads(trainer.strategy) else None
-    while state["epoch"] < epochs and not stops_early(state, train):
-        epoch = state["epoch"] + 1
-        started, head, last = time.monotonic(), f"epoch {epoch:3d}/{epochs}", epoch * steps - 1
-        plan = plan_epoch(train_tiles, settings, epoch)
-        planned = time.monotonic() - started
-        feed = Timed(trainer.feed(train_tiles, plan, **changes_of(settings)))
-        loss, confusion = train_epoch(trainer, feed, epoch, steps, rate, head)
-        seconds = time.monotonic() - started
-        val_loss, val_confusion = trainer.validate(trainer.feed(val_tiles, val_plan))
-        check_finite(val_loss, "validation loss", epoch, last, rate)
-        score, speed = mean_iou(val_confusion), steps * batch_size / seconds
-        waiting = (planned + feed.waited) / seconds
-        state["epoch"] = epoch
-        state["history"].append(dict(zip(COLUMNS, [
-            epoch, float(rate(last)), float(momentum(last)), loss, accuracy(confusion), mean_iou(confusion),
-            val_loss, accuracy(val_confusion), score, round(seconds, 3), round(speed, 3), round(waiting, 4)])))
-        if score > state["best"]:
-            state.update(best=score, best_epoch=epoch)
-        if leads(trainer.strategy):
-            save_checkpoint(run / "checkpoints", trainer, state)
-            save_results(run, trainer, state)
-        if board:
-            write_scalars(board, state["history"][-1])
-        progress(f"{head}  loss {loss:.4f}  accuracy {accuracy(confusion):.4f}  mean IoU {mean_iou(confusion):.4f}"
-                 f"  |  validation loss {val_loss:.4f}  accuracy {accuracy(val_confusion):.4f}  mean IoU "
-                 f"{score:.4f}{' *' if epoch == state['best_epoch'] else '  '} |  {seconds:.0f} s, "
-                 f"{speed:.1f} patches/s, {100 * waiting:.1f} % waiting for data", last=True)
-
-
-def main(settings, run):
-    train, patch, split = settings["train"], settings["input"], settings["split"]
-    strategy = choose_strategy()
-    with working_in(run, strategy):
-        train_tiles, val_tiles = (open_tiles(settings["data"], split[role]) for role in ("train", "val"))
-        trained = {role: split[role] for role in ("train", "val")}
-        check_roles(trained, read_manifest(settings["data"]["prepared"]))
-        patches = len(plan_epoch(train_tiles, settings, epoch=1))  # the same in every epoch
-        steps = patches // patch["batch_size"]
-        if steps == 0:
-            raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the {patches} "
-                          "patches of an epoch", code=2)
-        max_lr = float(first_says(strategy, lambda: peak_rate(train, run)))
-        suggested = {"suggestion of lr_find.json": max_lr} if train["max_lr"] == "auto" else {}
-        made_from = {**identity(settings), **suggested}
-        stamp = fingerprint(made_from, "train.py")
-        if first_says(strategy, lambda: is_finished(run, stamp)):
-            if leads(strategy):
-                restore_records(run, settings, train["epochs"] * steps, max_lr)
-                (run / "model.json").touch()
-            print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
-            return
-        rate, momentum = schedules(train, max_lr, train["epochs"] * steps)
-        trainer = Trainer(settings, rate, momentum, strategy)
-        parameters, operations = count_operations(patch["patch_size"], bands=count_bands(settings["data"]),
-                                                  classes=trainer.classes, **settings["model"])
-        state = start(trainer, run, settings, made_from, stamp)
-        if state["epoch"] == 0 and leads(strategy):
-            write_settings(run, settings)
-            write_record(run / "run.json", describe_run(settings))
-            write_schedule(run, rate, momentum, train["epochs"] * steps)
-        print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} patches in "
-              f"{steps} updates an epoch; peak learning rate {max_lr:.3g}"
-              + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
-        try:
-            train_network(trainer, state, settings, run, train_tiles, val_tiles, steps, rate, momentum)
-        except KeyboardInterrupt:
-            kept = max((int(path.stem[-5:]) for path in (run / "checkpoints").glob("epoch_*.npz")), default=0)
-            where = f", which are kept in {run / 'checkpoints'}" if kept else ""
-            print(f"\nstopped after {kept} whole epochs{where}", flush=True)
-            raise
-        if leads(strategy):
-            finish(settings, run, state, {"parameters": parameters, "gflop_per_patch": operations / 1e9,
-                                          "max_lr": max_lr, "made_from": stamp})
-        print(f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}  {run / 'model.keras'}")
+def write_beginnings(folder, settings, course, fresh):
+    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and
+    run.json, which stays as it is where a training goes on."""
+    records.write_settings(folder, settings)
+    steps = course.rate.steps
+    chosen = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
+    rows = [(step, float(course.rate(step)), float(course.momentum(step))) for step in chosen]
+    columns = ["step", "learning_rate", "momentum"]
+    write_rows(folder / "schedule.csv", columns, [dict(zip(columns, row)) for row in rows])
+    if fresh or not (folder / "run.json").exists():
+        write_record(folder / "run.json", records.describe_run(settings))
 
 
 def stops_early(state, train):
@@ -163,25 +81,130 @@ def stops_early(state, train):
     return 0 < train["early_stopping"] <= state["epoch"] - state["best_epoch"]
 
 
-def finish(settings, run, state, facts):
-    """Completes run.json and writes model.json, the word that the run is finished."""
-    data = settings["data"]
-    place = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]
-    model = sha256(run / "model.keras")
-    try:
-        about = read_record(run / "run.json", "train.py")
-    except Problem:
-        about = describe_run(settings)
-    about.update(finished=now(), training_seconds=round(sum(row["seconds"] for row in state["history"]), 1),
-                 model_sha256=model,
-                 outputs={name: sha256(run / name) for name in ("model.keras", "history.csv", "schedule.csv")})
-    write_record(run / "run.json", about)
-    write_record(run / "model.json", {
-        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None, "scale": scales(data),
-        "ground_sample_distance": pixel_size(place),
+def run_epoch(trainer, epoch, tiles, course, head):
+    """Trains and validates one epoch. Returns its row of the history."""
+    started, last = time.monotonic(), epoch * course.steps - 1
+    feed = Timed(trainer.training_batches(tiles["train"], epoch))
+    planned = time.monotonic() - started
+    loss, confusion = train_epoch(trainer, feed, epoch, course.steps, course.rate, head)
+    seconds = time.monotonic() - started
+    val_loss, val_confusion = trainer.validate(trainer.validation_batches(tiles["val"]))
+    check_finite(val_loss, "validation loss", epoch, last, course.rate)
+    speed = course.steps * trainer.patch["batch_size"] / seconds
+    return dict(zip(COLUMNS, [
+        epoch, float(course.rate(last)), float(course.momentum(last)),
+        loss, accuracy(confusion), mean_iou(confusion),
+        val_loss, accuracy(val_confusion), mean_iou(val_confusion),
+        round(seconds, 3), round(speed, 3), round((planned + feed.waited) / seconds, 4)]))
+
+
+def tell(head, row, best):
+    """Shows an epoch's row of the history, starred where it is the best so far."""
+    progress(f"{head}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  mean IoU {row['mean_iou']:.4f}"
+             f"  |  validation loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  mean IoU "
+             f"{row['val_mean_iou']:.4f}{' *' if best else '  '} |  {row['seconds']:.0f} s, "
+             f"{row['patches_per_second']:.1f} patches/s, {100 * row['waiting']:.1f} % waiting for data",
+             last=True)
+
+
+def train_network(trainer, state, folder, tiles, course):
+    """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
+    train = trainer.train
+    board = records.open_board(folder, state["history"]) if train["tensorboard"] else None
+    while state["epoch"] < train["epochs"] and not stops_early(state, train):
+        epoch = state["epoch"] + 1
+        head = f"epoch {epoch:3d}/{train['epochs']}"
+        row = run_epoch(trainer, epoch, tiles, course, head)
+        state["epoch"] = epoch
+        state["history"].append(row)
+        if row["val_mean_iou"] > state["best"]:
+            state.update(best=row["val_mean_iou"], best_epoch=epoch)
+        save_checkpoint(folder / "checkpoints", trainer, state)
+        save_results(folder, trainer, state)
+        if board:
+            records.write_scalars(board, row)
+        tell(head, row, best=epoch == state["best_epoch"])
+
+
+def finish(settings, folder, state, size):
+    """Completes run.json and writes model.json, the word that the training is finished. `size`: of the
+    network."""
+    data, split = settings["data"], settings["split"]
+    manifest = read_manifest(data["prepared"])["tiles"]
+    model = sha256(folder / "model.keras")
+    about = read_record(folder / "run.json", "train.py")
+    outputs = {name: sha256(folder / name) for name in ("model.keras", "history.csv", "schedule.csv")}
+    seconds = round(sum(row["seconds"] for row in state["history"]), 1)
+    write_record(folder / "run.json", {
+        **about, "finished": records.now(), "training_seconds": seconds, "model_sha256": model,
+        "code": code_of("train.py"), "outputs": outputs})
+    write_record(folder / "model.json", {
+        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None,
+        "scale": scales(data),
+        "ground_sample_distance": pixel_size(manifest[split["train"][0]]["georeference"]),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
-        "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
-        **facts, "sha256": model})
+        "epoch": state["best_epoch"], "val_mean_iou": state["best"],
+        "chosen_by": "highest mean IoU on split.val",
+        "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},
+        "chosen_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["val"]},
+        **size, "made_from": state["made_from"], "sha256": model})
+
+
+def train_in(folder, settings, strategy, inputs, max_lr):
+    """Trains in a folder, from its last checkpoint or from the start, to the end. Returns the state at the
+    end."""
+    data, names = settings["data"], {role: settings["split"][role] for role in ("train", "val")}
+    tiles = {role: open_tiles(data, names[role]) for role in names}
+    check_roles(names, read_manifest(data["prepared"]))
+    course = plot_course(settings, tiles["train"], max_lr)
+    trainer = Trainer(settings, course.rate, course.momentum, strategy)
+    parameters, operations = count_operations(settings["input"]["patch_size"], bands=trainer.bands,
+                                              classes=trainer.classes, **settings["model"])
+    state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
+    write_beginnings(folder, settings, course, fresh=state["epoch"] == 0)
+    print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {course.patches} "
+          f"patches in {course.steps} updates an epoch; peak learning rate {max_lr:.3g}"
+          + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
+    try:
+        train_network(trainer, state, folder, tiles, course)
+    except KeyboardInterrupt:
+        kept = max((int(path.stem[-5:]) for path in (folder / "checkpoints").glob("epoch_*.npz")), default=0)
+        where = f", which are kept in {folder / 'checkpoints'}" if kept else ""
+        print(f"\nstopped after {kept} whole epochs{where}", flush=True)
+        raise
+    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9}
+    finish(settings, folder, state, {**size, "max_lr": max_lr})
+    return state
+
+
+def is_finished(settings, run, made_from):
+    """True where the run is finished from the same settings, tiles and code, and whole."""
+    return records.training_stands(settings, run) and read_facts(run).get("made_from") == made_from
+
+
+def main(settings, run):
+    strategy = choose_strategy()
+    with working_in(run, strategy) as run:
+        take_over(run)  # a training that was stopped between its end and this
+        max_lr = float(first_says(strategy, lambda: peak_rate(settings["train"], run)))
+        suggestion = max_lr if settings["train"]["max_lr"] == "auto" else None
+        inputs = records.training_inputs(settings)
+        if suggestion is not None:
+            inputs["suggestion of lr_find.json"] = suggestion
+        made_from = records.fingerprint(inputs, "train.py")
+        if first_says(strategy, lambda: is_finished(settings, run, made_from)):
+            (run / "model.json").touch()  # for make
+            print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
+            if unfinished(run):
+                print(f"an unfinished training of other settings, tiles or code lies in {run / 'next'}")
+            return
+        why = records.why_anew(settings, run, suggestion)
+        if why:
+            print(why, flush=True)
+        state = train_in(work_folder(run, made_from), settings, strategy, inputs, max_lr)
+        take_over(run)
+        best = f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}"
+        print(f"{best}  {run / 'model.keras'}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from base.settings import count_bands
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
 from learning.optimizers import build_optimizer
-from learning.patches import shard
+from learning.patches import colours_of
+from learning.plans import plan_epoch, shard, validation_plan
 from model import balance, build_loss, build_network, logits_of
 from pipeline import batches
 
@@ -25,22 +26,22 @@ POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16
 class Trainer:
     """A network with its optimiser and loss, and the two compiled steps.
 
-    `learning_rate` and `momentum` are schedules of the step or constants. However many devices share a batch, the loss
-    is that of the whole batch, normalisation is over the whole batch, and gradients are summed: one update is the same
-    as on one device. `network` is trained; `averaged`, which validates and is saved, holds the running mean of its
-    weights where train.ema is on, and is the same network where it is 0.
-    """
+    `learning_rate` and `momentum` are schedules of the step or constants. However many devices share a batch,
+    the loss is that of the whole batch, normalisation is over the whole batch, and gradients are summed: one
+    update is the same as on one device. `network` is trained; `averaged`, which validates and is saved, holds
+    the running mean of its weights where train.ema is on, and is the same network where it is 0."""
 
     def __init__(self, settings, learning_rate, momentum, strategy):
         train, patch, data = settings["train"], settings["input"], settings["data"]
-        self.train, self.patch, self.classes, self.bands = train, patch, len(data["classes"]), count_bands(data)
+        self.settings, self.train, self.patch = settings, train, patch
+        self.classes, self.bands = len(data["classes"]), count_bands(data)
         self.strategy, self.devices = strategy, strategy.num_replicas_in_sync
         if patch["batch_size"] % self.devices:
-            raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected a multiple of the "
-                          f"{self.devices} devices", code=2)
+            raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected a multiple of "
+                          f"the {self.devices} devices", code=2)
         if train["jit"] and self.devices > 1:
-            raise Problem(f"settings, key train.jit: true, expected false on {self.devices} devices: TensorFlow does "
-                          "not compile what they exchange", code=2)
+            raise Problem(f"settings, key train.jit: true, expected false on {self.devices} devices: "
+                          "TensorFlow does not compile what they exchange", code=2)
         keras.utils.set_random_seed(settings["seed"])
         keras.mixed_precision.set_global_policy(POLICIES[train["mixed_precision"]])
         self.loss = build_loss(train["loss"], train["label_smoothing"], class_weights(settings), self._total)
@@ -50,7 +51,8 @@ class Trainer:
             if train["ema"]:
                 self.averaged = self._build(settings)
                 self.averaged.set_weights(self.network.get_weights())
-            self.optimizer = build_optimizer(train["optimizer"], learning_rate, momentum, train["weight_decay"])
+            chosen = train["optimizer"], learning_rate, momentum, train["weight_decay"]
+            self.optimizer = build_optimizer(*chosen)
             if train["mixed_precision"] is True:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.network.trainable_variables)
@@ -71,14 +73,17 @@ class Trainer:
         return pixels[..., : self.bands], pixels[..., self.bands]
 
     def _count(self, logits, labels):
-        """Confusion matrix (int32 [C, C]) of a batch; IGNORE is counted in a row of its own, which is cut off."""
+        """Confusion matrix (int32 [C, C]) of a batch; IGNORE is counted in a row of its own, which is cut
+        off."""
         truth = tf.minimum(tf.cast(labels, tf.int32), self.classes)
         predicted = tf.argmax(logits, -1, output_type=tf.int32)
-        counts = tf.math.confusion_matrix(tf.reshape(truth, [-1]), tf.reshape(predicted, [-1]), self.classes + 1)
+        truth, predicted = tf.reshape(truth, [-1]), tf.reshape(predicted, [-1])
+        counts = tf.math.confusion_matrix(truth, predicted, self.classes + 1)
         return counts[: self.classes, : self.classes]
 
     def _clip(self, gradients):
-        """Gradients scaled so that the norm of all of them together, over all devices, is at most train.clip_norm."""
+        """Gradients scaled so that the norm of all of them together, over all devices, is at most
+        train.clip_norm."""
         scale = getattr(self.optimizer, "dynamic_scale", 1.0)  # by which float16 training multiplied the loss
         norm = tf.linalg.global_norm(self._total(gradients)) / tf.cast(scale, tf.float32)
         factor = tf.minimum(1.0, self.train["clip_norm"] / norm)
@@ -103,7 +108,7 @@ class Trainer:
     def _train_together(self, pixels):
         result = self._reduce(self.strategy.run(self._train_one, (pixels,)))
         if self.averaged is not self.network:
-            # the mean of a short past at first, as far as there is one (as TensorFlow's ExponentialMovingAverage)
+            # the mean of a short past at first, as far as there is one (as in TensorFlow)
             step = tf.cast(self.optimizer.iterations, tf.float32)
             keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))
             for mean, variable in zip(self.averaged.variables, self.network.variables):
@@ -118,19 +123,31 @@ class Trainer:
         return (self.strategy.reduce("MEAN", loss, axis=None),
                 self.strategy.reduce("SUM", confusion, axis=None))
 
-    def feed(self, tiles, plan, **changes):
-        """A dataset of this process's part of a plan's batches, divided over its devices (`pipeline.batches`)."""
+    def training_batches(self, tiles, epoch):
+        """A dataset of this process's part of an epoch's batches (`plan_epoch`), divided over its devices."""
+        return self._feed(tiles, plan_epoch(tiles, self.settings, epoch), colours_of(self.settings))
+
+    def validation_batches(self, tiles):
+        """The same of batches that cover every tile (`validation_plan`)."""
+        return self._feed(tiles, validation_plan(tiles, self.patch["patch_size"], self.patch["batch_size"]))
+
+    def _feed(self, tiles, plan, colours=None):
         side, batch_size = self.patch["patch_size"], self.patch["batch_size"]
-        return self.strategy.distribute_datasets_from_function(lambda context: batches(
-            tiles, shard(plan, batch_size, context.input_pipeline_id, context.num_input_pipelines), side,
-            batch_size // self.devices, **changes))
+
+        def part(context):
+            own = shard(plan, batch_size, context.input_pipeline_id, context.num_input_pipelines)
+            return batches(tiles, own.reshape(-1, batch_size // self.devices), side, colours)
+
+        return self.strategy.distribute_datasets_from_function(part)
 
     def train_step(self, pixels):
-        """One update by a batch of `feed`; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
+        """One update by a batch of `training_batches`; (loss float32, confusion int32 [C, C]) as tensors, not
+        yet waited for."""
         return self._train(pixels)
 
     def validate(self, dataset):
-        """(loss, confusion int64 [C, C]) over a whole dataset; the loss is a mean weighted by labelled pixels."""
+        """(loss, confusion int64 [C, C]) over a whole dataset; the loss is a mean weighted by labelled
+        pixels."""
         total, confusion = 0.0, np.zeros((self.classes, self.classes), np.int64)
         for pixels in dataset:
             loss, counts = self._validate(pixels)
@@ -144,7 +161,7 @@ class Trainer:
         groups = {"network": self.network.variables, "optimizer": self.optimizer.variables}
         if self.averaged is not self.network:
             groups["averaged"] = self.averaged.variables
-        return {f"{group}_{i}": variable for group, members in groups.items() for i, variable in enumerate(members)}
+        return {f"{group}_{i}": variable for group in groups for i, variable in enumerate(groups[group])}
 
 
 def class_weights(settings):
@@ -172,8 +189,9 @@ def check_finite(loss, what, epoch, step, rate):
 
 
 class Timed:
-    """Goes through an iterable and adds up the seconds spent waiting for its next item. With few updates under way this
-    is an upper bound of what the device waits, and near it where the device is the slower one."""
+    """Goes through an iterable and adds up the seconds spent waiting for its next item. With few updates
+    under way this is an upper bound of what the device waits, and near it where the device is the slower
+    one."""
 
     def __init__(self, items):
         self.items, self.waited = items, 0.0

@@ -1,16 +1,19 @@
-"""Patches per second: this pipeline, the notebook's, and a PyTorch loader, on the same four 6000 x 6000 tiles.
+"""Patches per second: this pipeline, the notebook's, and a PyTorch loader, on the same four 6000 x 6000
+tiles.
 
     python benchmarks/pipeline.py            about 6 minutes on 2 cores, 2 GB of disk under data/benchmark
 
-All hand on 256 px patches as uint8, turned at random into one of their eight views: ours as one array of bands and
-label, which the training step parts on its device, the others as image and labels.
+All hand on 256 px patches as uint8, turned at random into one of their eight views: ours as one array of
+bands and label, which the training step parts on its device, the others as image and labels.
 
-notebook_uncached, notebook_cached: the algorithm of the notebook, written anew: read whole tiles, cut them on a grid,
-    unbatch, decode the labels' colours, turn, shuffle 600, batch 50; the second with the cut patches cached in memory
-    and its first epoch, which fills the cache, not timed. It stays uint8 throughout, which the notebook does not:
-    with its float32 images it is slower still.
-albumentations: torch's DataLoader with two workers, tiles and class indices in memory, RandomCrop and D4, batch 16.
-ours: prepared tiles as train.py reads them, batch 16; ours_augmented with scale and all four colour changes too;
+notebook_uncached, notebook_cached: the algorithm of the notebook, written anew: read whole tiles, cut them on
+a grid,
+    unbatch, decode the labels' colours, turn, shuffle 600, batch 50; the second with the cut patches cached
+    in memory and its first epoch, which fills the cache, not timed. It stays uint8 throughout, which the
+    notebook does not: with its float32 images it is slower still.
+albumentations: torch's DataLoader with two workers, tiles and class indices in memory, RandomCrop and D4,
+batch 16. ours: prepared tiles as train.py reads them, batch 16; ours_augmented with scale and all four colour
+changes too;
     ours_many with the four tiles opened ten times over, as a set of forty.
 
 The floor is memory traffic: the 256 KB of a patch are read from the tile and written to the batch.
@@ -23,7 +26,8 @@ import bench
 import numpy as np
 
 PATCH, SIZE, TILES = 256, 6000, ["1_1", "1_2", "1_3", "1_4"]
-COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
+COLOURS = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)],
+                   np.uint8)
 
 
 def settings(folder):
@@ -36,7 +40,8 @@ def settings(folder):
 
 
 def make(folder):
-    """Four tiles in the Potsdam layout, each a made-up scene repeated in its eight views, and their prepared form."""
+    """Four tiles in the Potsdam layout, each a made-up scene repeated in its eight views, and their prepared
+    form."""
     import rasterio
 
     import prepare_data
@@ -74,9 +79,10 @@ def rate(batches, seconds):
     return count / (time.perf_counter() - started)
 
 
-# -- the contenders ---------------------------------------------------------------------------------------------------
+# -- the contenders --------------------------------------------------------------------------------
 
-def notebook(folder, cached):
+def notebook_batches(folder, cached):
+    """The notebook's dataset."""
     import rasterio
     import tensorflow as tf
 
@@ -93,7 +99,8 @@ def notebook(folder, cached):
     def patches(tile):
         whole = tf.numpy_function(read, [tile], tf.uint8)
         whole.set_shape((None, None, 6))
-        cut = tf.image.extract_patches(whole[None], [1, PATCH, PATCH, 1], [1, PATCH, PATCH, 1], [1] * 4, "VALID")
+        square = [1, PATCH, PATCH, 1]
+        cut = tf.image.extract_patches(whole[None], square, square, [1] * 4, "VALID")
         return tf.reshape(cut, (-1, PATCH, PATCH, 6))
 
     def decode(both):
@@ -105,10 +112,15 @@ def notebook(folder, cached):
         both = tf.image.random_flip_left_right(tf.image.rot90(both, turns))
         return both[..., :3], both[..., 3]
 
-    dataset = tf.data.Dataset.from_tensor_slices(TILES).map(patches, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    auto = tf.data.AUTOTUNE
+    dataset = tf.data.Dataset.from_tensor_slices(TILES).map(patches, num_parallel_calls=auto).unbatch()
     dataset = dataset.cache() if cached else dataset
-    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.shuffle(600).batch(50).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.map(decode, num_parallel_calls=auto).map(augment, num_parallel_calls=auto)
+    return dataset.shuffle(600).batch(50).prefetch(auto)
+
+
+def notebook(folder, cached):
+    dataset = notebook_batches(folder, cached)
     if cached:
         for _ in dataset:
             pass
@@ -137,7 +149,8 @@ def albumentations(folder):
             return torch.from_numpy(np.ascontiguousarray(done["image"])), torch.from_numpy(
                 np.ascontiguousarray(done["mask"]))
 
-    loader = torch.utils.data.DataLoader(Patches(), batch_size=16, shuffle=True, num_workers=2, drop_last=True)
+    options = {"batch_size": 16, "shuffle": True, "num_workers": 2, "drop_last": True}
+    loader = torch.utils.data.DataLoader(Patches(), **options)
     return {"patches_per_second": rate(loader, 8)}
 
 
@@ -145,7 +158,8 @@ def ours(folder, copies=1, **augment):
     import tensorflow as tf
 
     from imagery.tiles import open_tiles
-    from learning.patches import changes_of, plan_epoch
+    from learning.patches import colours_of
+    from learning.plans import plan_epoch, shard
     from pipeline import batches
     values = settings(folder)
     values["augment"].update(augment)
@@ -153,7 +167,7 @@ def ours(folder, copies=1, **augment):
         pass
     before = bench.resident()[0]
     tiles = open_tiles(values["data"], TILES * copies)
-    epochs = (batches(tiles, plan_epoch(tiles, values, epoch), PATCH, 16, **changes_of(values))
+    epochs = (batches(tiles, shard(plan_epoch(tiles, values, epoch), 16), PATCH, colours_of(values))
               for epoch in itertools.count())  # planned as they are asked for: that is part of the time
     speed = rate(itertools.chain.from_iterable(epochs), 8)
     return {"patches_per_second": speed, "resident_mb": bench.resident()[1] - before}
@@ -174,22 +188,25 @@ CONTENDERS = {
     "notebook_cached": lambda folder: notebook(folder, cached=True),
     "albumentations": albumentations,
     "ours": ours,
-    "ours_augmented": lambda folder: ours(folder, scale=[0.75, 1.5], brightness=0.2, contrast=0.2, saturation=0.2,
-                                          hue=0.05),
+    "ours_augmented": lambda folder: ours(folder, scale=[0.75, 1.5], brightness=0.2, contrast=0.2,
+                                          saturation=0.2, hue=0.05),
     "ours_many": lambda folder: ours(folder, copies=10),
     "copy": copy}
 
 
 def summarise(medians):
     speed = {name: figures.get("patches_per_second") for name, figures in medians.items()}
-    figures = {"patches_per_second": speed["ours"], "vs_notebook_uncached": speed["ours"] / speed["notebook_uncached"],
+    figures = {"patches_per_second": speed["ours"],
+               "vs_notebook_uncached": speed["ours"] / speed["notebook_uncached"],
                "vs_notebook_cached": speed["ours"] / speed["notebook_cached"]}
     if "albumentations" in speed:
         figures["vs_albumentations"] = speed["ours"] / speed["albumentations"]
     copied = medians["copy"]["gb_per_second"]
-    return {**figures, "resident_mb": max(each["resident_mb"] for each in medians.values() if "resident_mb" in each),
+    resident = [each["resident_mb"] for each in medians.values() if "resident_mb" in each]
+    return {**figures, "resident_mb": max(resident),
             "augmented_vs_notebook_uncached": speed["ours_augmented"] / speed["notebook_uncached"],
-            **{f"{name}_patches_per_second": value for name, value in speed.items() if value and name != "ours"},
+            **{f"{name}_patches_per_second": value for name, value in speed.items()
+               if value and name != "ours"},
             "notebook_cached_peak_mb": medians["notebook_cached"]["peak_mb"], "copy_gb_per_second": copied,
             "share_of_copy": speed["ours"] * 2 * PATCH**2 * 4 / 1e9 / copied}
 

@@ -1,17 +1,18 @@
-"""The recipe of params.yaml against the notebook's, trained for the same time on real tiles; validation mean IoU.
+"""The recipe of params.yaml against the notebook's, trained for the same time on real tiles; validation mean
+IoU.
 
     python benchmarks/recipe.py --rounds 1                  all of it: about 3 hours on 2 cores
     python benchmarks/recipe.py --only "ours dubai 1"       one training
 
-Trains through train.py, 20 minutes on Dubai with each of two seeds, 10 minutes on the DroneDeploy scene, 5 on the
-made-up tiles, at widths that two cores can train: the number of epochs is what fits, from the time of a step measured
-first, both recipes in turn. A training that was stopped goes on, one that is finished is not made again, as long as
-settings and code are the same; history.csv in data/benchmark/recipe/<training> shows how far it is. Views at test time:
-one. `mean_iou` is that of the kept model, the best epoch's, `mean_iou_last` that of the last epoch.
+Trains through train.py, 20 minutes on Dubai with each of two seeds, 10 minutes on the DroneDeploy scene, 5 on
+the made-up tiles, at widths that two cores can train: the number of epochs is what fits, from the time of a
+step measured first, both recipes in turn. A training that was stopped goes on, one that is finished is not
+made again, as long as settings and code are the same; history.csv in data/benchmark/recipe/<training> shows
+how far it is. Views at test time: one. `mean_iou` is that of the kept model, the best epoch's,
+`mean_iou_last` that of the last epoch.
 
-Dubai's and DroneDeploy's tiles are read from where tests/settings/*.yaml say; a set that is not there is left out.
-What was tried on the way is in benchmarks/recipe.md.
-"""
+Dubai's and DroneDeploy's tiles are read from where tests/settings/*.yaml say; a set that is not there is left
+out. What was tried on the way is in benchmarks/recipe.md."""
 import json
 import statistics
 import time
@@ -30,7 +31,8 @@ SETS = {  # minutes, seeds, settings of the data, tiles to train and to validate
     "dronedeploy": (10, (1,), "tests/settings/dronedeploy.yaml", ["west"], ["east"]),
     "sample": (5, (1,), "demo.yaml", ["2_11", "3_10", "4_11", "5_12", "6_7"], ["2_10"]),
 }
-CASES = [(recipe, data, seed) for data, (_, seeds, *_) in SETS.items() for seed in seeds for recipe in RECIPES]
+CASES = [(recipe, data, seed) for data, (_, seeds, *_) in SETS.items() for seed in seeds
+         for recipe in RECIPES]
 
 
 def settings_of(recipe, data, seed, folder):
@@ -54,7 +56,8 @@ def make(folder):
 
 
 def ready(data, folder):
-    """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not at hand."""
+    """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not
+    at hand."""
     import prepare_data
     from base.settings import read_settings
     from imagery import sample_tiles
@@ -65,7 +68,8 @@ def ready(data, folder):
         sample_tiles.main(raw, seed=1)
     if not raw.exists():
         return None
-    target, counted_for = folder / f"epochs_{data}.json", {r: [s["model"], s["input"]] for r, s in settings.items()}
+    target = folder / f"epochs_{data}.json"
+    counted_for = {recipe: [own["model"], own["input"]] for recipe, own in settings.items()}
     found = json.loads(target.read_text()) if target.exists() else {}
     if found.get("counted_for") != counted_for:
         every = {tile for role in read_settings(bench.ROOT / of_data)["split"].values() for tile in role}
@@ -79,22 +83,22 @@ def ready(data, folder):
 def count_epochs(settings, minutes):
     """{recipe: epochs that fit into so many minutes}, from steps of both recipes timed in turn."""
     from imagery.tiles import open_tiles
-    from learning.patches import plan_epoch
+    from learning.plans import plan_epoch
     from learning.workers import choose_strategy
     from trainer import Trainer
     seconds, updates, trainers, pixels = {recipe: [] for recipe in RECIPES}, {}, {}, {}
     for recipe, own in settings.items():
         tiles, batch_size = open_tiles(own["data"], own["split"]["train"]), own["input"]["batch_size"]
-        plan = plan_epoch(tiles, own, 1)
-        updates[recipe] = len(plan) // batch_size
+        updates[recipe] = len(plan_epoch(tiles, own, 1)) // batch_size
         trainers[recipe] = Trainer(own, 1e-4, 0.9, choose_strategy())
-        pixels[recipe] = next(iter(trainers[recipe].feed(tiles, plan[:batch_size])))
+        pixels[recipe] = next(iter(trainers[recipe].training_batches(tiles, 1)))
     for turn in range(12):
         for recipe, trainer in trainers.items():
             started = time.perf_counter()
             float(trainer.train_step(pixels[recipe])[0])
             seconds[recipe] += [time.perf_counter() - started] if turn > 1 else []
-    return {recipe: round(60 * minutes / updates[recipe] / statistics.median(seconds[recipe])) for recipe in RECIPES}
+    return {recipe: round(60 * minutes / updates[recipe] / statistics.median(seconds[recipe]))
+            for recipe in RECIPES}
 
 
 def train(recipe, data, seed, folder):

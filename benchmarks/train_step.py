@@ -1,15 +1,16 @@
-"""The training step: patches/s, GFLOP/s and the share of the matrix product's peak, by backend, precision and batch.
+"""The training step: patches/s, GFLOP/s and the share of the matrix product's peak, by backend, precision and
+batch.
 
     python benchmarks/train_step.py                          on the CPU, about 15 minutes on 2 cores
-    CUDA_VISIBLE_DEVICES=0 python benchmarks/train_step.py   on a GPU; every backend that is installed and sees it
+    CUDA_VISIBLE_DEVICES=0 python benchmarks/train_step.py   on a GPU; every backend that is installed and
+    sees it
 
-Measures the network of notebook.yaml, 33.8 GFLOP forward for a patch of 256 px, and that of params.yaml, at full width.
-The floor of a step's time is three forward passes (one forward, two backward) at the speed of the device's best matrix
-product in the step's own precision (4096 x 4096, on a GPU 8192 x 8192), measured in the same process. `share_of_peak`
-and `patches_per_second` are TensorFlow's in float32 on the CPU with the notebook's network, the others carry their
-names. With TensorFlow it is the project's own step, confusion matrix included; with JAX the same network, loss and
-optimiser.
-"""
+Measures the network of notebook.yaml, 33.8 GFLOP forward for a patch of 256 px, and that of params.yaml, at
+full width. The floor of a step's time is three forward passes (one forward, two backward) at the speed of the
+device's best matrix product in the step's own precision (4096 x 4096, on a GPU 8192 x 8192), measured in the
+same process. `share_of_peak` and `patches_per_second` are TensorFlow's in float32 on the CPU with the
+notebook's network, the others carry their names. With TensorFlow it is the project's own step, confusion
+matrix included; with JAX the same network, loss and optimiser."""
 import os
 import shutil
 import time
@@ -20,9 +21,10 @@ import numpy as np
 GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "-1") != "-1" and shutil.which("nvidia-smi") is not None
 PATCH = 256
 REPEATS = 20 if GPU else 4
-CASES = [(recipe, backend, precision, batch) for recipe in ("notebook", "params") for backend in ("tensorflow", "jax")
-         for precision, batch in ((("float32", 16), ("bfloat16", 16), ("bfloat16", 64), ("float16", 64)) if GPU else
-                                  (("float32", 2), ("float32", 8), ("bfloat16", 2)))
+ON_GPU = (("float32", 16), ("bfloat16", 16), ("bfloat16", 64), ("float16", 64))
+ON_CPU = (("float32", 2), ("float32", 8), ("bfloat16", 2))
+CASES = [(recipe, backend, precision, batch) for recipe in ("notebook", "params")
+         for backend in ("tensorflow", "jax") for precision, batch in (ON_GPU if GPU else ON_CPU)
          if ((backend, precision) != ("jax", "float16") if GPU else (recipe, backend) != ("params", "jax"))]
 POLICIES = {"float32": False, "float16": True, "bfloat16": "bfloat16"}
 
@@ -64,8 +66,8 @@ def jax_step(settings, pixels):
         weights, slots = optimizer.stateless_apply(slots, gradients, weights)
         return value, weights, statistics, slots
 
-    state = [[v.value for v in group] for group in (logits.trainable_variables, logits.non_trainable_variables,
-                                                    optimizer.variables)]
+    groups = logits.trainable_variables, logits.non_trainable_variables, optimizer.variables
+    state = [[v.value for v in group] for group in groups]
 
     def step():
         value, *state[:] = update(*state)
@@ -98,7 +100,7 @@ def measure(recipe, backend, precision, batch):
     from model import count_operations
     settings = read_settings(bench.ROOT / f"{recipe}.yaml")
     settings["input"].update(patch_size=PATCH, batch_size=batch)
-    settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # the weights need prepared tiles
+    settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # no prepared tiles here
     _, operations = count_operations(PATCH, bands=3, classes=len(settings["data"]["classes"]),
                                      **settings["model"])
     pixels = np.random.default_rng(0).integers(0, 6, (batch, PATCH, PATCH, 4)).astype(np.uint8)
@@ -120,7 +122,9 @@ def summarise(medians):
                for key, value in found.items()}
     best = max((name for name in medians if name.startswith("notebook tensorflow float32")),
                key=lambda name: medians[name]["patches_per_second"], default=None)
-    return {**({key: medians[best][key] for key in ("share_of_peak", "patches_per_second")} if best else {}), **figures}
+    for key in ("share_of_peak", "patches_per_second") if best else ():
+        figures[key] = medians[best][key]
+    return figures
 
 
 if __name__ == "__main__":

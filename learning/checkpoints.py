@@ -1,6 +1,10 @@
 """A run that is stopped goes on to the bit: checkpoints, the best model so far, and where to start from.
+
+A folder is the one that a training works in: the run's, or its folder next beside a finished training.
 """
+import contextlib
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -11,54 +15,56 @@ import numpy as np
 from base.files import replacing, sha256
 from base.problem import Problem
 from base.settings import differences
-from base.tables import parse_record, record_text, write_rows
+from base.tables import parse_record, read_facts, read_record, record_text, write_rows
 from learning.records import COLUMNS
-from learning.workers import agree, first_says, leads
+
+# -- beside a finished training --------------------------------------------------------------------
+
+def unfinished(run):
+    """True where a training beside the finished one was stopped, and can go on."""
+    return any((run / "next/checkpoints").glob("epoch_*.npz"))
 
 
-def begin(run, made_from):
-    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start.
-
-    Where an earlier training in this folder was finished, from other settings, tiles or code, its checkpoints and
-    model.json go: the run is made anew. An unfinished one of other settings or tiles is refused (Problem, exit 2).
-    """
-    checkpoints = run / "checkpoints"
-    if (run / "model.json").exists():
-        try:
-            finished = "made_from" in json.loads((run / "model.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):  # make -t made it, say: no reason to lose epochs
-            finished = False
-        if finished:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        (run / "model.json").unlink()
-    found = load_checkpoint(checkpoints)
-    if found:
-        path, _, state = found
-        changed = differences(state["made_from"], made_from)
-        if changed:
-            raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {key}: {json.dumps(before)} then, "
-                            f"{json.dumps(now)} now" for key, before, now in changed),
-                          f"to go on, set these back; for another run, copy the settings file; to start anew, "
-                          f"remove {checkpoints}", code=2)
-        if path != max(checkpoints.glob("epoch_*.npz")) and not has_model(run, state):
-            print(f"model.keras is a lost epoch's; that of epoch {state['epoch']} takes its place", flush=True)
-            state.update(best=state["history"][-1]["val_mean_iou"], best_epoch=state["epoch"])
-    return found
+def work_folder(run, made_from):
+    """Where a training works: in run/next where a finished one stands, which is not lost before the new one
+    is finished, too; else in the run's folder, also where only records of the same training are gone."""
+    try:
+        same = read_facts(run).get("made_from") == made_from
+    except Problem:
+        return run / "next" if unfinished(run) else run
+    return run if same and any((run / "checkpoints").glob("epoch_*.npz")) else run / "next"
 
 
-def has_model(run, state):
+def take_over(run):
+    """Puts what is finished in run/next in the place of the earlier training, model.json last. Killed in
+    between, the next call goes on; where nothing is finished there, nothing happens."""
+    made = run / "next"
+    if not (made / "model.json").exists():
+        return
+    for path in list(made.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(run / path.name, ignore_errors=True)
+        if path.name != "model.json":
+            os.replace(path, run / path.name)
+    os.replace(made / "model.json", run / "model.json")
+    made.rmdir()
+
+
+# -- the model so far ------------------------------------------------------------------------------
+
+def has_model(folder, state):
     """True where model.keras is the file that was saved at the state's best epoch."""
-    path = run / "model.keras"
+    path = folder / "model.keras"
     return path.is_file() and sha256(path) == state["model_sha256"]
 
 
 def save_network(network, path):
-    """Writes a network as .keras, without the time of day and the memory addresses that Keras puts in: the same
-    weights, the same bytes."""
+    """Writes a network as .keras, without the time of day and the memory addresses that Keras puts in: the
+    same weights, the same bytes. Returns their SHA-256."""
     numbers = {}
 
-    def renumber(found):
-        return f'"shared_object_id": {numbers.setdefault(found[1], len(numbers))}'
+    def renumber(match):
+        return f'"shared_object_id": {numbers.setdefault(match[1], len(numbers))}'
 
     with replacing(path) as temporary:
         network.save(temporary)
@@ -66,45 +72,89 @@ def save_network(network, path):
             parts = {name: saved.read(name) for name in saved.namelist()}
         about = json.loads(parts["metadata.json"])
         parts["metadata.json"] = json.dumps({**about, "date_saved": "1980-01-01@00:00:00"}).encode()
-        parts["config.json"] = re.sub(r'"shared_object_id": (\d+)', renumber, parts["config.json"].decode()).encode()
+        config = re.sub(r'"shared_object_id": (\d+)', renumber, parts["config.json"].decode())
+        parts["config.json"] = config.encode()
         with zipfile.ZipFile(temporary, "w") as saved:
             for name, content in parts.items():
                 saved.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+    return sha256(path)
 
 
-def save_results(run, trainer, state):
+def save_results(folder, trainer, state):
     """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint.
 
-    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit 3).
-    """
-    path = run / "model.keras"
+    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit
+    3)."""
+    path = folder / "model.keras"
     if state["best_epoch"] == state["epoch"]:
-        save_network(trainer.averaged, path)
-        state["model_sha256"] = sha256(path)
-    elif not has_model(run, state):
-        raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch {state['best_epoch']}; "
-                      f"put it back, or remove {run / 'checkpoints'} to start anew", code=3)
-    write_rows(run / "history.csv", COLUMNS, state["history"])
+        state["model_sha256"] = save_network(trainer.averaged, path)
+    elif not has_model(folder, state):
+        raise Problem(f"model {path}: missing or changed, expected the best so far, of epoch "
+                      f"{state['best_epoch']}; put it back, or remove {folder / 'checkpoints'} to start anew",
+                      code=3)
+    write_rows(folder / "history.csv", COLUMNS, state["history"])
 
 
-def start(trainer, run, settings, made_from, stamp):
-    """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads it; the
-    others learn from it where they are. `stamp` stands for the code too, which may have been mended meanwhile."""
-    found = begin(run, made_from) if leads(trainer.strategy) else None
+# -- where to start from ---------------------------------------------------------------------------
+
+def clear_damaged(folder):
+    """Where the model of a finished training is gone or damaged, its checkpoints and model.json go: it is
+    made anew. A model.json that no training wrote (make -t did, say) is no reason to lose epochs: it goes
+    alone."""
+    try:
+        read_facts(folder)
+    except Problem:
+        with contextlib.suppress(Problem):
+            read_record(folder / "model.json", "train.py")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "model.json").unlink(missing_ok=True)
+
+
+def begin(folder, inputs):
+    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start. An unfinished training
+    from other inputs is refused (Problem, exit 2)."""
+    clear_damaged(folder)
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        return None
+    path, _, state = checkpoint
+    changed = differences(state["inputs"], inputs)
+    if changed:
+        removed = folder if folder.name == "next" else folder / "checkpoints"
+        raise Problem(*(f"checkpoint {path}: made from other settings or tiles, {key}: {json.dumps(before)} "
+                        f"then, {json.dumps(now)} now" for key, before, now in changed),
+                      f"to go on, set these back; for another run, copy the settings file; to start anew, "
+                      f"remove {removed}", code=2)
+    if path != max((folder / "checkpoints").glob("epoch_*.npz")) and not has_model(folder, state):
+        print(f"model.keras is a lost epoch's; that of epoch {state['epoch']} takes its place", flush=True)
+        state.update(best=state["history"][-1]["val_mean_iou"], best_epoch=state["epoch"])
+    return checkpoint
+
+
+def start(trainer, folder, inputs, made_from):
+    """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads
+    it; the others learn from it where they are. `made_from` stands for the code too, which may have been
+    mended meanwhile."""
+    from learning.workers import agree, first_says, leads
+    checkpoint = begin(folder, inputs) if leads(trainer.strategy) else None
     state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "model_sha256": None, "history": [],
-             "made_from": made_from, "stamp": stamp}
-    if first_says(trainer.strategy, lambda: found is not None):
-        path, arrays, state = found or (None, None, state)
-        restore(trainer, path, arrays)
-        epoch, best, best_epoch = agree(trainer.strategy, [np.float64(state[key]) for key in
-                                                           ("epoch", "best", "best_epoch")])
-        state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
-        print(f"going on after epoch {state['epoch']} of {settings['train']['epochs']}"
-              + ("" if state.get("stamp") in (stamp, None) else "; the code has changed, the epochs before are the "
-                 "earlier code's"), flush=True)
-        state["stamp"] = stamp
-    if found:
-        save_results(run, trainer, state)  # it may have been stopped before it could
+             "inputs": inputs, "made_from": made_from}
+    if not first_says(trainer.strategy, lambda: checkpoint is not None):
+        return state
+    path, arrays, state = checkpoint or (None, None, state)
+    restore(trainer, path, arrays)
+    names = ("epoch", "best", "best_epoch")
+    epoch, best, best_epoch = agree(trainer.strategy, [np.float64(state[name]) for name in names])
+    state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
+    mended = "; the code has changed, the epochs before are the earlier code's"
+    print(f"going on after epoch {state['epoch']} of {trainer.train['epochs']}"
+          + (mended if state["made_from"] != made_from else ""), flush=True)
+    state["made_from"] = made_from
+    if checkpoint:
+        save_results(folder, trainer, state)  # it may have been stopped before it could
+    else:  # nobody reads this worker's folder: any model will do there
+        state["model_sha256"] = save_network(trainer.averaged, folder / "model.keras")
+        write_rows(folder / "history.csv", COLUMNS, state["history"])
     return state
 
 
@@ -119,8 +169,8 @@ def save_checkpoint(folder, trainer, state):
 
 
 def load_checkpoint(folder):
-    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which damaged one
-    is passed over. Problem (exit 3) where all are damaged."""
+    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which
+    damaged one is passed over. Problem (exit 3) where all are damaged."""
     paths = sorted(folder.glob("epoch_*.npz"), reverse=True)
     for path in paths:
         try:
@@ -128,24 +178,24 @@ def load_checkpoint(folder):
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
             return path, arrays, parse_record(arrays.pop("state").tobytes().decode())
         except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError, RuntimeError: zipfile, of a format
-            # that it does not know and of a password
+                zipfile.BadZipFile, zlib.error) as error:  # some are zipfile's, of passwords, say
             print(f"checkpoint {path}: damaged ({error}); going back to the one before", flush=True)
     if paths:
-        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; remove the "
-                      "folder to start anew", code=3)
+        raise Problem(f"checkpoints in {folder}: all {len(paths)} damaged, expected one that can be read; "
+                      "remove the folder to start anew", code=3)
     return None
 
 
 def restore(trainer, path, arrays):
-    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first one's,
-    None elsewhere."""
+    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first
+    one's, None elsewhere."""
+    from learning.workers import agree
     variables = trainer.variables()
     for name, variable in variables.items():
         array = (arrays or {}).get(name)
         if arrays is not None and (array is None or array.shape != tuple(variable.shape)):
-            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} {tuple(variable.shape)}; "
-                          "remove the folder to start anew", code=2)
+            raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} "
+                          f"{tuple(variable.shape)}; remove the folder to start anew", code=2)
     mine = [variable.numpy() if arrays is None else arrays[name] for name, variable in variables.items()]
     for variable, array in zip(variables.values(), agree(trainer.strategy, mine)):
         variable.assign(array)

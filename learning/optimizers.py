@@ -1,4 +1,5 @@
-"""The one-cycle schedules and the optimisers that follow them: learning rate and momentum as functions of the step.
+"""The one-cycle schedules and the optimisers that follow them: learning rate and momentum as functions of the
+step.
 
 Only `keras` and `keras.ops`: runs on any Keras backend.
 """
@@ -12,8 +13,9 @@ with quiet_stderr():
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018, as in
-    fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last step: `end`."""
+    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018,
+    as in fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last
+    step: `end`."""
 
     def __init__(self, start, peak, end, steps, rise=0.3):
         self.start, self.peak, self.end, self.steps, self.rise = start, peak, end, steps, rise
@@ -21,12 +23,14 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         part = ops.clip(ops.cast(step, "float32") / max(self.steps - 1, 1), 0.0, 1.0)
         up = self.start + (self.peak - self.start) * (1 - ops.cos(math.pi * part / self.rise)) / 2
-        down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * (part - self.rise) / (1 - self.rise))) / 2
+        past = (part - self.rise) / (1 - self.rise)
+        down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * past)) / 2
         return ops.where(part < self.rise, up, down)
 
 
 class Exponential(keras.optimizers.schedules.LearningRateSchedule):
-    """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith 2017)."""
+    """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith
+    2017)."""
 
     def __init__(self, start, end, steps):
         self.start, self.end, self.steps = start, end, steps
@@ -44,12 +48,11 @@ def at(schedule, step):
 class ScheduledSGD(keras.optimizers.SGD):
     """SGD with Nesterov momentum in which the momentum, too, follows a schedule.
 
-    Keras keeps `momentum` as a Python number that is fixed once the step is traced; here it is read in the graph,
-    from `momentum_schedule` at the optimiser's own step.
-    """
+    Keras keeps `momentum` as a Python number that is fixed once the step is traced; here it is read in the
+    graph, from `momentum_schedule` at the optimiser's own step."""
 
     def __init__(self, learning_rate, momentum_schedule, **options):
-        super().__init__(learning_rate=learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
+        super().__init__(learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
         self.momentum_schedule = momentum_schedule
 
     def update_step(self, gradient, variable, learning_rate):
@@ -92,7 +95,7 @@ def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
 
 
 def schedules(train, max_lr, steps):
-    """Learning rate (from max/25 to max to max/25,000) and momentum, which falls while the rate rises, as functions
-    of the step (Smith 2018; the numbers are fastai's)."""
+    """Learning rate (from max/25 to max to max/25,000) and momentum, which falls while the rate rises, as
+    functions of the step (Smith 2018; the numbers are fastai's)."""
     high, low = train["momentum"]
     return OneCycle(max_lr / 25, max_lr, max_lr / 25_000, steps), OneCycle(high, low, high, steps)

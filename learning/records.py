@@ -1,4 +1,4 @@
-"""What a training is made from, and what it says of itself: settings, code, machine, TensorBoard.
+"""What a training is made from, whether it stands, and what it says of itself: code, machine, TensorBoard.
 """
 import datetime
 import hashlib
@@ -14,30 +14,110 @@ from pathlib import Path
 import yaml
 
 from base.code import ROOT, code_of
-from base.problem import Problem
-from base.tables import read_facts, read_finder, write_text
+from base.command import visible
+from base.problem import Problem, shown
+from base.settings import differences
+from base.tables import read_facts, read_finder, read_record, write_text
 from imagery.tiles import made_with, read_manifest
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
 RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
+ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train that change no range test
+DAMAGED = (Problem, OSError, LookupError, ValueError, TypeError, AttributeError)  # or of another version
 
-def identity(settings):
-    """What a training is made from: the settings that it reads and the bytes of its tiles."""
+
+# -- what a result is made from --------------------------------------------------------------------
+
+def tile_digests(settings):
+    """{tile: {kind: SHA-256}} of the prepared tiles of split.train and split.val."""
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
-    tiles = settings["split"]["train"] + settings["split"]["val"]
+    return {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()}
+            for tile in settings["split"]["train"] + settings["split"]["val"] if tile in manifest}
+
+
+def training_inputs(settings, tiles=None):
+    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now,
+    or those of then (`tiles`)."""
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
             "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
             "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
             "split": {role: settings["split"][role] for role in ("train", "val")},
-            "tiles": {tile: {kind: file["sha256"] for kind, file in manifest[tile]["files"].items()} for tile in tiles
-                      if tile in manifest}}
+            "tiles": tile_digests(settings) if tiles is None else tiles}
 
 
-def fingerprint(made_from, script):
-    """SHA-256 of what a result was made from and of the code that made it: a script and all that it imports."""
-    return hashlib.sha256(json.dumps([made_from, code_of(script)], sort_keys=True).encode()).hexdigest()
+def finder_inputs(settings):
+    """What a range test is made from."""
+    inputs = {**training_inputs(settings), "lr_find": settings["lr_find"]}
+    return {**inputs, "train": {key: value for key, value in inputs["train"].items() if key not in ELSEWHERE}}
 
+
+def fingerprint(inputs, script):
+    """The `made_from` of a result: SHA-256 of its inputs and of a script with all that it imports."""
+    return hashlib.sha256(json.dumps([inputs, code_of(script)], sort_keys=True).encode()).hexdigest()
+
+
+# -- whether it stands -----------------------------------------------------------------------------
+
+def finder_stands(settings, run):
+    """True where the range test of a run is whole: its suggestion, curve and picture."""
+    try:
+        read_finder(run)
+    except Problem:
+        return False
+    return all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
+
+
+def training_stands(settings, run):
+    """True where a training is finished, its model the one that model.json names, its records there."""
+    try:
+        read_facts(run)
+    except Problem:
+        return False
+    return all((run / name).exists() for name in RECORDS)
+
+
+def why_anew(settings, run, suggestion=None):
+    """One line of ASCII: why the finished training of a run has to be made anew, and how long it took. None
+    where there is none, or it is current. `suggestion`: the finder's, where train.max_lr is auto."""
+    try:
+        facts, about = read_facts(run), read_record(run / "run.json", "train.py")
+        before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"]}
+        current = {**training_inputs(settings), "code": code_of("train.py")}
+        both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
+        for inputs in (before, current):
+            inputs["tiles"] = {tile: inputs["tiles"][tile] for tile in sorted(both)}
+        if suggestion is not None and before["train"]["max_lr"] == "auto":
+            name = "suggestion of lr_find.json"
+            before[name], current[name] = facts["max_lr"], suggestion
+        reasons = [reason(*difference) for difference in differences(before, current)]
+        took = spell(about["training_seconds"])
+    except DAMAGED:
+        return None
+    if not reasons:
+        return None
+    more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    line = (f"training of {run}: to be made anew, since {', '.join(reasons[:3])}{more}; the last one took "
+            f"{took}; its model stays until the new one is finished")
+    return visible(line).encode("ascii", "backslashreplace").decode()
+
+
+def reason(key, before, current):
+    """What has changed in the inputs of a training, in a few words."""
+    if key == "code" or key.startswith("tiles."):
+        return f"{key} changed"
+    return f"{key}: {shown(before)} then, {shown(current)} now"
+
+
+def spell(seconds):
+    """A duration for a person: 45 s, 12 min, 1 h 5 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# -- what a training says of itself ----------------------------------------------------------------
 
 def now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -58,13 +138,13 @@ def describe_run(settings):
     gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")]
     changes = git("status", "--porcelain")
-    return {"command": " ".join(map(str, [Path(sys.argv[0]).name, *sys.argv[1:]])), "seed": settings["seed"],
+    return {"command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": settings["seed"],
             "commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes),
-            "settings": settings, "tiles": identity(settings)["tiles"],
+            "settings": settings, "tiles": tile_digests(settings),
             "versions": {"python": platform.python_version(),
                          **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
-            "machine": {"system": platform.platform(), "processor": platform.processor() or platform.machine(),
-                        "gpus": gpus},
+            "machine": {"system": platform.platform(), "gpus": gpus,
+                        "processor": platform.processor() or platform.machine()},
             "started": now()}
 
 
@@ -93,21 +173,3 @@ def write_scalars(board, row):
         for name in COLUMNS[1:]:
             tf.summary.scalar(name, row[name], step=row["epoch"])
     board.flush()
-
-
-def finder_stands(settings, run):
-    """True where the range test of a run is whole: its suggestion, curve and picture."""
-    try:
-        read_finder(run)
-    except Problem:
-        return False
-    return all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
-
-
-def training_stands(settings, run):
-    """True where a training is finished and whole: its model is the one that model.json names, its records are there."""
-    try:
-        read_facts(run)
-    except Problem:
-        return False
-    return all((run / name).exists() for name in RECORDS)

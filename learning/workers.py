@@ -1,13 +1,15 @@
-"""One device, all devices of a machine, or several machines: which of them train together, and what they agree on.
+"""One device, all devices of a machine, or several machines: which train together, and what they agree on.
 
-Every process runs the same script. The first worker reads and writes the run's folder, the others take from it what
-they need to know, so that only the prepared tiles have to be within everyone's reach.
-"""
+Every process runs the same script. The first worker reads and writes the run's folder; the others ask it what
+it read there, and write to folders of their own that nobody reads. Only the prepared tiles have to be within
+everyone's reach."""
 import contextlib
 import json
 import os
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +22,9 @@ with quiet_stderr():
 
 
 def slurm_step():
-    """What TF_CONFIG would say, from the variables of a SLURM step (srun): worker i is task i, several to a node in
-    SLURM's block distribution, at ports that follow from the job's number. {} outside of a step of several tasks."""
+    """What TF_CONFIG would say, from the variables of a SLURM step (srun): worker i is task i, several to a
+    node in SLURM's block distribution, at ports that follow from the job's number. {} outside of a step of
+    several tasks."""
     if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) == 1:
         return {}
     hosts = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], check=True,
@@ -32,25 +35,26 @@ def slurm_step():
         tasks += [int(count)] * int(times or 1)
     port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000
     workers = [f"{host}:{port + i}" for host, count in zip(hosts, tasks, strict=True) for i in range(count)]
-    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
+    own = int(os.environ["SLURM_PROCID"])
+    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": own}}
 
 
 def choose_strategy():
-    """Several machines where TF_CONFIG or a SLURM step of several tasks says so, else all devices of this one.
+    """Several machines where TF_CONFIG or a SLURM step of several tasks says so, else this one's devices.
 
-    Waits until every worker is there. Has to come before anything else that TensorFlow computes. Problem (exit 4) where
-    TF_CONFIG or SLURM's variables make no sense.
-    """
+    Waits until every worker is there. Has to come before anything else that TensorFlow computes. Problem
+    (exit 4) where TF_CONFIG or SLURM's variables make no sense."""
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}") or slurm_step()
         if len(sum(config.get("cluster", {}).values(), [])) > 1:
-            config["cluster"][config["task"]["type"]][config["task"]["index"]]  # TensorFlow would wait for ever
+            config["cluster"][config["task"]["type"]][config["task"]["index"]]  # or TensorFlow waits for ever
             os.environ["TF_CONFIG"] = json.dumps(config)
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OSError,
             subprocess.CalledProcessError) as error:
-        raise Problem(f"environment, TF_CONFIG or SLURM: {' '.join(str(error).split())}, expected the addresses of all "
-                      'workers and the number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", '
+        found = " ".join(str(error).split())
+        raise Problem(f"environment, TF_CONFIG or SLURM: {found}, expected the addresses of all workers and "
+                      'the number of this one, {"cluster": {"worker": [...]}, "task": {"type": "worker", '
                       '"index": 0}}; unset TF_CONFIG to train on this machine alone', code=4) from None
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
@@ -64,31 +68,33 @@ def several(strategy):
 
 
 def leads(strategy):
-    """True in the process that reads and writes the run's folder: the only one, or the first of several workers."""
+    """True in the process that works in the run's folder: the only one, or the first of several workers."""
     if not several(strategy):
         return True
     resolver = strategy.cluster_resolver
-    return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
+    chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (resolver.task_id == 0 and not chief)
 
 
 @contextlib.contextmanager
 def working_in(run, strategy):
-    """Holds the run's folder for the first worker; the others write nothing, neither there nor on the terminal, and
-    end with Problem (exit 4) where one of them is lost, as the first does too."""
+    """Yields the folder to write in: the run's, held, for the first worker; for the others one that nobody
+    reads, and they do not speak. All end with Problem (exit 4) where one of them is lost."""
     try:
         if leads(strategy):
             with only_one(run):
-                yield
+                yield run
         else:
-            with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
-                yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
-            tf.errors.DeadlineExceededError) as error:
+            with tempfile.TemporaryDirectory() as unread, open(os.devnull, "w") as silence:
+                with contextlib.redirect_stdout(silence):
+                    yield Path(unread)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+            tf.errors.InternalError, tf.errors.DeadlineExceededError) as error:
         if not several(strategy):
             raise
         raise Problem(f"workers: another one is gone ({' '.join(error.message.split())[:120]}), expected all "
-                      f"{strategy.num_replicas_in_sync} devices; start all workers again, they go on from the last "
-                      "whole epoch", code=4) from None
+                      f"{strategy.num_replicas_in_sync} devices; start all workers again, they go on from "
+                      "the last whole epoch", code=4) from None
 
 
 def agree(strategy, arrays):

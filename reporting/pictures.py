@@ -1,4 +1,4 @@
-"""Pictures of pixels: patches as augmentation leaves them, tiles with their labels, maps and errors.
+"""Pictures of pixels: tiles with their labels, maps and errors.
 
 Colours of classes are those of the settings; what is not scored is black, errors are magenta on the greyed image.
 """
@@ -11,15 +11,7 @@ from base.problem import Problem
 from imagery.arrays import IGNORE
 from imagery.labels import palette
 from imagery.rasters import open_raster, reading
-from imagery.tiles import open_prepared, read_manifest
-from learning.patches import (
-    SEED,
-    changes_of,
-    cut_batch,
-    draw_colours,
-    plan_epoch,
-    recolour,
-)
+from imagery.tiles import open_prepared
 from mapping.maps import beside
 from reporting.charts import add_legend, legible, percent, save, shorten_name
 
@@ -41,58 +33,6 @@ def show(axes, picture, title=None):
 def first_bands(image):
     """What is shown of an image [..., B]: its first three bands, or the first one alone in grey."""
     return image[..., [0, 1, 2] if image.shape[-1] > 2 else [0, 0, 0]]
-
-
-# -- patches ----------------------------------------------------------------------------------------------------------
-
-def with_only(settings, keys):
-    """The settings with every augmentation off but those of `keys`."""
-    off = {key: False if key == "views" else [1, 1] if key == "scale" else 0 for key in settings["augment"]}
-    return {**settings, "augment": {**off, **{key: settings["augment"][key] for key in keys}}}
-
-
-def is_on(augment, key):
-    return augment[key] != [1, 1] if key == "scale" else bool(augment[key])
-
-
-def augmented(tiles, settings, plan, keys):
-    """The patches of a plan (int32 [N, 8]) with only these augmentations: uint8 [N, P, P, depth], as training cuts
-    them."""
-    plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
-    if "views" in keys:
-        plan[:, 4] = np.arange(len(plan)) % 8  # one of each, to be seen
-    if "scale" in keys:
-        plan[:, 3] = np.rint(size / np.geomspace(*settings["augment"]["scale"], len(plan)))
-        shapes = np.array([tile.shape for tile in tiles])[plan[:, 0]]
-        plan[:, 1:3] = np.clip(plan[:, 1:3] + (size - plan[:, 3:4]) // 2, 0, np.maximum(shapes - plan[:, 3:4], 0))
-    changes = changes_of(chosen)
-    pixels = cut_batch(tiles, plan, size, changes["texture"])
-    return recolour(pixels, *draw_colours(pixels, plan[:, SEED], **changes["colour"])) if changes["colour"] else pixels
-
-
-def draw_augmentation(path, settings):
-    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under all."""
-    data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
-    manifest = read_manifest(data["prepared"])
-    tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]
-    plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
-    on = [key for key in augment if is_on(augment, key)]
-    rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]
-    strips = []
-    for name, keys in rows:
-        pixels, bands = augmented(tiles, settings, plan, keys), tiles[0].bands
-        strips.append((name, first_bands(pixels[..., :bands])))
-        if not keys or "views" in keys or "scale" in keys:  # else the labels are those above
-            strips.append(("labels", palette(classes)[pixels[..., bands]]))
-    figure, panels = plt.subplots(len(strips), len(plan), figsize=(7.4, 0.9 * len(strips) + 0.4), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
-    for panel, (name, pictures) in zip(panels, strips):
-        for axes, picture in zip(panel, pictures):
-            show(axes, picture)
-        panel[0].set_ylabel(name, fontsize=7)
-    add_legend(figure, colour_keys({**classes, "not scored": "#000000"}))
-    save(figure, path)
-    return [key for key in augment if key not in on]
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------

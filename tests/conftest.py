@@ -1,8 +1,10 @@
-"""What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as a user runs them."""
+"""What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as users run them."""
 
+import contextlib
 import copy
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +163,31 @@ def run_script(name, *arguments, cwd=None, **environment):
         env={**os.environ, **environment},
         timeout=300,
     )
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """A project whose run tiny is trained with SETTINGS; not to be changed."""
+    import keras
+
+    import prepare_data
+    import train
+
+    folder, settings = tmp_path_factory.mktemp("trained"), copy.deepcopy(SETTINGS)
+    with contextlib.chdir(folder):
+        for tile, shape in SIZES.items():
+            write_tile(folder / "raw", tile, shape)
+        save_settings(folder, settings)
+        prepare_data.main(settings, Path("runs/tiny"))
+        keras.utils.clear_session()  # which counts what it has named
+        train.main(settings, Path("runs/tiny"))
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path, monkeypatch):
+    """A copy of it, free to be changed; the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(trained_once, folder)
+    monkeypatch.chdir(folder)
+    return folder

@@ -3,16 +3,17 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import model
-from learning import optimizers
 from model import keras
 
-NOTEBOOK = dict(bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[])
+NOTEBOOK = dict(
+    bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[]
+)
 SMALL = dict(bands=3, classes=6, width=4, depth=2)
-LOGITS = np.log(np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32))
+LOGITS = np.log(
+    np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32)
+)
 LABELS = np.array([[[0, 1], [0, 255]]], np.uint8)
 
 
@@ -45,8 +46,12 @@ def test_operations_of_a_network_counted_by_hand():
 @pytest.mark.parametrize(
     "centre, stem, local_contrast", [("plain", 1, []), ("serial", 2, []), ("parallel", 4, [4, 16])]
 )
-def test_any_size_gives_probabilities_and_loads_without_this_code(tmp_path, residual, centre, stem, local_contrast):
-    network = model.build_network(**SMALL, residual=residual, centre=centre, stem=stem, local_contrast=local_contrast)
+def test_any_size_gives_probabilities_and_loads_without_this_code(
+    tmp_path, residual, centre, stem, local_contrast
+):
+    network = model.build_network(
+        **SMALL, residual=residual, centre=centre, stem=stem, local_contrast=local_contrast
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 48, 3)).astype(np.uint8)
     probabilities = keras.ops.convert_to_numpy(network(pixels))
     assert probabilities.shape == (2, 16, 48, 6) and probabilities.dtype == np.float32
@@ -71,7 +76,10 @@ def test_local_contrast_by_hand():
 
     def local_mean(x):
         return np.array(
-            [[x[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2].mean((0, 1)) for c in range(6)] for r in range(5)]
+            [
+                [x[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2].mean((0, 1)) for c in range(6)]
+                for r in range(5)
+            ]
         )
 
     rest = pixels - local_mean(pixels)
@@ -86,14 +94,18 @@ def test_local_contrast_does_not_see_exposure():
     normal = keras.Model(inputs, model.add_local_contrast(inputs, [4, 8]))
     pixels = np.random.default_rng(0).normal(scale=2, size=(1, 32, 48, 3)).astype(np.float32)
     for gain, offset in ((0.5, 0), (1, 0.7), (2, -1)):
-        np.testing.assert_allclose(normal(gain * pixels + offset)[..., 3:], normal(pixels)[..., 3:], atol=0.03)
+        np.testing.assert_allclose(
+            normal(gain * pixels + offset)[..., 3:], normal(pixels)[..., 3:], atol=0.03
+        )
 
 
 # -- losses, by hand: two labelled pixels right with .7 and .8, one wrong with .3, one ignored
 
 
 def test_cross_entropy_by_hand():
-    assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(-np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5)
+    assert float(model.cross_entropy(LOGITS, LABELS)) == pytest.approx(
+        -np.log([0.7, 0.8, 0.3]).mean(), rel=1e-5
+    )
 
 
 def test_focal_by_hand():
@@ -113,9 +125,9 @@ def test_dice_by_hand():
 
 
 def test_lovasz_by_hand():
-    """Errors of class 0, sorted: .7 (a label missed), .3 (the other one), .1 (a false one); each times what the loss
-    1 - intersection / union grows when this pixel is wrong too: 1/2, then 1/2, then nothing. Of class 1, one label:
-    .3 (false, 1/2), .2 (the label, 1/2), .2 (false, nothing)."""
+    """Errors of class 0, sorted: .7 (a label missed), .3 (the other one), .1 (a false one); each times what
+    the loss 1 - intersection / union grows when this pixel is wrong too: 1/2, then 1/2, then nothing. Of
+    class 1, one label: .3 (false, 1/2), .2 (the label, 1/2), .2 (false, nothing)."""
     first, second = 0.7 * 0.5 + 0.3 * 0.5 + 0.1 * 0, 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0
     assert float(model.lovasz(LOGITS, LABELS)) == pytest.approx((first + second) / 2, rel=1e-5)
 
@@ -127,14 +139,18 @@ def test_lovasz_of_certain_answers_is_the_jaccard_distance():
     certain = 100 * np.eye(4, dtype=np.float32)[answers]
     known = labels < 4
     distances = [
-        1 - ((labels == c) & (answers == c)).sum() / (((labels == c) | (answers == c)) & known).sum() for c in range(4)
+        1 - ((labels == c) & (answers == c)).sum() / (((labels == c) | (answers == c)) & known).sum()
+        for c in range(4)
     ]
     assert float(model.lovasz(certain, labels)) == pytest.approx(np.mean(distances), rel=1e-5)
 
 
 def test_lovasz_is_a_mean_over_patches_with_labels():
     rng = np.random.default_rng(4)
-    logits, labels = rng.normal(0, 2, (3, 5, 5, 4)).astype(np.float32), rng.integers(0, 4, (3, 5, 5)).astype(np.uint8)
+    logits, labels = (
+        rng.normal(0, 2, (3, 5, 5, 4)).astype(np.float32),
+        rng.integers(0, 4, (3, 5, 5)).astype(np.uint8),
+    )
     labels[1] = 255
     alone = [float(model.lovasz(logits[i : i + 1], labels[i : i + 1])) for i in (0, 2)]
     assert float(model.lovasz(logits, labels)) == pytest.approx(np.mean(alone), rel=1e-5)
@@ -147,7 +163,9 @@ def test_class_weights_and_label_smoothing_by_hand():
     even = -(weights * logs).sum(1) / 3
     for smoothing in (0, 0.3):
         expected = ((1 - smoothing) * own + smoothing * even).sum() / weights[labels].sum()  # as in PyTorch
-        assert float(model.cross_entropy(LOGITS, LABELS, weights, smoothing)) == pytest.approx(expected, rel=1e-5)
+        assert float(model.cross_entropy(LOGITS, LABELS, weights, smoothing)) == pytest.approx(
+            expected, rel=1e-5
+        )
     easy = (1 - np.exp(logs[range(3), labels])) ** 2
     assert float(model.focal(LOGITS, LABELS, weights)) == pytest.approx(
         (easy * own).sum() / weights[labels].sum(), rel=1e-5
@@ -157,7 +175,9 @@ def test_class_weights_and_label_smoothing_by_hand():
 def test_class_weights_from_counts():
     assert model.balance([10, 20, 70], 0) == [1, 1, 1]
     whole = model.balance([10, 20, 70, 0], 1)
-    np.testing.assert_allclose(np.multiply(whole[:3], [10, 20, 70]), 100 / 3)  # the same share for every class
+    np.testing.assert_allclose(
+        np.multiply(whole[:3], [10, 20, 70]), 100 / 3
+    )  # the same share for every class
     root = model.balance([10, 20, 70], 0.5)
     assert root[0] / root[1] == pytest.approx(2**0.5) and np.dot(root, [0.1, 0.2, 0.7]) == pytest.approx(1)
     assert whole[3] == 0
@@ -181,7 +201,10 @@ def test_gradients_are_finite_and_point_downhill(loss):
 @pytest.mark.parametrize("loss", model.LOSSES.values())
 def test_losses_skip_ignored_pixels_and_are_finite(loss):
     rng = np.random.default_rng(1)
-    logits, labels = rng.normal(0, 3, (2, 6, 6, 4)).astype(np.float32), rng.integers(0, 4, (2, 6, 6)).astype(np.uint8)
+    logits, labels = (
+        rng.normal(0, 3, (2, 6, 6, 4)).astype(np.float32),
+        rng.integers(0, 4, (2, 6, 6)).astype(np.uint8),
+    )
     labels[:, :2] = 255
     changed = logits.copy()
     changed[:, :2] = rng.normal(0, 30, (2, 2, 6, 4))
@@ -196,98 +219,7 @@ def test_losses_add_up():
     weights = [1.0, 4.0, 0.5]
     both = model.build_loss({"ce": 2.0, "jaccard": 0.5}, label_smoothing=0.1, weights=weights)
     assert float(both(LOGITS, LABELS)) == pytest.approx(
-        2 * float(model.cross_entropy(LOGITS, LABELS, weights, 0.1)) + 0.5 * float(model.jaccard(LOGITS, LABELS)),
+        2 * float(model.cross_entropy(LOGITS, LABELS, weights, 0.1))
+        + 0.5 * float(model.jaccard(LOGITS, LABELS)),
         rel=1e-6,
     )
-
-
-# -- schedules and optimisers
-
-
-@settings(max_examples=30)
-@given(st.integers(2, 100_000), st.floats(1e-5, 10))
-def test_one_cycle_rises_to_its_peak_and_falls_to_its_end(steps, peak):
-    schedule = optimizers.OneCycle(peak / 25, peak, peak / 25_000, steps)
-    assert float(schedule(0)) == pytest.approx(peak / 25, rel=1e-4)
-    assert float(schedule(steps - 1)) == pytest.approx(peak / 25_000, rel=1e-2, abs=peak * 1e-7)
-    assert float(schedule(10 * steps)) == float(schedule(steps - 1))
-    values = np.array([float(schedule(s)) for s in np.linspace(0, steps - 1, 41)])
-    top = values.argmax()
-    assert (
-        (np.diff(values[: top + 1]) >= 0).all()
-        and (np.diff(values[top:]) <= 0).all()
-        and values.max() <= peak * (1 + 1e-6)
-    )
-
-
-def test_one_cycle_at_points_known_by_hand():
-    schedule = optimizers.OneCycle(1, 25, 0.001, 1001)
-    assert float(schedule(150)) == pytest.approx(13, rel=1e-5)  # half way up
-    assert float(schedule(300)) == pytest.approx(25, rel=1e-5)  # 30 %
-    assert float(schedule(650)) == pytest.approx(12.5005, rel=1e-4)  # half way down
-
-
-def test_exponential_multiplies_by_the_same_factor():
-    schedule = optimizers.Exponential(1e-4, 10, 6)
-    np.testing.assert_allclose([float(schedule(s)) for s in range(6)], [1e-4, 1e-3, 1e-2, 0.1, 1, 10], rtol=1e-5)
-
-
-def numpy_sgd(w, gradients, rate, momentum):
-    """Every value of w, by Nesterov's momentum as Sutskever et al. (2013) write it."""
-    velocity, path = np.zeros_like(w), []
-    for step, g in enumerate(gradients):
-        mu, lr = momentum(step), rate(step)
-        velocity = mu * velocity - lr * g
-        w = w + mu * velocity - lr * g
-        path.append(w)
-    return path
-
-
-def numpy_adamw(w, gradients, rate, momentum, decay=0.01, beta_2=0.999, epsilon=1e-7):
-    mean, square, path = np.zeros_like(w), np.zeros_like(w), []
-    for step, g in enumerate(gradients):
-        beta, lr = momentum(step), rate(step)
-        w = w - lr * decay * w
-        mean, square = beta * mean + (1 - beta) * g, beta_2 * square + (1 - beta_2) * g * g
-        w = w - lr * np.sqrt(1 - beta_2 ** (step + 1)) / (1 - beta ** (step + 1)) * mean / (np.sqrt(square) + epsilon)
-        path.append(w)
-    return path
-
-
-def numpy_cycle(start, peak, end, steps):
-    """The one-cycle schedule in float64, written down anew."""
-
-    def value(step):
-        part = step / (steps - 1)
-        if part < 0.3:
-            return start + (peak - start) * 0.5 * (1 - np.cos(np.pi * part / 0.3))
-        return peak + (end - peak) * 0.5 * (1 - np.cos(np.pi * (part - 0.3) / 0.7))
-
-    return value
-
-
-@pytest.mark.parametrize("kind, by_hand, decay, peak", [("sgd", numpy_sgd, 0, 0.2), ("adamw", numpy_adamw, 0.01, 0.02)])
-def test_twenty_updates_follow_both_schedules_and_so_do_those_of_a_resumed_run(kind, by_hand, decay, peak):
-    cycles = (peak / 25, peak, peak / 25_000, 20), (0.95, 0.8, 0.95, 20)
-    start = np.array([0.5, -0.25, 0.75], np.float32)
-    gradients = np.random.default_rng(0).normal(0, 0.3, (20, 3)).astype(np.float32)
-
-    def begin():
-        optimizer = optimizers.build_optimizer(kind, *(optimizers.OneCycle(*cycle) for cycle in cycles), decay)
-        variable = keras.Variable(start)
-        optimizer.build([variable])
-        return optimizer, variable
-
-    expected = by_hand(start.astype(float), gradients.astype(float), *(numpy_cycle(*cycle) for cycle in cycles))
-    optimizer, variable = begin()
-    for step, gradient in enumerate(gradients):
-        if step == 11:  # a process that knows the weights and the optimiser's variables, and nothing else
-            resumed, other = begin()
-            for mine, theirs in zip([other, *resumed.variables], [variable, *optimizer.variables], strict=True):
-                mine.assign(theirs)
-            optimizer, variable = resumed, other
-        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
-        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected[step], rtol=0, atol=1e-6)
-    rate, momentum = (numpy_cycle(*cycle) for cycle in cycles)
-    constant = by_hand(start.astype(float), gradients.astype(float), rate, lambda step: 0.95)
-    assert np.abs(constant[-1] - expected[-1]).max() > 1e-3  # momentum really moved

@@ -6,21 +6,17 @@ from hypothesis import strategies as st
 from base.problem import Problem
 from imagery.arrays import IGNORE, starts, view
 from imagery.tiles import Tile, count_cells, pack
-from learning.patches import (
+from learning.patches import Colours, colours_of, cut_batch, draw_colours, resize
+from learning.plans import (
+    PLAN,
     aim,
-    changes_of,
-    cut_batch,
-    draw_colours,
-    draw_places,
+    draw_shares,
     hold_labels,
     plan_epoch,
-    recolour,
-    resize,
-    roughen,
     shard,
-    training_plan,
     validation_plan,
 )
+from reporting.patch_pictures import recolour
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=3)
 STRIDES = st.sampled_from(["random", 7, 16])
@@ -41,14 +37,29 @@ def marker_tiles(*shapes):
 
 
 def plan_of(tiles, patch=32, stride="random", targets=None, views=True, scale=(1, 1), seed=1, epoch=1):
-    return training_plan(tiles, patch, stride, targets or {}, views, scale, seed, epoch)
+    settings = {
+        "seed": seed,
+        "data": {"classes": dict.fromkeys("012345")},
+        "input": {
+            "patch_size": patch,
+            "stride": stride,
+            "aim": {str(k): v for k, v in (targets or {}).items()},
+        },
+        "augment": {"views": views, "scale": scale},
+    }
+    return plan_epoch(tiles, settings, epoch)
+
+
+def windows_of(plan):
+    """Tile, row and column of a plan: int32 [N, 3]."""
+    return np.stack([plan["tile"], plan["row"], plan["col"]], -1)
 
 
 @given(SHAPES, st.sampled_from([16, 32, 64]), STRIDES, st.sampled_from([(1, 1), (0.5, 2), (1.5, 1.5)]))
 def test_windows_lie_in_their_tiles_as_many_in_every_epoch(shapes, patch, stride, scale):
     tiles = marker_tiles(*shapes)
     plan = plan_of(tiles, patch, stride, scale=scale, epoch=0)
-    assert len(plan) == len(plan_of(tiles, patch, stride, scale=scale, epoch=5)) and plan.dtype == np.int32
+    assert len(plan) == len(plan_of(tiles, patch, stride, scale=scale, epoch=5)) and plan.dtype == PLAN
     low, high = round(patch / scale[1]), round(patch / scale[0])
     for tile, row, col, side, number, *_ in plan:
         height, width = shapes[tile]
@@ -61,7 +72,7 @@ def test_windows_lie_in_their_tiles_as_many_in_every_epoch(shapes, patch, stride
 @given(st.integers(1, 500), st.sampled_from([16, 32, 64]), st.integers(0, 99))
 def test_each_random_start_is_drawn_from_its_own_stretch(size, patch, seed):
     cells = -(-size // patch)
-    drawn = draw_places(np.random.default_rng(seed), (size, 5 * patch), patch, "random").reshape(cells, 5, 2)
+    drawn = draw_shares(np.random.default_rng(seed), (size, 5 * patch), patch, "random").reshape(cells, 5, 2)
     for axis, (number, count) in enumerate(zip(np.indices((cells, 5)), (cells, 5))):
         assert (drawn[..., axis] >= number / count).all() and (drawn[..., axis] < (number + 1) / count).all()
 
@@ -71,14 +82,14 @@ def test_each_random_start_is_drawn_from_its_own_stretch(size, patch, seed):
 def test_a_grid_has_each_window_once_and_covers_every_pixel(shapes, patch, stride):
     tiles = marker_tiles(*shapes)
     plan = plan_of(tiles, patch, stride)
-    assert len({tuple(window) for window in plan[:, :3].tolist()}) == len(plan)
+    assert len({tuple(window) for window in windows_of(plan).tolist()}) == len(plan)
     seen = [np.zeros(shape, bool) for shape in shapes]
     for tile, row, col, side, *_ in plan:
         seen[tile][row : row + side, col : col + side] = True
     assert all(part.all() for part in seen)
     other = plan_of(tiles, patch, stride, epoch=2)
-    assert sorted(other[:, :3].tolist()) == sorted(plan[:, :3].tolist())
-    assert len(plan) < 8 or (other[:, :3] != plan[:, :3]).any()
+    assert sorted(windows_of(other).tolist()) == sorted(windows_of(plan).tolist())
+    assert len(plan) < 8 or (windows_of(other) != windows_of(plan)).any()
 
 
 def test_order_and_views_come_from_seed_and_epoch_alone():
@@ -86,8 +97,8 @@ def test_order_and_views_come_from_seed_and_epoch_alone():
     first = plan_of(tiles)
     np.testing.assert_array_equal(first, plan_of(tiles))
     assert (first != plan_of(tiles, epoch=2)).any() and (first != plan_of(tiles, seed=2)).any()
-    assert set(first[:, 4]) == set(range(8)) and set(plan_of(tiles, views=False)[:, 4]) == {0}
-    places = np.flatnonzero(np.diff(first[:, 0]))
+    assert set(first["view"]) == set(range(8)) and set(plan_of(tiles, views=False)["view"]) == {0}
+    places = np.flatnonzero(np.diff(first["tile"]))
     assert len(places) > len(first) / 4  # tiles are mixed, not one after the other
 
 
@@ -96,7 +107,7 @@ def test_the_shuffle_is_uniform():
     tiles, found = marker_tiles((64, 64)), np.zeros(16)
     for epoch in range(1600):
         plan = plan_of(tiles, 16, 16, epoch=epoch)
-        found[np.flatnonzero((plan[:, 1:3] == 0).all(1))[0]] += 1
+        found[np.flatnonzero((windows_of(plan)[:, 1:] == 0).all(1))[0]] += 1
     assert ((found - 100) ** 2 / 100).sum() < 37.7  # 15 degrees of freedom, p = 0.001
 
 
@@ -148,18 +159,21 @@ def test_aimed_windows_hold_their_class_and_their_share_is_kept():
         plan = plan_of(tiles, targets={4: 0.25, 3: 0.1}, scale=scale)
         held = {
             wanted: sum(
-                (tiles[t].labels[row : row + side, col : col + side] == wanted).any() for t, row, col, side, *_ in plan
+                (tiles[t].labels[row : row + side, col : col + side] == wanted).any()
+                for t, row, col, side, *_ in plan
             )
             for wanted in (3, 4)
         }
         assert held[4] >= round(0.25 * len(plan)) and held[3] >= round(0.1 * len(plan))
         assert held[4] < 0.4 * len(plan)
     windows = aim(np.random.default_rng(0), tiles, np.full(300, 32), 4)
-    assert len(np.unique(windows[:, 1])) > 20 and len(np.unique(windows[:, 2])) > 20  # it lies anywhere in them
+    assert (
+        len(np.unique(windows[:, 1])) > 20 and len(np.unique(windows[:, 2])) > 20
+    )  # it lies anywhere in them
 
 
 def test_more_windows_than_memory_holds_are_refused(settings, monkeypatch):
-    monkeypatch.setattr("learning.patches.MOST", 1000)
+    monkeypatch.setattr("learning.plans.MOST", 1000)
     settings["input"]["stride"] = 1
     with pytest.raises(Problem, match="input.stride: 1, about 5,000 patches an epoch") as caught:
         plan_epoch(marker_tiles((50, 100)), settings, 1)
@@ -177,12 +191,13 @@ def test_an_aim_at_a_class_without_pixels_is_refused(settings):
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5))
 def test_workers_together_cut_each_window_once_in_the_same_batches(workers, each, batches):
     batch = workers * each
-    plan = np.arange(8 * (batches * batch + batch - 1), dtype=np.int32).reshape(-1, 8)
+    plan = np.zeros(batches * batch + batch - 1, PLAN)
+    plan["seed"] = np.arange(len(plan))
     parts = [shard(plan, batch, worker, workers) for worker in range(workers)]
     for step in range(batches):
-        together = np.concatenate([part[step * each : (step + 1) * each] for part in parts])
+        together = np.concatenate([part[step] for part in parts])
         np.testing.assert_array_equal(together, plan[step * batch : (step + 1) * batch])
-    assert sum(map(len, parts)) == batches * batch
+    assert all(part.shape == (batches, each) for part in parts)
 
 
 @given(SHAPES, st.sampled_from([16, 32]), st.integers(1, 7))
@@ -201,7 +216,12 @@ def test_validation_counts_every_pixel_once_in_order(shapes, patch, batch_size):
 def test_labels_stay_aligned_with_the_image_in_every_view():
     tiles = marker_tiles((80, 90), (20, 33))
     plan = np.array(
-        [(t, row, col, 32, number, 0, 0, 0) for t, row, col in ((0, 11, 7), (1, 0, 1)) for number in range(8)], np.int32
+        [
+            (t, row, col, 32, number, 0, 0, 0)
+            for t, row, col in ((0, 11, 7), (1, 0, 1))
+            for number in range(8)
+        ],
+        PLAN,
     )
     pixels = cut_batch(tiles, plan, 32)
     images, labels = pixels[..., :3], pixels[..., 3]
@@ -221,7 +241,7 @@ def test_a_scaled_patch_keeps_its_labels_discrete_and_in_place(side):
     labels[labels == 4] = IGNORE
     tile = tile_of(np.stack([rows * 3, cols * 3, rows + cols], -1).astype(np.uint8), labels)
     for number in range(8):
-        plan = np.array([(0, 0, 0, side, number, 0, 0, 0)], np.int32)
+        plan = np.array([(0, 0, 0, side, number, 0, 0, 0)], PLAN)
         (patch,) = cut_batch([tile], plan, 32)
         assert set(np.unique(patch[..., 3])) <= {0, 1, 2, 3, IGNORE}
         at = (np.arange(32) + 0.5) * side / 32 - 0.5  # where its pixels' centres lay, before the view
@@ -251,39 +271,32 @@ def test_resizing_is_bilinear():
     rng = np.random.default_rng(1)
     for side, size in ((20, 32), (50, 32)):
         pixels = rng.integers(0, 256, (side, side, 4)).astype(np.uint8)
-        expected = reference(pixels[..., :3].astype(float), (size, size), order=1, mode="edge", anti_aliasing=False)
+        expected = reference(
+            pixels[..., :3].astype(float), (size, size), order=1, mode="edge", anti_aliasing=False
+        )
         difference = resize(pixels, size, 3)[..., :3] - expected
-        assert abs(difference.mean()) < 0.1 and np.abs(difference).max() <= 3  # whole numbers, weights in 128ths
+        assert (
+            abs(difference.mean()) < 0.1 and np.abs(difference).max() <= 3
+        )  # whole numbers, weights in 128ths
 
 
 def recoloured(pixels, bands=3, seed=0, brightness=0, contrast=0, saturation=0, hue=0):
-    return recolour(
-        pixels[None], *draw_colours(pixels[None], np.array([seed]), bands, brightness, contrast, saturation, hue)
-    )[0]
-
-
-def roughened(pixels, bands=3, seed=0, blur=0, noise=0):
-    result = pixels.copy()
-    roughen(result, np.random.default_rng(seed), bands, blur, noise)
-    return result
+    colours = Colours(bands, brightness, contrast, saturation, hue)
+    return recolour(pixels[None], *draw_colours(pixels[None], np.array([seed]), colours))[0]
 
 
 def test_changes_leave_labels_and_further_bands_alone():
     rng = np.random.default_rng(0)
     for bands, depth in ((3, 4), (3, 8), (5, 8)):
         pixels = rng.integers(0, 256, (48, 48, depth)).astype(np.uint8)
-        for changed in (
-            recoloured(pixels, bands, brightness=0.5, contrast=0.5, saturation=0.5),
-            roughened(pixels, bands, blur=3, noise=20),
-        ):
-            np.testing.assert_array_equal(changed[..., bands:], pixels[..., bands:])
-            assert (changed[..., :bands] != pixels[..., :bands]).mean() > 0.5
+        changed = recoloured(pixels, bands, brightness=0.5, contrast=0.5, saturation=0.5)
+        np.testing.assert_array_equal(changed[..., bands:], pixels[..., bands:])
+        assert (changed[..., :bands] != pixels[..., :bands]).mean() > 0.5
 
 
 def test_changing_by_nothing_is_nothing():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 4)).astype(np.uint8)
     np.testing.assert_array_equal(recoloured(pixels), pixels)
-    np.testing.assert_array_equal(roughened(pixels), pixels)
 
 
 def test_each_colour_change_does_what_its_name_says():
@@ -320,28 +333,30 @@ def test_the_colour_matrix_by_hand(monkeypatch):
         (3, {"hue": 1 / 3}, np.eye(3)[[2, 0, 1]], 0),  # red to green to blue
     ):
         values = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, **change}
-        matrices, offsets = draw_colours(pixels, np.array([7]), bands, **values)
+        matrices, offsets = draw_colours(pixels, np.array([7]), Colours(bands, **values))
         np.testing.assert_allclose(matrices, [matrix], atol=1e-6)
         np.testing.assert_allclose(offsets, np.full((1, bands), offset), atol=1e-4)
 
 
-def test_blur_and_noise():
-    pixels = np.zeros((32, 32, 4), np.uint8)
-    pixels[16, 16, :3] = 160
-    seen = {tuple(roughened(pixels, blur=1, seed=seed)[15:18, 15:18, 0].ravel().tolist()) for seed in range(12)}
-    assert seen == {(0, 0, 0, 0, 160, 0, 0, 0, 0), (10, 20, 10, 20, 40, 20, 10, 20, 10)}
-    grey = np.full((64, 64, 4), 128, np.uint8)
-    spread = [roughened(grey, noise=20, seed=seed)[..., :3].std() for seed in range(20)]
-    assert max(spread) < 21 and max(spread) > 12 and min(spread) < 8
-    assert len(np.unique(roughened(grey, noise=20)[..., :3].reshape(-1, 3), axis=0)) > 50  # no two bands alike
-
-
 def test_the_extra_band_is_no_colour(settings):
-    assert changes_of(settings) == {"texture": None, "colour": None}
-    settings["augment"].update(brightness=0.2, noise=3)
+    assert colours_of(settings) is None
+    settings["augment"].update(brightness=0.2)
     settings["data"].update(extra="dsm/{tile}.tif", scale=[None, None, None, [0, 30]])
-    changes = changes_of(settings)
-    assert changes["colour"]["bands"] == 3 and changes["texture"] == {"bands": 3, "blur": 0, "noise": 3}
+    assert colours_of(settings) == Colours(3, brightness=0.2, contrast=0, saturation=0, hue=0)
+
+
+def test_order_views_and_colours_are_those_of_earlier_versions():
+    """An epoch, and so a training, is the same to the bit whatever is written anew."""
+    first = plan_of(marker_tiles((300, 190), (83, 66)), seed=7, epoch=3)
+    assert [first[i].tolist() for i in (0, 1, -1)] == [
+        (0, 122, 95, 32, 6, 553832331, 0, 0),
+        (0, 109, 68, 32, 0, 825750951, 0, 0),
+        (0, 6, 72, 32, 6, 1147836110, 0, 0),
+    ]
+    matrices, offsets = draw_colours(
+        np.full((1, 8, 8, 4), 90, np.uint8), np.array([77]), Colours(3, 0.2, 0.2, 0.2, 0.05)
+    )
+    np.testing.assert_allclose(matrices[0, 0], [1.05583942, 0.1018571, -0.02051378], rtol=1e-6)
 
 
 @pytest.mark.parametrize("bands", [1, 3, 4, 7, 8, 12])
@@ -351,7 +366,7 @@ def test_any_number_of_bands_is_cut_alike(bands):
         rng.integers(0, 256, (50, 60, bands)).astype(np.uint8),
         rng.integers(0, 6, (50, 60)).astype(np.uint8),
     )
-    plan = np.array([(0, 5, 9, 32, 3, 0, 0, 0), (0, 40, 40, 32, 0, 0, 0, 0)], np.int32)
+    plan = np.array([(0, 5, 9, 32, 3, 0, 0, 0), (0, 40, 40, 32, 0, 0, 0, 0)], PLAN)
     pixels = cut_batch([tile_of(image, labels)], plan, 32)
     np.testing.assert_array_equal(pixels[0, ..., :bands], view(image[5:37, 9:41], 3))
     np.testing.assert_array_equal(pixels[0, ..., bands], view(labels[5:37, 9:41], 3))

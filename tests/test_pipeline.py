@@ -7,29 +7,32 @@ from test_patches import marker_tiles, plan_of
 
 import pipeline
 from imagery.tiles import Tile
-from learning.patches import SEED, cut_batch, draw_colours, recolour, shard
+from learning.patches import Colours, cut_batch, draw_colours
+from learning.plans import shard
 from pipeline import batches, let_go
+from reporting.patch_pictures import recolour
 
-CHANGES = {
-    "texture": {"bands": 3, "blur": 2, "noise": 8},
-    "colour": {"bands": 3, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1},
-}
+COLOURS = Colours(bands=3, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 7])
-@pytest.mark.parametrize("changes", [{}, CHANGES])
-def test_batches_come_in_the_plans_order_whatever_the_number_of_parallel_calls(monkeypatch, parallel, changes):
+@pytest.mark.parametrize("colours", [None, COLOURS])
+def test_batches_come_in_the_plans_order_whatever_the_number_of_parallel_calls(
+    monkeypatch, parallel, colours
+):
     monkeypatch.setattr(pipeline, "PARALLEL", parallel)
     tiles = marker_tiles((100, 130))
     plan = plan_of(tiles, 16, scale=(0.7, 1.4))
-    pixels = cut_batch(tiles, plan, 16, changes.get("texture"))
-    if changes:
-        pixels = recolour(pixels, *draw_colours(pixels, plan[:, SEED], **changes["colour"]))
-    got = list(batches(tiles, plan, 16, 4, **changes))
+    pixels = cut_batch(tiles, plan, 16)
+    if colours:
+        pixels = recolour(pixels, *draw_colours(pixels, plan["seed"], colours))
+    got = list(batches(tiles, shard(plan, 4), 16, colours))
     assert len(got) == len(plan) // 4
     for i, batch in enumerate(got):
         difference = np.abs(batch.numpy().astype(int) - pixels[4 * i : 4 * i + 4])
-        assert difference.max() <= (1 if changes else 0) and difference.mean() < 0.001  # halves round either way
+        assert (
+            difference.max() <= (1 if colours else 0) and difference.mean() < 0.001
+        )  # halves round either way
         assert (difference[..., 3] == 0).all()
 
 
@@ -38,7 +41,7 @@ def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls
     plan, found = plan_of(tiles, 16, scale=(0.7, 1.4)), []
     for parallel in (1, 2, 5):
         monkeypatch.setattr(pipeline, "PARALLEL", parallel)
-        found.append([batch.numpy().tobytes() for batch in batches(tiles, plan, 16, 4, **CHANGES)])
+        found.append([batch.numpy().tobytes() for batch in batches(tiles, shard(plan, 4), 16, COLOURS)])
     assert found[0] == found[1] == found[2]
 
 
@@ -46,8 +49,8 @@ def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls
 def test_workers_get_the_parts_of_the_batches_of_one(workers):
     tiles = marker_tiles((100, 130))
     plan = plan_of(tiles, 16, scale=(0.7, 1.4))
-    alone = [batch.numpy() for batch in batches(tiles, plan, 16, 8, **CHANGES)]
-    parts = [batches(tiles, shard(plan, 8, worker, workers), 16, 8 // workers, **CHANGES) for worker in range(workers)]
+    alone = [batch.numpy() for batch in batches(tiles, shard(plan, 8), 16, COLOURS)]
+    parts = [batches(tiles, shard(plan, 8, worker, workers), 16, COLOURS) for worker in range(workers)]
     together = [np.concatenate([part.numpy() for part in step]) for step in zip(*parts)]
     assert len(together) == len(alone) == len(plan) // 8
     np.testing.assert_array_equal(together, alone)
@@ -55,8 +58,8 @@ def test_workers_get_the_parts_of_the_batches_of_one(workers):
 
 def test_a_batch_is_uint8_and_of_known_shape():
     tiles = marker_tiles((100, 130))
-    for changes in ({}, CHANGES):
-        spec = batches(tiles, plan_of(tiles), 32, 4, **changes).element_spec
+    for colours in (None, COLOURS):
+        spec = batches(tiles, shard(plan_of(tiles), 4), 32, colours).element_spec
         assert spec.shape == (4, 32, 32, 4) and spec.dtype == np.uint8
 
 
@@ -75,25 +78,20 @@ def test_tiles_let_go_leave_memory_and_come_back_the_same(tmp_path, monkeypatch)
     np.testing.assert_array_equal(tile.pixels[::97], whole[::97])
     monkeypatch.setattr(pipeline, "MAPPED", 1)
     plan = plan_of([tile], 64)
-    for batch, part in zip(batches([tile], plan, 64, 8), np.split(plan[: len(plan) // 8 * 8], len(plan) // 8)):
+    for batch, part in zip(batches([tile], shard(plan, 8), 64), shard(plan, 8)):
         np.testing.assert_array_equal(batch.numpy(), cut_batch([tile], part, 64))
 
 
-def test_an_epochs_plan_is_forgotten_with_its_batches(monkeypatch):
+def test_an_epochs_plan_is_forgotten_with_its_batches():
     class Plan(np.ndarray):
         pass
 
-    seen, original = [], pipeline.shard
-
-    def watched(*arguments):
-        plan = original(*arguments).copy().view(Plan)
-        seen.append(weakref.ref(plan))
-        return plan
-
-    monkeypatch.setattr(pipeline, "shard", watched)
-    tiles = marker_tiles((100, 130))
+    seen, tiles = [], marker_tiles((100, 130))
     for _ in range(3):
-        for _ in batches(tiles, plan_of(tiles, 16), 16, 4):
+        plan = shard(plan_of(tiles, 16), 4).copy().view(Plan)
+        seen.append(weakref.ref(plan))
+        for _ in batches(tiles, plan, 16):
             pass
+    del plan
     gc.collect()
     assert [plan() for plan in seen] == [None] * 3

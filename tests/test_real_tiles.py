@@ -23,7 +23,7 @@ from imagery.arrays import IGNORE
 from imagery.labels import ColourDecoder
 from imagery.scores import boundary_distance
 from imagery.tiles import open_prepared, read_manifest
-from learning.patches import plan_epoch
+from learning.plans import plan_epoch
 
 
 def gather(folder, **sources):

@@ -23,7 +23,7 @@ SCRIPT = """
 import hashlib, json, sys
 devices = int(sys.argv[1])
 import train
-from train import tf
+from trainer import tf
 from base.command import command
 if devices > 1:
     cpu, = tf.config.list_physical_devices("CPU")
@@ -39,7 +39,9 @@ print("WEIGHTS", made[0].devices, hashlib.sha256(weights).hexdigest(), file=sys.
 
 @pytest.fixture
 def prepared(project, settings):
-    settings["train"].update(epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5)
+    settings["train"].update(
+        epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5
+    )
     settings["train"].update(label_smoothing=0.1, class_weights=0.5)
     save_settings(project, settings)
     prepare_data.main(settings, project / "runs/tiny")
@@ -77,7 +79,11 @@ def free_ports(count):
 def two_workers(folder, name):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     return [
-        start(folder, name, TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}))
+        start(
+            folder,
+            name,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+        )
         for index in range(2)
     ]
 
@@ -95,7 +101,9 @@ def two_tasks(folder, name):
 
 
 def weights_of(ended):
-    return [line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")]
+    return [
+        line.split()[1:] for _, _, err in ended for line in err.splitlines() if line.startswith("WEIGHTS")
+    ]
 
 
 def history(run):
@@ -104,7 +112,7 @@ def history(run):
 
 
 def assert_same_training(run, other):
-    """The same losses to 1e-4 for as long as rounding has not grown: two epochs, and within 1e-3 of them after."""
+    """The same losses to 1e-4 for as long as rounding has not grown, two epochs; within 1e-3 after."""
     for row, twin in zip(history(run), history(other), strict=True):
         for loss in ("loss", "val_loss"):
             near = {"abs": 1e-4} if row["epoch"] <= 2 else {"rel": 1e-3}
@@ -127,7 +135,7 @@ def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, se
     settings["train"].update(epochs=6, loss={"ce": 1, "dice": 0.5}, ema=0)
     save_settings(prepared, settings)
     started, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(run.glob("checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
         time.sleep(0.02)
     started[1].kill()
@@ -138,7 +146,9 @@ def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, se
     assert 1 <= kept < 6
     ended = finish(*two_tasks(prepared, "tiny.yaml"))
     assert [code for code, _, _ in ended] == [0, 0], ended
-    assert f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""  # only the first worker speaks
+    assert (
+        f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""
+    )  # only the first worker speaks
     (devices, first), (_, second) = weights_of(ended)
     assert devices == "2" and first == second
     train.main(settings, prepared / "runs/one")

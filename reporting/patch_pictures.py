@@ -1,0 +1,74 @@
+"""Patches as augmentation leaves them: what each setting of `augment` does to the first patches of an epoch.
+"""
+import matplotlib.pyplot as plt
+import numpy as np
+
+from imagery.labels import palette
+from imagery.tiles import open_prepared, read_manifest
+from learning.patches import colours_of, cut_batch, draw_colours
+from learning.plans import plan_epoch
+from reporting.charts import add_legend, save
+from reporting.pictures import colour_keys, first_bands, show
+
+
+def with_only(settings, keys):
+    """The settings with every augmentation off but those of `keys`."""
+    chosen = {key: settings["augment"][key] for key in keys}
+    return {**settings, "augment": {**dict.fromkeys(settings["augment"], 0), "scale": [1, 1], **chosen}}
+
+
+def is_on(augment, key):
+    return augment[key] != [1, 1] if key == "scale" else bool(augment[key])
+
+
+def recolour(pixels, matrices, offsets):
+    """Patches (uint8 [N, P, P, bytes]) with their first B bands as matrix @ bands + offset, rounded and
+    clipped. The
+    pipeline does the same in one compiled pass."""
+    bands, changed = offsets.shape[1], pixels.copy()
+    turned = np.einsum("nhwi,nji->nhwj", pixels[..., :bands].astype(np.float32), matrices)
+    changed[..., :bands] = np.clip(np.rint(turned + offsets[:, None, None]), 0, 255)
+    return changed
+
+
+def augmented(tiles, settings, plan, keys):
+    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, bytes], as training
+    cuts them."""
+    plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
+    if "views" in keys:
+        plan["view"] = np.arange(len(plan)) % 8  # one of each, to be seen
+    if "scale" in keys:
+        plan["side"] = np.rint(size / np.geomspace(*settings["augment"]["scale"], len(plan)))
+        shapes = np.array([tile.shape for tile in tiles])[plan["tile"]]
+        for name, length in zip(("row", "col"), shapes.T):
+            middle = plan[name] + (size - plan["side"]) // 2
+            plan[name] = np.clip(middle, 0, np.maximum(length - plan["side"], 0))
+    pixels, colours = cut_batch(tiles, plan, size), colours_of(chosen)
+    return recolour(pixels, *draw_colours(pixels, plan["seed"], colours)) if colours else pixels
+
+
+def draw_augmentation(path, settings):
+    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under
+    all."""
+    data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
+    manifest = read_manifest(data["prepared"])
+    tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]
+    plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
+    on = [key for key in augment if is_on(augment, key)]
+    rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]
+    strips = []
+    for name, keys in rows:
+        pixels, bands = augmented(tiles, settings, plan, keys), tiles[0].bands
+        strips.append((name, first_bands(pixels[..., :bands])))
+        if not keys or "views" in keys or "scale" in keys:  # else the labels are those above
+            strips.append(("labels", palette(classes)[pixels[..., bands]]))
+    size = (7.4, 0.9 * len(strips) + 0.4)
+    figure, panels = plt.subplots(len(strips), len(plan), figsize=size, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    for panel, (name, pictures) in zip(panels, strips):
+        for axes, picture in zip(panel, pictures):
+            show(axes, picture)
+        panel[0].set_ylabel(name, fontsize=7)
+    add_legend(figure, colour_keys({**classes, "not scored": "#000000"}))
+    save(figure, path)
+    return [key for key in augment if key not in on]

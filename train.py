@@ -166,7 +166,10 @@ def stops_early(state, train):
 def finish(settings, run, state, facts):
     """Completes run.json and writes model.json, the word that the run is finished."""
     data = settings["data"]
-    place = read_manifest(data["prepared"])["tiles"][settings["split"]["train"][0]]["georeference"]
+    rows = read_manifest(data["prepared"])["tiles"]
+    place = rows[settings["split"]["train"][0]]["georeference"]
+    seen = {key: {tile: rows[tile]["pixels_sha256"] for tile in settings["split"][role]}
+            for key, role in (("trained_on", "train"), ("chosen_on", "val"))}
     model = sha256(run / "model.keras")
     try:
         about = read_record(run / "run.json", "train.py")
@@ -181,7 +184,7 @@ def finish(settings, run, state, facts):
         "ground_sample_distance": pixel_size(place),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"], "chosen_by": "highest mean IoU on split.val",
-        **facts, "sha256": model})
+        **seen, **facts, "sha256": model})
 
 
 if __name__ == "__main__":

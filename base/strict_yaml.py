@@ -85,3 +85,8 @@ def read_yaml(path):
         where = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
         where = where if "line " in where or loader is None else f"line {loader.line + 1}: {where}"
         raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
+
+
+def yaml_text(settings):
+    """Settings as YAML, in their order."""
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -117,6 +117,16 @@ def open_prepared(data, tile, manifest=None):
     return Tile(arrays["pixels"], bands, np.array(row["cells"], np.int64), arrays.get("eroded"))
 
 
+def prepared_rows(data, tiles):
+    """{tile: its row of the manifest}; Problem (exit 3) that names all tiles that are not prepared."""
+    rows = read_manifest(data["prepared"])["tiles"]
+    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run prepare_data.py "
+               "again" for tile in tiles if tile not in rows]
+    if missing:
+        raise Problem(*missing, code=3)
+    return {tile: rows[tile] for tile in tiles}
+
+
 def check_roles(split, manifest):
     """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing could be learned or scored."""
     empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see data.classes"

@@ -124,11 +124,11 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
-    from base.tables import read_columns, read_facts, read_finder, read_json, read_table
+    from base.tables import read_columns, read_facts, read_finder, read_record
     from imagery.tiles import manifest_text, open_prepared, read_manifest
     from learning.checkpoints import load_checkpoint
     from reporting import page
-    from reporting.metrics import card, read_metrics
+    from reporting.metrics import card
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("runs/tiny", run)
@@ -164,14 +164,15 @@ def file_case(rng, settings):
         name = rng.choice(("history.csv", "schedule.csv", "lr_find.csv", "predict.csv"))
         spoil(run / name)
         if name == "predict.csv":
-            return lambda: (read_table(run / name), evaluate.read_seconds(run / name))
+            return lambda: evaluate.read_seconds(run, [])
         return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
     spoil(run / kind)
     if kind == "lr_find.json":
         return lambda: read_finder(run / kind)
 
     def read():
-        facts, metrics, about = read_facts(run), read_metrics(run / "metrics.json"), read_json(run / "run.json")
+        facts, metrics = read_facts(run), read_record(run / "metrics.json", "evaluate.py")
+        about = read_record(run / "run.json", "train.py")
         compare.read_run(run)
         card(metrics)
         page.build_headline(metrics)

@@ -1,103 +1,44 @@
-import math
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from imagery.arrays import IGNORE
-from imagery.scores import accuracy, boundary_distance, class_scores, confusion_matrix, mean_iou
-from reporting.metrics import describe, describe_boundary, describe_calibration
+from reporting.metrics import (
+    card,
+    describe,
+    describe_boundary,
+    describe_calibration,
+    describe_erosion,
+    describe_gains,
+    describe_way,
+)
 
-# 3 x 4 pixels by hand: labels, predicted
-LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1], [2, 2, IGNORE, 1]], np.uint8)
-PREDICTED = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [2, 0, 1, 1]], np.uint8)
 CONFUSION = np.array([[3, 1, 0], [1, 4, 0], [1, 0, 1]])
 
 
-def test_confusion_and_scores_by_hand():
-    confusion = confusion_matrix(LABELS, PREDICTED, 3)
-    np.testing.assert_array_equal(confusion, CONFUSION)
-    scores = class_scores(confusion)
-    np.testing.assert_allclose(scores["iou"], [3 / 6, 4 / 6, 1 / 2])
-    np.testing.assert_allclose(scores["f1"], [6 / 9, 8 / 10, 2 / 3])
-    np.testing.assert_allclose(scores["precision"], [3 / 5, 4 / 5, 1])
-    np.testing.assert_allclose(scores["recall"], [3 / 4, 4 / 5, 1 / 2])
-    assert accuracy(confusion) == 8 / 11 and mean_iou(confusion) == pytest.approx((3 / 6 + 4 / 6 + 1 / 2) / 3)
-
-
 def test_the_description_by_hand_with_and_without_a_class():
-    told = describe(CONFUSION, ["a", "b", "c"], ["c"])
-    assert told["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
-    assert told["left_out"]["accuracy"] == 7 / 9 and told["accuracy"] == 8 / 11
-    assert told["classes"]["c"] == {
+    scores = describe(CONFUSION, ["a", "b", "c"], ["c"])
+    assert scores["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
+    assert scores["left_out"]["accuracy"] == 7 / 9 and scores["accuracy"] == 8 / 11
+    assert scores["classes"]["c"] == {
         "iou": 0.5,
         "f1": pytest.approx(2 / 3),
         "precision": 1.0,
         "recall": 0.5,
         "pixels": 2,
     }
-    assert told["confusion"] == CONFUSION.tolist()
+    assert scores["confusion"] == CONFUSION.tolist()
 
 
 def test_a_class_in_neither_is_none_and_out_of_the_mean():
     confusion = np.array([[5, 0, 0], [0, 0, 5], [0, 0, 0]])
-    told = describe(confusion, ["a", "b", "c"], [])
+    scores = describe(confusion, ["a", "b", "c"], [])
     assert (
-        told["classes"]["b"]["iou"] == 0
-        and told["classes"]["c"]["iou"] == 0
-        and told["mean_iou"] == pytest.approx(1 / 3)
+        scores["classes"]["b"]["iou"] == 0
+        and scores["classes"]["c"]["iou"] == 0
+        and scores["mean_iou"] == pytest.approx(1 / 3)
     )
     absent = describe(np.array([[5, 0], [0, 0]]), ["a", "b"], [])
     assert absent["classes"]["b"]["iou"] is None and absent["mean_iou"] == 1.0
     assert describe(np.zeros((2, 2), int), ["a", "b"], [])["mean_iou"] is None
-
-
-@given(
-    arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])),
-    st.data(),
-)
-def test_the_confusion_matrix_equals_counting_pair_by_pair(labels, data):
-    predicted = data.draw(arrays(np.uint8, labels.shape, elements=st.integers(0, 2)))
-    expected = np.zeros((3, 3), int)
-    for truth, guess in zip(labels.ravel(), predicted.ravel()):
-        if truth != IGNORE:
-            expected[truth, guess] += 1
-    confusion = confusion_matrix(labels, predicted, 3)
-    np.testing.assert_array_equal(confusion, expected)
-    scores = class_scores(confusion)
-    for iou, f1 in zip(scores["iou"], scores["f1"]):
-        assert math.isnan(iou) and math.isnan(f1) or f1 == pytest.approx(2 * iou / (1 + iou))
-
-
-@settings(max_examples=50)  # the first one imports scikit-learn
-@given(
-    st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(
-        lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 4))] * 2)
-    )
-)
-def test_scores_equal_those_of_scikit_learn(both):
-    metrics = pytest.importorskip("sklearn.metrics")
-    truth, guess = (each.ravel() for each in both)
-    confusion = confusion_matrix(*both, 5)
-    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(truth, guess, labels=range(5)))
-    assert accuracy(confusion) == metrics.accuracy_score(truth, guess)
-    ours, options = class_scores(confusion), {"labels": range(5), "average": None, "zero_division": np.nan}
-    np.testing.assert_array_equal(
-        ours["iou"][ours["iou"] > 0],
-        metrics.jaccard_score(truth, guess, labels=np.flatnonzero(ours["iou"] > 0), average=None),
-    )
-    for name in ("f1", "precision", "recall"):
-        np.testing.assert_allclose(ours[name], getattr(metrics, f"{name}_score")(truth, guess, **options))
-
-
-def test_groups_of_pixels_have_matrices_of_their_own_that_add_up():
-    groups = np.array([[0, 0, 2, 2], [0, 2, 2, 2], [0, 0, 0, 2]], np.uint8)
-    matrices = confusion_matrix(LABELS, PREDICTED, 3, groups, 3)
-    np.testing.assert_array_equal(matrices[0], [[3, 0, 0], [0, 0, 0], [1, 0, 1]])
-    assert matrices[1].sum() == 0
-    np.testing.assert_array_equal(matrices.sum(0), CONFUSION)
 
 
 def test_the_curve_of_errors_and_the_calibration_by_hand():
@@ -108,26 +49,62 @@ def test_the_curve_of_errors_and_the_calibration_by_hand():
     assert rows[1]["accuracy_beyond"] == 11 / 12
     assert rows[1]["mean_iou_beyond"] == pytest.approx((6 / 7 + 5 / 6) / 2)
     levels = np.zeros((201, 2), np.int64)
-    levels[100], levels[109], levels[200] = (1, 1), (0, 2), (1, 5)  # wrong and right pixels; .5 and .545 share a bin
-    told = describe_calibration(levels)
-    assert [row["pixels"] for row in told["bins"]] == [0] * 10 + [4] + [0] * 8 + [6]
-    assert told["bins"][10]["confidence"] == pytest.approx(0.5225) and told["bins"][10]["accuracy"] == 0.75
-    assert told["expected_calibration_error"] == pytest.approx((4 * (0.75 - 0.5225) + 6 * (1 - 5 / 6)) / 10)
+    levels[100], levels[109], levels[200] = (
+        (1, 1),
+        (0, 2),
+        (1, 5),
+    )  # wrong and right pixels; .5 and .545 share a bin
+    scores = describe_calibration(levels)
+    assert [row["pixels"] for row in scores["bins"]] == [0] * 10 + [4] + [0] * 8 + [6]
+    assert (
+        scores["bins"][10]["confidence"] == pytest.approx(0.5225) and scores["bins"][10]["accuracy"] == 0.75
+    )
+    assert scores["expected_calibration_error"] == pytest.approx((4 * (0.75 - 0.5225) + 6 * (1 - 5 / 6)) / 10)
 
 
-def test_a_class_past_the_last_is_refused():
-    for labels, predicted in ((0, 3), (3, 0), (0, IGNORE)):
-        with pytest.raises(ValueError):
-            confusion_matrix(np.array([[labels]], np.uint8), np.array([[predicted]], np.uint8), 3)
+def test_means_say_how_many_classes_they_are_over():
+    full = describe(np.array([[5, 1, 0], [0, 4, 0], [0, 0, 0]]), ["a", "b", "c"], ["c"])
+    metrics = {"protocol": {"leave_out": ["c"], "views": [0]}, "full": full, "eroded": full, "ways": {}}
+    assert [row[2] for row in card(metrics)] == ["all 2 that occur, of 3", "without c"] * 2
 
 
-@given(
-    arrays(np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])),
-    st.integers(1, 6),
-)
-def test_the_distance_to_the_boundary_equals_its_definition(labels, reach):
-    places = np.indices(labels.shape).reshape(2, -1).T
-    apart = np.hypot(*(places[:, None] - places).transpose(2, 0, 1))
-    apart[labels.ravel()[:, None] == labels.ravel()] = np.inf
-    expected = np.minimum(np.ceil(apart.min(1)), reach + 1).reshape(labels.shape)
-    np.testing.assert_array_equal(boundary_distance(labels, reach), expected)
+def test_a_way_is_scored_in_total_and_by_tile():
+    scores = describe_way(
+        {
+            "a": {"full": CONFUSION, "eroded": CONFUSION // 2},
+            "b": {"full": 2 * CONFUSION, "eroded": CONFUSION},
+        },
+        ["a", "b", "c"],
+        [],
+    )
+    assert scores["full"]["confusion"] == (3 * CONFUSION).tolist()
+    assert scores["eroded"] == describe(CONFUSION // 2 + CONFUSION, ["a", "b", "c"], [])
+    assert scores["tiles"]["b"] == {
+        "full": describe(2 * CONFUSION, ["a", "b", "c"], []),
+        "eroded": scores["tiles"]["a"]["full"],
+    }
+
+
+def test_the_gain_ledger_has_a_step_for_the_views_where_there_are_several(settings):
+    settings["predict"].update(views=[0], window=64, overlap=0.25)
+    scores = {
+        way: {"full": describe(CONFUSION, ["a", "b", "c"], [])}
+        for way in ("uncovered", "side_by_side", "map")
+    }
+    windows = "windows of 64 px that overlap by 0.25, blended"
+    rows = describe_gains(scores, {"map": 2.5}, settings)
+    assert [(row["way"], row["seconds_per_tile"]) for row in rows] == [
+        ("uncovered", None),
+        ("side_by_side", None),
+        ("map", 2.5),
+    ]
+    assert rows[-1]["step"] == windows and rows[0]["step"].endswith("at the bottom impervious")
+    settings["predict"]["views"] = [0, 5]
+    rows = describe_gains({**scores, "one_view": scores["map"]}, {}, settings)
+    assert [row["way"] for row in rows] == ["uncovered", "side_by_side", "one_view", "map"]
+    assert [row["step"] for row in rows[2:]] == [windows, "2 views averaged"]
+
+
+def test_eroded_labels_are_named_as_they_are_given():
+    assert describe_erosion([True, True], 3) == "official" and describe_erosion([False], 3) == "disc of 3 px"
+    assert describe_erosion([True, False], 3) == "official where given, else disc of 3 px"

@@ -8,7 +8,6 @@ from hypothesis.extra.numpy import arrays
 
 from imagery.arrays import IGNORE
 from imagery.scores import accuracy, boundary_distance, class_scores, confusion_matrix, mean_iou
-from reporting.metrics import describe, describe_boundary, describe_calibration
 
 # 3 x 4 pixels by hand: labels, predicted
 LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1], [2, 2, IGNORE, 1]], np.uint8)
@@ -27,35 +26,10 @@ def test_confusion_and_scores_by_hand():
     assert accuracy(confusion) == 8 / 11 and mean_iou(confusion) == pytest.approx((3 / 6 + 4 / 6 + 1 / 2) / 3)
 
 
-def test_the_description_by_hand_with_and_without_a_class():
-    told = describe(CONFUSION, ["a", "b", "c"], ["c"])
-    assert told["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
-    assert told["left_out"]["accuracy"] == 7 / 9 and told["accuracy"] == 8 / 11
-    assert told["classes"]["c"] == {
-        "iou": 0.5,
-        "f1": pytest.approx(2 / 3),
-        "precision": 1.0,
-        "recall": 0.5,
-        "pixels": 2,
-    }
-    assert told["confusion"] == CONFUSION.tolist()
-
-
-def test_a_class_in_neither_is_none_and_out_of_the_mean():
-    confusion = np.array([[5, 0, 0], [0, 0, 5], [0, 0, 0]])
-    told = describe(confusion, ["a", "b", "c"], [])
-    assert (
-        told["classes"]["b"]["iou"] == 0
-        and told["classes"]["c"]["iou"] == 0
-        and told["mean_iou"] == pytest.approx(1 / 3)
-    )
-    absent = describe(np.array([[5, 0], [0, 0]]), ["a", "b"], [])
-    assert absent["classes"]["b"]["iou"] is None and absent["mean_iou"] == 1.0
-    assert describe(np.zeros((2, 2), int), ["a", "b"], [])["mean_iou"] is None
-
-
 @given(
-    arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])),
+    arrays(
+        np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])
+    ),
     st.data(),
 )
 def test_the_confusion_matrix_equals_counting_pair_by_pair(labels, data):
@@ -100,21 +74,6 @@ def test_groups_of_pixels_have_matrices_of_their_own_that_add_up():
     np.testing.assert_array_equal(matrices.sum(0), CONFUSION)
 
 
-def test_the_curve_of_errors_and_the_calibration_by_hand():
-    near, far = np.array([[2, 2], [0, 4]]), np.array([[6, 0], [1, 5]])
-    rows = describe_boundary(np.stack([0 * near, near, far]))
-    assert rows[0]["error"] is None and rows[0]["share"] == 0 and rows[0]["accuracy_beyond"] == 17 / 20
-    assert rows[1]["error"] == pytest.approx(2 / 8) and rows[1]["share"] == 8 / 20
-    assert rows[1]["accuracy_beyond"] == 11 / 12
-    assert rows[1]["mean_iou_beyond"] == pytest.approx((6 / 7 + 5 / 6) / 2)
-    levels = np.zeros((201, 2), np.int64)
-    levels[100], levels[109], levels[200] = (1, 1), (0, 2), (1, 5)  # wrong and right pixels; .5 and .545 share a bin
-    told = describe_calibration(levels)
-    assert [row["pixels"] for row in told["bins"]] == [0] * 10 + [4] + [0] * 8 + [6]
-    assert told["bins"][10]["confidence"] == pytest.approx(0.5225) and told["bins"][10]["accuracy"] == 0.75
-    assert told["expected_calibration_error"] == pytest.approx((4 * (0.75 - 0.5225) + 6 * (1 - 5 / 6)) / 10)
-
-
 def test_a_class_past_the_last_is_refused():
     for labels, predicted in ((0, 3), (3, 0), (0, IGNORE)):
         with pytest.raises(ValueError):
@@ -122,7 +81,9 @@ def test_a_class_past_the_last_is_refused():
 
 
 @given(
-    arrays(np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])),
+    arrays(
+        np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])
+    ),
     st.integers(1, 6),
 )
 def test_the_distance_to_the_boundary_equals_its_definition(labels, reach):

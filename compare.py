@@ -5,7 +5,8 @@
 
 Reads metrics.json, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for each
 run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints
-both as tables. A run that has not been evaluated yet is named. """
+both as tables. A run that has not been evaluated yet is named.
+"""
 import json
 from pathlib import Path
 from typing import NamedTuple

@@ -8,7 +8,8 @@ elsewhere a disc of evaluate.erode pixels around class boundaries is left out. A
 was trained or chosen is refused. All scores come from confusion matrices (rows labels, columns predictions),
 summed over the tiles: on all labelled pixels and without class boundaries, over all classes and without
 evaluate.leave_out, in all views and in one. Beside them the gain of each way of predicting, errors by
-distance to the class boundary, and the calibration of the confidence. About 4 s a 6000 x 6000 tile. """
+distance to the class boundary, and the calibration of the confidence. About 4 s a 6000 x 6000 tile.
+"""
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +22,7 @@ from imagery.arrays import IGNORE
 from imagery.scores import boundary_distance, confusion_matrix
 from imagery.tiles import open_prepared, prepared_rows
 from mapping.maps import CERTAIN, beside, maps_of, options_of, read_map, ways
-from reporting import metrics as described
-from reporting.metrics import card, or_none
+from reporting import metrics as scoring
 
 
 class Counts(NamedTuple):
@@ -53,20 +53,23 @@ def check_unseen(tiles, rows, run, facts):
         raise Problem(*problems, code=3)
 
 
-def read_seconds(run, paths):
-    """{map: seconds that it took, NaN where they are not known} of predict.csv. Problem (exit 3) where one of
-    the maps at `paths` is another file than predict.csv names."""
-    table = run / "predict.csv"
+def read_seconds(settings, run):
+    """{way: mean seconds that a test tile's map took, None where they are not known of all} of predict.csv.
+    Problem (exit 3) where a map is another file than predict.csv names."""
+    table, seconds = run / "predict.csv", {}
     rows = {row.get("map"): row for row in (read_table(table) if table.exists() else [])}
-    for path in paths:
-        if path.stem in rows and path.exists() and sha256(path) != rows[path.stem].get("sha256"):
-            raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that was "
-                          "written; run predict.py again", code=3)
-    try:
-        return {name: float(row["seconds"] or "nan") for name, row in rows.items()}
-    except (KeyError, ValueError) as error:
-        raise Problem(f"table {table}: {error}, expected columns map and seconds; remove it",
-                      code=3) from None
+    for tile in settings["split"]["test"]:
+        for way, path in maps_of(tile, settings, run).items():
+            row = rows.get(path.stem, {"seconds": None})
+            if path.stem in rows and path.exists() and sha256(path) != row.get("sha256"):
+                raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that "
+                              "was written; run predict.py again", code=3)
+            try:
+                seconds.setdefault(way, []).append(float(row["seconds"] or "nan"))
+            except (KeyError, ValueError) as error:
+                raise Problem(f"table {table}: {error}, expected columns map and seconds; remove it",
+                              code=3) from None
+    return {way: scoring.or_none(np.mean(of_tiles)) for way, of_tiles in seconds.items()}
 
 
 # -- one tile --------------------------------------------------------------------------------------
@@ -93,43 +96,45 @@ def uncovered(predicted, window):
     rows, cols = (size // window * window for size in predicted.shape)
     inside = np.zeros(predicted.shape, bool)
     inside[:rows, :cols] = True
-    return np.where(inside | (predicted == IGNORE), predicted, 0).astype(np.uint8)
+    return np.where(inside | (predicted == IGNORE), predicted, np.uint8(0))
+
+
+def count(predicted, prepared, distance, settings):
+    """(int64 [reach + 2, C, C], {"full", "eroded": int64 [C, C]}): confusion matrices of a map at each
+    distance to the class boundary, on all labelled pixels, and without class boundaries."""
+    classes, options = len(settings["data"]["classes"]), settings["evaluate"]
+    seen = predicted != IGNORE  # nodata in the image is neither predicted nor scored
+    labels, groups = np.where(seen, prepared.labels, IGNORE), max(options["reach"], options["erode"]) + 2
+    distances = confusion_matrix(labels, predicted, classes, distance, groups)
+    if prepared.eroded is None:
+        eroded = distances[options["erode"] + 1:].sum(0)
+    else:
+        eroded = confusion_matrix(np.where(seen, prepared.eroded, IGNORE), predicted, classes)
+    return distances, {"full": distances.sum(0), "eroded": eroded}
 
 
 def evaluate_tile(tile, settings, run, facts, raw):
     """The Counts of a test tile; `raw`: its raw files in the manifest."""
     prepared, options = open_prepared(settings["data"], tile), settings["evaluate"]
-    labels, official = np.ascontiguousarray(prepared.labels), prepared.eroded
-    classes, reach = len(settings["data"]["classes"]), max(options["reach"], options["erode"])
-    distance = boundary_distance(labels, reach)
-    expected = {"MODEL": facts["sha256"],
-                "SOURCE": " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)}
-    distances, eroded, confidence = {}, {}, None
-
-    def count(way, predicted):
-        seen = predicted != IGNORE  # nodata in the image is neither predicted nor scored
-        scored = np.where(seen, labels, IGNORE)
-        distances[way] = confusion_matrix(scored, predicted, classes, distance, reach + 2)
-        eroded[way] = distances[way][options["erode"] + 1:].sum(0)
-        if official is not None:
-            eroded[way] = confusion_matrix(np.where(seen, official, IGNORE), predicted, classes)
-
-    predict = {"map": settings["predict"], **ways(settings)}
+    labels, last = np.ascontiguousarray(prepared.labels), len(settings["data"]["classes"]) - 1
+    distance = boundary_distance(labels, max(options["reach"], options["erode"]))
+    source = " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)
+    predict, maps, confidence = {"map": settings["predict"], **ways(settings)}, {}, None
     for way, path in maps_of(tile, settings, run).items():
-        expected["PREDICT"] = options_of(predict[way])
-        predicted, tags = read_own(path, labels.shape, expected, classes - 1)
-        count(way, predicted)
+        expected = {"MODEL": facts["sha256"], "SOURCE": source, "PREDICT": options_of(predict[way])}
+        predicted, tags = read_own(path, labels.shape, expected, last)
+        by_distance, maps[way] = count(predicted, prepared, distance, settings)
+        if way == "map":
+            distances, engine = by_distance, tags["ENGINE"]
         if way == "side_by_side":
-            count("uncovered", uncovered(predicted, predict[way]["window"]))
+            covered = uncovered(predicted, predict[way]["window"])
+            maps["uncovered"] = count(covered, prepared, distance, settings)[1]
         if "confidence" in predict[way]["also"]:
             levels, _ = read_own(beside(path, "confidence"), labels.shape, expected, CERTAIN)
             levels[(predicted == IGNORE) | (labels == IGNORE)] = IGNORE
             right = (predicted == labels).view(np.uint8)
             confidence = confusion_matrix(levels, right, CERTAIN + 1)[:, :2]
-        if way == "map":
-            engine = tags["ENGINE"]
-    maps = {way: {"full": distances[way].sum(0), "eroded": eroded[way]} for way in distances}
-    return Counts(maps, distances["map"], confidence, official is not None, engine)
+    return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
 
 
 # -- all tiles -------------------------------------------------------------------------------------
@@ -139,25 +144,21 @@ def evaluate_run(settings, run, facts):
     tiles, classes = settings["split"]["test"], list(settings["data"]["classes"])
     rows = prepared_rows(settings["data"], tiles)
     check_unseen(tiles, rows, run, facts)
-    maps = [maps_of(tile, settings, run) for tile in tiles]
-    seconds = read_seconds(run, [path for of_tile in maps for path in of_tile.values()])
-    means = {way: or_none(np.mean([seconds.get(of_tile[way].stem, np.nan) for of_tile in maps]))
-             for way in maps[0]}
+    seconds = read_seconds(settings, run)
     counts = {tile: evaluate_tile(tile, settings, run, facts, rows[tile]["raw"]) for tile in tiles}
     each = list(counts.values())
     scores = {}
     for way in each[0].maps:
         of_way = {tile: one.maps[way] for tile, one in counts.items()}
-        scores[way] = described.describe_way(of_way, classes, settings["evaluate"]["leave_out"])
+        scores[way] = scoring.describe_way(of_way, classes, settings["evaluate"]["leave_out"])
     official = [one.official for one in each]
-    return {"protocol": described.describe_protocol(settings, facts, each[0].engine, official),
-            **scores["map"],
+    return {"protocol": scoring.describe_protocol(settings, facts, each[0].engine, official), **scores["map"],
             "settings": {section: settings[section] for section in ("predict", "evaluate")},
             "ways": {way: of_way for way, of_way in scores.items() if way != "map"},
-            "gains": described.describe_gains(scores, means, settings) if len(scores) > 1 else [],
-            "boundary": described.describe_boundary(sum(one.distances for one in each)),
+            "gains": scoring.describe_gains(scores, seconds, settings) if len(scores) > 1 else [],
+            "boundary": scoring.describe_boundary(sum(one.distances for one in each)),
             "calibration": None if each[0].confidence is None else
-            described.describe_calibration(sum(one.confidence for one in each))}
+            scoring.describe_calibration(sum(one.confidence for one in each))}
 
 
 def print_scores(metrics, classes):
@@ -171,7 +172,7 @@ def print_scores(metrics, classes):
         print(f"{name:>16}{text(full[name]['iou']):>10}{text(full[name]['f1']):>8}"
               f"{text(eroded[name]['iou']):>13}{text(eroded[name]['f1']):>8}")
     print(f"\n{'views':>6}  {'labels':<8}{'classes':<28}{'accuracy':>10}{'mean IoU':>10}{'mean F1':>10}")
-    for views, labels, counted, *values in card(metrics):
+    for views, labels, counted, *values in scoring.card(metrics):
         print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{text(value):>10}" for value in values))
 
 

@@ -7,7 +7,8 @@ What is read from files beforehand is the same for all: labels as colours (uint8
 them) and the map's class indices. The notebook compares every pixel with each colour and counts with
 tf.math.confusion_matrix; scikit-learn counts what is decoded already. The floor: 36 Mpx times 3 bytes of
 colours and one of the map are 0.15 GB, 0.02 s at 8 GB/s; a look-up for each pixel and a count for each pair
-come to about 0.1 s on one core. """
+come to about 0.1 s on one core.
+"""
 import time
 
 import bench

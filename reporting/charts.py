@@ -1,7 +1,8 @@
 """Charts from the numbers that the steps wrote: curves, bars and diagrams, at 200 dpi, as wide as a page.
 
 Each `draw_` function writes one PNG. Classes have the colours of the settings; all else is told apart by form
-too. """
+too.
+"""
 import itertools
 import math
 import textwrap
@@ -78,11 +79,6 @@ def pair_keys(full, eroded):
             for hatch, label in (("", full), ("////", eroded))]
 
 
-def clear_frame(axes):
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
 # -- training --------------------------------------------------------------------------------------
 
 def draw_finder(path, rates, losses, smoothed, steepest, suggestion):
@@ -144,7 +140,8 @@ def draw_confusion(path, scores, names):
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="label")
-    clear_frame(axes)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     figure.colorbar(picture, shrink=0.7, label="share of the label's pixels")
     save(figure, path)
 
@@ -171,8 +168,7 @@ def draw_classes(path, metrics, classes):
 
 
 def draw_gains(path, gains, classes):
-    """The gain ledger as a table in colours: the first way's IoU, what each further step adds in points, the
-    last's. """
+    """The gain ledger as a table in colours: the first way's IoU, what each step adds in points, the last's."""
     iou = 100 * np.array([[step["classes"][name] for step in gains] for name in classes], float)
     common = np.isfinite(iou).all(1)  # in every step: the others would make the means differ by themselves
     mean = iou[common].mean(0) if common.any() else np.full(len(gains), np.nan)
@@ -193,7 +189,8 @@ def draw_gains(path, gains, classes):
     axes.set_yticks(range(len(names)), names)
     axes.axhline(len(classes) - 0.5, color="0.3", linewidth=0.8)
     axes.tick_params(length=0)
-    clear_frame(axes)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     save(figure, path)
 
 

@@ -1,5 +1,6 @@
 """metrics.json: what the scores mean, built from confusion matrices; and whether a run's scores and page
-stand. """
+stand.
+"""
 import math
 
 import numpy as np

@@ -18,7 +18,7 @@ def embed(path, caption):
     inches = plt.imread(path).shape[1] / 200
     text = html.escape(caption)
     return (f'<figure><img src="data:image/png;base64,{picture}" alt="{text}" '
-            f'style="width:{inches * 8:.0f}rem">' f"<figcaption>{text}</figcaption></figure>")
+            f'style="width:{inches * 8:.0f}rem"><figcaption>{text}</figcaption></figure>')
 
 
 def embed_picture(name, picture):
@@ -41,8 +41,7 @@ def build_choice(side, names, chosen):
 
 
 def build_slider(tile, layers, scores):
-    """A test tile's pictures on top of each other, two of them visible, with what moves the border between
-    them."""
+    """A test tile's pictures on top of each other, two of them visible, and what moves their border."""
     height, width = layers["image"].shape[:2]
     name, full, eroded = html.escape(tile), scores["full"], scores["eroded"]
     stack = "".join(embed_picture(layer, picture) for layer, picture in layers.items())

@@ -1,7 +1,8 @@
 """Pictures of pixels: patches as augmentation leaves them, tiles with their labels, maps and errors.
 
 Colours of classes are those of the settings; what is not scored is black, errors are magenta on the greyed
-image. """
+image.
+"""
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -120,8 +121,8 @@ def tile_pictures(tile, settings, run):
     prepared, colours = open_prepared(settings["data"], tile), palette(settings["data"]["classes"])
     image, step = shrink(prepared.image, settings["report"]["max_pixels"])
     labels, shape = np.asarray(prepared.labels[::step, ::step]), prepared.labels.shape
-    paths = maps_of(tile, settings, run)
-    maps = {way: read_map(paths[way], shape)[0][::step, ::step] for way in paths if way != "side_by_side"}
+    maps = {way: read_map(path, shape)[0][::step, ::step]
+            for way, path in maps_of(tile, settings, run).items() if way != "side_by_side"}
     predicted = maps["map"]
     scored, right = (labels != IGNORE) & (predicted != IGNORE), labels == predicted
     grey = (0.55 * image.mean(-1, keepdims=True) + 95).astype(np.uint8).repeat(3, -1)

@@ -124,6 +124,7 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
+    from base.settings import read_settings
     from base.tables import read_columns, read_facts, read_finder, read_record
     from imagery.tiles import manifest_text, open_prepared, read_manifest
     from learning.checkpoints import load_checkpoint
@@ -164,7 +165,7 @@ def file_case(rng, settings):
         name = rng.choice(("history.csv", "schedule.csv", "lr_find.csv", "predict.csv"))
         spoil(run / name)
         if name == "predict.csv":
-            return lambda: evaluate.read_seconds(run, [])
+            return lambda: evaluate.read_seconds(read_settings("tiny.yaml"), run)
         return lambda: read_columns(run / name, *(("epoch", "loss") if name == "history.csv" else ("learning_rate",)))
     spoil(run / kind)
     if kind == "lr_find.json":

@@ -16,29 +16,6 @@ from imagery.tiles import prepared_rows
 from reporting import charts, network_figure, pictures
 from reporting.page import build_page, build_slider
 
-CAPTIONS = {
-    "tile": "Tile {tile}: image, labels, errors and prediction{ways}; the others' are in the folder figures.",
-    "classes": "IoU and F1 of every class over all test tiles.",
-    "confusion": "Confusion matrix over all test tiles: per cent of the label's pixels, and pixels.",
-    "boundary": "Where the errors are. Left: of the pixels at each distance to another class, the share "
-                "that is wrong, and how many they are. Right: the scores of what is left where a border of "
-                "that width is not scored.",
-    "gains": "What each part of predicting adds, in per cent IoU and points of it: the border that patches "
-             "leave over, larger windows with overlap, and the views.",
-    "reliability": "How often pixels are right against how sure the network is of them, and how many there "
-                   "are.",
-    "training": "Loss, accuracy and mean IoU of every epoch; the checkpoint is epoch {epoch}.",
-    "one_cycle": "The one-cycle policy: learning rate and momentum at every update.",
-    "lr_find": "The learning-rate range test.",
-    "network": "The network: what each block does, its channels, and its resolution as a share of the "
-               "image's.",
-    "labels": "The first training tile and its labels.",
-    "audit": "What is in the tiles: the classes of their labels (left), and the pixels that were repaired to "
-             "the nearest class, are not to be scored, have no known colour, no data in the image, or a "
-             "value outside data.scale (right; a tile without a mark has none, one at the left end stands "
-             "for that much or less).",
-    "augmentation": "The first patches of an epoch and their labels, as cut and as augmented{off}."}
-
 
 def draw_tiles(settings, run, metrics):
     """Draws every test tile, figures/tile_<tile>.png; returns their sliders, HTML."""
@@ -54,53 +31,68 @@ def draw_tiles(settings, run, metrics):
 
 
 def draw_scores(settings, run, metrics):
-    """Draws metrics.json; returns {figure: caption}."""
+    """Draws metrics.json; yields (figure, caption), that of the first test tile before all others."""
     folder, classes, tile = run / "figures", settings["data"]["classes"], settings["split"]["test"][0]
-    charts.draw_classes(folder / "classes.png", metrics, classes)
-    charts.draw_confusion(folder / "confusion.png", metrics["full"], list(classes))
-    charts.draw_boundary(folder / "boundary.png", metrics["boundary"], settings["evaluate"]["erode"])
     ways = ", in one view and in all" if "one_view" in metrics["ways"] else ""
-    captions = {f"tile_{tile}": CAPTIONS["tile"].format(tile=tile, ways=ways),
-                **{name: CAPTIONS[name] for name in ("classes", "confusion", "boundary")}}
+    yield folder / f"tile_{tile}.png", (
+        f"Tile {tile}: image, labels, errors and prediction{ways}; the others' are in the folder figures.")
+    charts.draw_classes(folder / "classes.png", metrics, classes)
+    yield folder / "classes.png", "IoU and F1 of every class over all test tiles."
+    charts.draw_confusion(folder / "confusion.png", metrics["full"], list(classes))
+    yield folder / "confusion.png", (
+        "Confusion matrix over all test tiles: per cent of the label's pixels, and pixels.")
+    charts.draw_boundary(folder / "boundary.png", metrics["boundary"], settings["evaluate"]["erode"])
+    yield folder / "boundary.png", (
+        "Where the errors are. Left: of the pixels at each distance to another class, the share that is "
+        "wrong, and how many they are. Right: the scores of what is left where a border of that width is not "
+        "scored.")
     if metrics["gains"]:
         charts.draw_gains(folder / "gains.png", metrics["gains"], list(classes))
-        captions["gains"] = CAPTIONS["gains"]
+        yield folder / "gains.png", (
+            "What each part of predicting adds, in per cent IoU and points of it: the border that patches "
+            "leave over, larger windows with overlap, and the views.")
     if metrics["calibration"]:
         charts.draw_reliability(folder / "reliability.png", metrics["calibration"])
-        captions["reliability"] = CAPTIONS["reliability"]
-    return {folder / f"{name}.png": caption for name, caption in captions.items()}
+        yield folder / "reliability.png", (
+            "How often pixels are right against how sure the network is of them, and how many there are.")
 
 
-def draw_run(run, facts, trained):
-    """Draws the training and the network; returns {figure: caption}. `trained`: the settings of the
-    training."""
+def draw_run(run, facts, model):
+    """Draws the training and the network of settings["model"]; yields (figure, caption)."""
     folder = run / "figures"
     scores = [f"{prefix}{name}" for name in ("loss", "accuracy", "mean_iou") for prefix in ("", "val_")]
     history = read_columns(run / "history.csv", "epoch", *scores)
-    schedule = read_columns(run / "schedule.csv", "step", "learning_rate", "momentum")
     charts.draw_training(folder / "training.png", history, facts["epoch"])
+    yield folder / "training.png", (
+        f"Loss, accuracy and mean IoU of every epoch; the checkpoint is epoch {facts['epoch']}.")
+    schedule = read_columns(run / "schedule.csv", "step", "learning_rate", "momentum")
     charts.draw_one_cycle(folder / "one_cycle.png", schedule)
-    network_figure.draw_network(folder / "network.png", trained["model"], facts)
-    captions = {folder / "training.png": CAPTIONS["training"].format(epoch=facts["epoch"]),
-                folder / "one_cycle.png": CAPTIONS["one_cycle"]}
+    yield folder / "one_cycle.png", "The one-cycle policy: learning rate and momentum at every update."
     if (run / "lr_find.json").exists():
-        finder = read_finder(run)
+        finder, path = read_finder(run), run / "lr_find.png"
         curve = read_columns(run / "lr_find.csv", "learning_rate", "loss", "smoothed")
-        charts.draw_finder(run / "lr_find.png", *curve.values(), finder["steepest_descent"],
-                           finder["suggestion"])
-        captions[run / "lr_find.png"] = CAPTIONS["lr_find"]
-    return {**captions, folder / "network.png": CAPTIONS["network"]}
+        charts.draw_finder(path, *curve.values(), finder["steepest_descent"], finder["suggestion"])
+        yield path, "The learning-rate range test."
+    network_figure.draw_network(folder / "network.png", model, facts)
+    yield folder / "network.png", (
+        "The network: what each block does, its channels, and its resolution as a share of the image's.")
 
 
 def draw_data(settings, run, rows):
-    """Draws the tiles that were trained on and scored; returns {figure: caption}."""
+    """Draws the tiles that were trained on and scored; yields (figure, caption)."""
     folder = run / "figures"
     pictures.draw_labels(folder / "labels.png", settings)
+    yield folder / "labels.png", "The first training tile and its labels."
     charts.draw_audit(folder / "audit.png", settings["split"], rows, settings["data"]["classes"])
+    yield folder / "audit.png", (
+        "What is in the tiles: the classes of their labels (left), and the pixels that were repaired to the "
+        "nearest class, are not to be scored, have no known colour, no data in the image, or a value outside "
+        "data.scale (right; a tile without a mark has none, one at the left end stands for that much or "
+        "less).")
     off = pictures.draw_augmentation(folder / "augmentation.png", settings)
     names = f"; off in these settings: {', '.join(off)}" if off else ""
-    return {folder / "labels.png": CAPTIONS["labels"], folder / "audit.png": CAPTIONS["audit"],
-            folder / "augmentation.png": CAPTIONS["augmentation"].format(off=names)}
+    yield folder / "augmentation.png", (
+        f"The first patches of an epoch and their labels, as cut and as augmented{names}.")
 
 
 def check_scores(settings, run, metrics, facts):
@@ -123,9 +115,9 @@ def main(settings, run):
     settings = {**settings, **metrics["settings"]}  # of predict and evaluate as the maps were made and scored
     with only_one(run), charts.style():
         sliders = draw_tiles(settings, run, metrics)
-        groups = {"Scores": draw_scores(settings, run, metrics),
-                  "Training": draw_run(run, facts, trained["settings"]),
-                  "Data": draw_data(settings, run, rows)}
+        groups = {"Scores": dict(draw_scores(settings, run, metrics)),
+                  "Training": dict(draw_run(run, facts, trained["settings"]["model"])),
+                  "Data": dict(draw_data(settings, run, rows))}
         remove_others(settings, run, groups)
         provenance = {**trained, "model": facts}
         write_text(run / "report.html", build_page(settings, metrics, provenance, rows, sliders, groups))

@@ -22,19 +22,19 @@ def or_none(value):
 
 def describe(confusion, classes, leave_out):
     """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them."""
-    each = class_scores(confusion)
-    kept = [i for i, name in enumerate(classes) if name not in leave_out]
-    kept_accuracy = divide(np.diag(confusion)[kept].sum(), confusion[kept].sum())
-    by_class = {name: {score: or_none(each[score][i]) for score in ("iou", "f1", "precision", "recall")}
-                for i, name in enumerate(classes)}
-    for name, pixels in zip(classes, each["pixels"]):
-        by_class[name]["pixels"] = int(pixels)
-    return {"accuracy": or_none(accuracy(confusion)),
-            "mean_iou": or_none(mean_of(each["iou"])), "mean_f1": or_none(mean_of(each["f1"])),
-            "left_out": {"accuracy": or_none(kept_accuracy),
-                         "mean_iou": or_none(mean_of(each["iou"], kept)),
-                         "mean_f1": or_none(mean_of(each["f1"], kept))},
-            "classes": by_class, "confusion": confusion.tolist()}
+    each, every = class_scores(confusion), list(range(len(classes)))
+    kept = [i for i in every if classes[i] not in leave_out]
+
+    def means(keep):
+        accuracy_there = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
+        return {"accuracy": or_none(accuracy_there), "mean_iou": or_none(mean_of(each["iou"], keep)),
+                "mean_f1": or_none(mean_of(each["f1"], keep))}
+
+    by_class = {}
+    for i, name in enumerate(classes):
+        by_class[name] = {score: or_none(each[score][i]) for score in ("iou", "f1", "precision", "recall")}
+        by_class[name]["pixels"] = int(each["pixels"][i])
+    return {**means(every), "left_out": means(kept), "classes": by_class, "confusion": confusion.tolist()}
 
 
 def describe_way(tiles, classes, leave_out):

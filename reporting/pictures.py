@@ -37,7 +37,7 @@ def first_bands(image):
     return image[..., [0, 1, 2] if image.shape[-1] > 2 else [0, 0, 0]]
 
 
-# -- patches ---------------------------------------------------------------------------------------
+# -- patches ----------------------------------------------------------------------------------------------------------
 
 def with_only(settings, keys):
     """The settings with every augmentation off but those of `keys`."""
@@ -50,8 +50,8 @@ def is_on(augment, key):
 
 
 def augmented(tiles, settings, plan, keys):
-    """The patches of a plan (int32 [N, 8]) with only these augmentations: uint8 [N, P, P, depth], as training
-    cuts them."""
+    """The patches of a plan (int32 [N, 8]) with only these augmentations: uint8 [N, P, P, depth], as training cuts
+    them."""
     plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
     if "views" in keys:
         plan[:, 4] = np.arange(len(plan)) % 8  # one of each, to be seen
@@ -65,8 +65,7 @@ def augmented(tiles, settings, plan, keys):
 
 
 def draw_augmentation(path, settings):
-    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under
-    all."""
+    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under all."""
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
     manifest = read_manifest(data["prepared"])
     tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]

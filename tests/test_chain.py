@@ -296,6 +296,18 @@ def test_lost_tables_of_a_finished_run_are_written_again_without_training(finish
     (run / "run.json").write_bytes(about)
 
 
+def test_a_tile_that_was_trained_on_is_no_test_tile_later(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    settings = read_settings("tiny.yaml")
+    settings["split"] = {"train": ["2_13"], "val": ["2_10"], "test": ["2_11", "3_10"]}
+    with pytest.raises(Problem) as caught:
+        evaluate.main(settings, Path("runs/tiny"))
+    assert caught.value.code == 3 and [line[:24] for line in caught.value.lines] == [
+        f"tile {tile} in split.test:" for tile in ("2_11", "3_10")
+    ]
+    assert all("the model in runs/tiny was trained on it, expected" in line for line in caught.value.lines)
+
+
 def test_a_report_on_tiles_that_are_not_prepared_names_them(finished):
     path = finished / "prepared/manifest.json"
     before = path.read_text()

@@ -3,113 +3,139 @@
     python compare.py
     python compare.py --params demo.yaml --show     the settings alone
 
-Reads metrics.json, params.yaml, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for
-each run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints both as
-tables. A run that has not been evaluated yet is named.
+Reads metrics.json, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for each
+run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints
+both as tables. A run that has not been evaluated yet is named.
 """
-import csv
 import json
 from pathlib import Path
-
-import yaml
+from typing import NamedTuple
 
 from base.command import command
-from base.files import only_one, replacing
+from base.files import only_one
 from base.problem import Problem, shown
 from base.settings import differences, read_settings
-from base.tables import read_facts, read_record
-from reporting.charts import draw_runs, percent, style
+from base.strict_yaml import yaml_text
+from base.tables import read_facts, read_record, write_rows
+from reporting.charts import draw_runs, percent, shorten_name, style
 
-MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # as the maps were made
+MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # in the protocol
+
+
+class Finished(NamedTuple):
+    """A finished run: metrics.json, its settings, and its scores and costs as columns of compare.csv."""
+    metrics: dict
+    settings: dict  # "section.key": value; predict's and evaluate's are those of the scores, perhaps younger
+    figures: dict
 
 
 def flat(settings, path=""):
     """{"section.key": value} of nested settings; what is no mapping of names is a value."""
     if not isinstance(settings, dict):
         return {path: settings}
-    return {key: value for name, part in settings.items()
-            for key, value in flat(part, f"{path}.{name}" if path else str(name)).items()}
+    values = {}
+    for name, part in settings.items():
+        values.update(flat(part, f"{path}.{name}" if path else str(name)))
+    return values
 
 
 def read_run(folder):
-    """(metrics, settings, costs) of a finished run. Settings of predict and evaluate are those of its scores, which may
-    be younger than its training."""
+    """A Finished run; Problem (exit 3) where a file of it is missing, damaged or of an earlier version."""
     try:
-        metrics = read_record(folder / "metrics.json", "evaluate.py")
-        facts, about = read_facts(folder), read_record(folder / "run.json", "train.py")
-        settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        trained = {section: value for section, value in settings.items()
-                   if section not in ("predict", "evaluate", "report")}
-        trained["data"] = {key: value for key, value in trained["data"].items() if key != "prepared"}
-        scored = {key: value for key, value in metrics["protocol"].items() if key in MEASURED}
-        rows = ("full", "mean_iou"), ("full", "mean_f1"), ("full", "accuracy"), ("eroded", "mean_iou")
-        scores = {f"{kind} {score}": metrics[kind][score] for kind, score in rows}
-        scores["eroded mean_iou, left out"] = metrics["eroded"]["left_out"]["mean_iou"]
-        costs = {"parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
-                 "epoch": facts["epoch"], "training_seconds": about.get("training_seconds"), "commit": about["commit"]}
-        return metrics, {**flat(trained), **scored}, {**scores, **costs}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise Problem(f"run {folder}: {' '.join(str(error).split()) or type(error).__name__}, expected the files of a "
-                      "finished run; make report with its settings, or remove the folder", code=3) from None
+        metrics, facts = read_record(folder / "metrics.json", "evaluate.py"), read_facts(folder)
+        trained = read_record(folder / "run.json", "train.py")
+        sections = trained["settings"].keys() - {"predict", "evaluate", "report"}
+        settings = flat({name: part for name, part in trained["settings"].items() if name in sections})
+        del settings["data.prepared"]
+        settings.update({key: value for key, value in metrics["protocol"].items() if key in MEASURED})
+        full, eroded = metrics["full"], metrics["eroded"]
+        figures = {"full mean_iou": full["mean_iou"], "full mean_f1": full["mean_f1"],
+                   "full accuracy": full["accuracy"], "eroded mean_iou": eroded["mean_iou"],
+                   "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
+                   "parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
+                   "epoch": facts["epoch"], "training_seconds": trained.get("training_seconds"),
+                   "commit": trained["commit"]}
+        return Finished(metrics, settings, figures)
+    except KeyError as error:
+        raise Problem(f"run {folder}: {error}, expected the files of a finished run; make report with its "
+                      "settings, or remove the folder", code=3) from None
+
+
+def read_runs(folder):
+    """({name: Finished run}, lines of what is wrong with others) of the folders in `folder`; says which runs
+    have not been evaluated yet."""
+    runs, problems = {}, []
+    for run in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if not (run / "metrics.json").exists():
+            print(f"not evaluated yet: {run}")
+            continue
+        try:
+            runs[run.name] = read_run(run)
+        except Problem as problem:
+            problems += problem.lines
+    if not runs:
+        raise Problem(*problems, f"folder {folder}: no evaluated run, expected one; make report", code=3)
+    return runs, problems
+
+
+def differing_settings(runs):
+    """{key: {run: value as JSON}} of the settings that are not the same in all runs."""
+    keys = dict.fromkeys(key for run in runs.values() for key in run.settings)
+    values = {key: {name: json.dumps(run.settings.get(key)) for name, run in runs.items()} for key in keys}
+    return {key: of_runs for key, of_runs in values.items() if len(set(of_runs.values())) > 1}
 
 
 def print_table(rows):
     """Rows of texts, the first the header, in columns as wide as they need."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) if i == 0 else text.rjust(width)
-                        for i, (text, width) in enumerate(zip(row, widths))).rstrip())
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:])]
+        print("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+
+
+def print_runs(runs, differing):
+    """The runs with their scores and costs, and the settings in which they differ."""
+    rows = [["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"]]
+    for name, run in runs.items():
+        scores, seconds = list(run.figures.values())[:5], run.figures["training_seconds"] or 0
+        rows.append([name, *map(percent, scores), f"{run.figures['gflop_per_patch']:.2f}",
+                     f"{seconds / 60:.1f}"])
+    print_table(rows)
+    if differing:
+        print("\nsettings that differ")
+        rows = [["", *runs]]
+        for key, texts in differing.items():
+            rows.append([key, *(shorten_name(text, 40) for text in texts.values())])
+        print_table(rows)
+
+
+def show_settings(settings):
+    """Prints the settings as resolved, and what differs from params.yaml."""
+    print(yaml_text(settings), end="")
+    default = Path(__file__).with_name("params.yaml")
+    if default.exists():
+        differing = differences(settings, read_settings(default))
+        print(f"\n# {len(differing)} keys differ from {default.name}" + (":" if differing else ""))
+        for key, value, other in differing:
+            print(f"# {key}: {shown(value)}, there {shown(other)}")
 
 
 def main(settings, run, show):
     if show:
         show_settings(settings)
         return
-    found, problems = {}, []
-    for folder in sorted(path for path in run.parent.glob("*") if path.is_dir()):
-        if not (folder / "metrics.json").exists():
-            print(f"not evaluated yet: {folder}")
-            continue
-        try:
-            found[folder.name] = read_run(folder)
-        except Problem as problem:
-            problems += problem.lines
-    if not found:
-        raise Problem(*problems, f"folder {run.parent}: no evaluated run, expected one; make report", code=3)
-    keys = list(dict.fromkeys(key for _, chosen, _ in found.values() for key in chosen))
-    chosen = {name: {key: json.dumps(settings.get(key)) for key in keys} for name, (_, settings, _) in found.items()}
-    differing = [key for key in keys if len({row[key] for row in chosen.values()}) > 1]
-    rows = [{"run": name, **costs, **{key: chosen[name][key] for key in differing}}
-            for name, (_, _, costs) in found.items()]
-    table = run.parent / "compare.csv"
-    with only_one(run.parent):
-        with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        with style():
-            draw_runs(table.with_suffix(".png"), {name: metrics for name, (metrics, _, _) in found.items()})
-    print_table([["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"],
-                 *([name, *map(percent, list(row.values())[1:6]), f"{row['gflop_per_patch'] or 0:.2f}",
-                    f"{(row['training_seconds'] or 0) / 60:.1f}"] for name, row in zip(found, rows))])
-    if differing:
-        print("\nsettings that differ")
-        print_table([["", *found], *([key, *(row[key] if len(row[key]) <= 40 else row[key][:37] + "..."
-                                             for row in chosen.values())] for key in differing)])
-    print(f"\n{table}  {table.with_suffix('.png')}")
+    folder = run.parent
+    runs, problems = read_runs(folder)
+    differing = differing_settings(runs)
+    rows = [{"run": name, **one.figures, **{key: texts[name] for key, texts in differing.items()}}
+            for name, one in runs.items()]
+    with only_one(folder), style():
+        write_rows(folder / "compare.csv", list(rows[0]), rows)
+        draw_runs(folder / "compare.png", {name: one.metrics for name, one in runs.items()})
+    print_runs(runs, differing)
+    print(f"\n{folder / 'compare.csv'}  {folder / 'compare.png'}")
     if problems:
         raise Problem(*problems, code=3)
-
-
-def show_settings(settings):
-    """Prints the settings as resolved, and what differs from params.yaml."""
-    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
-    default = Path(__file__).with_name("params.yaml")
-    if default.exists():
-        found = differences(settings, read_settings(default))
-        print(f"\n# {len(found)} keys differ from {default.name}" + (":" if found else ""))
-        for key, value, other in found:
-            print(f"# {key}: {shown(value)}, there {shown(other)}")
 
 
 if __name__ == "__main__":

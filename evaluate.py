@@ -2,163 +2,185 @@
 
     python evaluate.py --params demo.yaml
 
-Reads predictions/<tile>.tif of every test tile, the maps in other ways beside it (maps.py), predict.csv, the prepared
-labels, and the official eroded labels where the data set has them; elsewhere a disc of evaluate.erode pixels around
-class boundaries is left out. All scores come from confusion matrices (rows labels, columns predictions), summed over
-the tiles: on all labelled pixels and without class boundaries, over all classes and without evaluate.leave_out, in all
-views and in one. Beside them the gain of each way of predicting, errors by distance to the class boundary, and the
-calibration of the confidence. About 4 s a 6000 x 6000 tile.
+Reads predictions/<tile>.tif of every test tile, the maps in other ways beside it (mapping/maps.py),
+predict.csv, model.json, the prepared labels, and the official eroded labels where the data set has them;
+elsewhere a disc of evaluate.erode pixels around class boundaries is left out. A test tile on which the model
+was trained or chosen is refused. All scores come from confusion matrices (rows labels, columns predictions),
+summed over the tiles: on all labelled pixels and without class boundaries, over all classes and without
+evaluate.leave_out, in all views and in one. Beside them the gain of each way of predicting, errors by
+distance to the class boundary, and the calibration of the confidence. About 4 s a 6000 x 6000 tile.
 """
-import csv
+from typing import NamedTuple
 
 import numpy as np
 
 from base.command import command
-from base.files import only_one, replacing, sha256
+from base.files import only_one, sha256
 from base.problem import Problem
-from base.tables import read_facts, read_table, write_record
+from base.tables import read_facts, read_table, write_record, write_rows
 from imagery.arrays import IGNORE
-from imagery.rasters import open_raster, reading
 from imagery.scores import boundary_distance, confusion_matrix
-from imagery.tiles import open_prepared, read_manifest
-from mapping.maps import CERTAIN, beside, options_of, ways
-from reporting.metrics import (
-    card,
-    describe,
-    describe_boundary,
-    describe_calibration,
-    describe_gains,
-    describe_protocol,
-    plain,
-)
+from imagery.tiles import open_prepared, prepared_rows
+from mapping.maps import CERTAIN, beside, maps_of, options_of, read_map, ways
+from reporting import metrics as scoring
 
 
-def read_band(path, shape, expected):
-    """(uint8 [H, W], tags) of a map; Problem (exit 3) where it is not of this shape or lacks the `expected` tags."""
-    if not path.exists():
-        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again", code=3)
-    with open_raster(path) as source:
-        if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
-            raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected one "
-                          f"of uint8, {tuple(shape)}; run predict.py again", code=3)
-        tags = source.tags()
-        for key, what in (("MODEL", "by another model"), ("PREDICT", "with other predict settings"),
-                          ("SOURCE", "from another image than the tile was prepared")):
-            if tags.get(key) != expected[key]:
-                raise Problem(f"class map {path}: made {what}, expected this run's; run prepare_data.py and predict.py "
-                              "again", code=3)
-        with reading(path):
-            return source.read(1), tags
+class Counts(NamedTuple):
+    """What one tile adds to the scores."""
+    maps: dict  # {way: {"full", "eroded": confusion matrix}}; "uncovered": see there
+    distances: np.ndarray  # int64 [reach + 2, C, C]: the map's matrix at each distance to the boundary
+    confidence: np.ndarray | None  # int64 [CERTAIN + 1, 2]: wrong and right pixels of each
+    official: bool  # the eroded labels are the data set's own
+    engine: str  # what made the map
 
 
-def read_map(path, shape, expected, classes):
-    """`read_band` of class indices; Problem (exit 3) where one is past the last class."""
-    predicted, tags = read_band(path, shape, expected)
-    highest = predicted[predicted != IGNORE].max(initial=0)
-    if highest >= classes:
-        raise Problem(f"class map {path}: class {highest}, expected less than {classes}; run predict.py again", code=3)
-    return predicted, tags
+def check_unseen(tiles, rows, run, facts):
+    """Problem (exit 3) that names every test tile on which the model was trained or chosen, by the tile's
+    name or its pixels. `rows`: {tile: its row of the manifest}; `facts`: model.json."""
+    if not {"trained_on", "chosen_on"} <= facts.keys():
+        raise Problem(f"model {run / 'model.json'}: of an earlier version, expected the tiles that it was "
+                      "trained and chosen on; run train.py again", code=3)
+    problems = []
+    for tile in tiles:
+        for role in ("trained", "chosen"):
+            seen, pixels = facts[f"{role}_on"], rows[tile]["pixels_sha256"]
+            names = [name for name in seen if name == tile or seen[name] == pixels]
+            if names:
+                known_as = "" if tile in names else f" as tile {names[0]}"
+                problems.append(f"tile {tile} in split.test: the model in {run} was {role} on it{known_as}, "
+                                "expected a tile that it has not seen; take it out, or run train.py again")
+    if problems:
+        raise Problem(*problems, code=3)
+
+
+def read_seconds(settings, run):
+    """{way: mean seconds that a test tile's map took, None where they are not known of all} of predict.csv.
+    Problem (exit 3) where a map is another file than predict.csv names."""
+    table, seconds = run / "predict.csv", {}
+    rows = {row.get("map"): row for row in (read_table(table) if table.exists() else [])}
+    for tile in settings["split"]["test"]:
+        for way, path in maps_of(tile, settings, run).items():
+            row = rows.get(path.stem, {"seconds": None})
+            if path.stem in rows and path.exists() and sha256(path) != row.get("sha256"):
+                raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that "
+                              "was written; run predict.py again", code=3)
+            try:
+                seconds.setdefault(way, []).append(float(row["seconds"] or "nan"))
+            except (KeyError, ValueError) as error:
+                raise Problem(f"table {table}: {error}, expected columns map and seconds; remove it",
+                              code=3) from None
+    return {way: scoring.or_none(np.mean(of_tiles)) for way, of_tiles in seconds.items()}
+
+
+# -- one tile --------------------------------------------------------------------------------------
+
+def read_own(path, shape, expected, highest):
+    """`read_map` of a map of this run; Problem (exit 3) where its tags are not the `expected` ones or where
+    it has values past the `highest` one and below IGNORE."""
+    pixels, tags = read_map(path, shape)
+    for key, made in (("MODEL", "by another model"), ("PREDICT", "with other predict settings"),
+                      ("SOURCE", "from another image than the tile was prepared")):
+        if tags.get(key) != expected[key]:
+            raise Problem(f"class map {path}: made {made}, expected this run's; run prepare_data.py and "
+                          "predict.py again", code=3)
+    if ((pixels > highest) & (pixels < IGNORE)).any():
+        raise Problem(f"class map {path}: values past {highest}, expected 0 to {highest}; run predict.py "
+                      "again", code=3)
+    return pixels, tags
+
+
+def uncovered(predicted, window):
+    """The map as the notebook makes it, from that of windows side by side: whole windows alone are predicted.
+    The border that they leave over keeps probabilities of zero, and the highest of zeros is the first: class
+    0."""
+    rows, cols = (size // window * window for size in predicted.shape)
+    inside = np.zeros(predicted.shape, bool)
+    inside[:rows, :cols] = True
+    return np.where(inside | (predicted == IGNORE), predicted, np.uint8(0))
+
+
+def count(predicted, prepared, distance, settings):
+    """(int64 [reach + 2, C, C], {"full", "eroded": int64 [C, C]}): confusion matrices of a map at each
+    distance to the class boundary, on all labelled pixels, and without class boundaries."""
+    classes, options = len(settings["data"]["classes"]), settings["evaluate"]
+    seen = predicted != IGNORE  # nodata in the image is neither predicted nor scored
+    labels, groups = np.where(seen, prepared.labels, IGNORE), max(options["reach"], options["erode"]) + 2
+    distances = confusion_matrix(labels, predicted, classes, distance, groups)
+    if prepared.eroded is None:
+        eroded = distances[options["erode"] + 1:].sum(0)
+    else:
+        eroded = confusion_matrix(np.where(seen, prepared.eroded, IGNORE), predicted, classes)
+    return distances, {"full": distances.sum(0), "eroded": eroded}
 
 
 def evaluate_tile(tile, settings, run, facts, raw):
-    """What one tile adds to the scores: {"maps": {way: {"full", "eroded": confusion matrix}}, "distances": a confusion
-    matrix for each distance to the boundary, "confidence": int64 [CERTAIN + 1, 2], wrong and right pixels of each,
-    "official": whether its eroded labels are, "tags": the map's}. The way of the map itself
-    is None, and "uncovered" is side_by_side as it were without the windows that reach past the edge."""
-    data, options, classes = settings["data"], settings["evaluate"], len(settings["data"]["classes"])
-    prepared = open_prepared(data, tile)
-    labels, official = np.ascontiguousarray(prepared.labels), prepared.eroded
-    expected = {"MODEL": facts["sha256"],
-                "SOURCE": " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)}
-    reach = max(options["reach"], options["erode"])
-    distance = boundary_distance(labels, reach)
-    found = {"maps": {}, "official": official is not None, "confidence": None}
+    """The Counts of a test tile; `raw`: its raw files in the manifest."""
+    prepared, options = open_prepared(settings["data"], tile), settings["evaluate"]
+    labels, last = np.ascontiguousarray(prepared.labels), len(settings["data"]["classes"]) - 1
+    distance = boundary_distance(labels, max(options["reach"], options["erode"]))
+    source = " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)
+    predict, maps, confidence = {"map": settings["predict"], **ways(settings)}, {}, None
+    for way, path in maps_of(tile, settings, run).items():
+        expected = {"MODEL": facts["sha256"], "SOURCE": source, "PREDICT": options_of(predict[way])}
+        predicted, tags = read_own(path, labels.shape, expected, last)
+        by_distance, maps[way] = count(predicted, prepared, distance, settings)
+        if way == "map":
+            distances, engine = by_distance, tags["ENGINE"]
+        if way == "side_by_side":
+            covered = uncovered(predicted, predict[way]["window"])
+            maps["uncovered"] = count(covered, prepared, distance, settings)[1]
+        if "confidence" in predict[way]["also"]:
+            levels, _ = read_own(beside(path, "confidence"), labels.shape, expected, CERTAIN)
+            levels[(predicted == IGNORE) | (labels == IGNORE)] = IGNORE
+            right = (predicted == labels).view(np.uint8)
+            confidence = confusion_matrix(levels, right, CERTAIN + 1)[:, :2]
+    return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
 
-    def count(way, predicted, seen):
-        by_distance = confusion_matrix(np.where(seen, labels, IGNORE), predicted, classes, distance, reach + 2)
-        eroded = (by_distance[options["erode"] + 1:].sum(0) if official is None else
-                  confusion_matrix(np.where(seen, official, IGNORE), predicted, classes))
-        found["maps"][way] = {"full": by_distance.sum(0), "eroded": eroded}
-        return by_distance
 
-    path = run / "predictions" / f"{tile}.tif"
-    for way, predict in {None: settings["predict"], **ways(settings)}.items():
-        expected["PREDICT"] = options_of(predict)
-        predicted, tags = read_map(beside(path, way) if way else path, labels.shape, expected, classes)
-        seen = predicted != IGNORE  # nodata in the image: neither predicted nor scored
-        by_distance = count(way, predicted, seen)
-        if way is None:
-            found["distances"], found["tags"] = by_distance, tags
-            if "confidence" in predict["also"]:
-                confidence, _ = read_band(beside(path, "confidence"), labels.shape, expected)
-                levels = np.where(seen & (labels != IGNORE), confidence, IGNORE)
-                if ((levels > CERTAIN) & (levels < IGNORE)).any():
-                    raise Problem(f"confidence {beside(path, 'confidence')}: values past {CERTAIN}, expected 0 to "
-                                  f"{CERTAIN}; run predict.py again", code=3)
-                found["confidence"] = confusion_matrix(levels, (predicted == labels).view(np.uint8),
-                                                       CERTAIN + 1)[:, :2]
-        elif way == "side_by_side":
-            covered = [size // predict["window"] * predict["window"] for size in labels.shape]
-            predicted[covered[0]:] = predicted[:, covered[1]:] = 0  # the class of the highest of so many zeros
-            count("uncovered", predicted, seen)
-    return found
+# -- all tiles -------------------------------------------------------------------------------------
+
+def evaluate_run(settings, run, facts):
+    """metrics.json of a run."""
+    tiles, classes = settings["split"]["test"], list(settings["data"]["classes"])
+    rows = prepared_rows(settings["data"], tiles)
+    check_unseen(tiles, rows, run, facts)
+    seconds = read_seconds(settings, run)
+    counts = {tile: evaluate_tile(tile, settings, run, facts, rows[tile]["raw"]) for tile in tiles}
+    each = list(counts.values())
+    scores = {}
+    for way in each[0].maps:
+        of_way = {tile: one.maps[way] for tile, one in counts.items()}
+        scores[way] = scoring.describe_way(of_way, classes, settings["evaluate"]["leave_out"])
+    official = [one.official for one in each]
+    return {"protocol": scoring.describe_protocol(settings, facts, each[0].engine, official), **scores["map"],
+            "settings": {section: settings[section] for section in ("predict", "evaluate")},
+            "ways": {way: of_way for way, of_way in scores.items() if way != "map"},
+            "gains": scoring.describe_gains(scores, seconds, settings) if len(scores) > 1 else [],
+            "boundary": scoring.describe_boundary(sum(one.distances for one in each)),
+            "calibration": None if each[0].confidence is None else
+            scoring.describe_calibration(sum(one.confidence for one in each))}
 
 
 def print_scores(metrics, classes):
     """The scores as tables: each class, then the protocol card."""
+    def text(value):
+        return "-" if value is None else f"{value:.4f}"
+
+    full, eroded = metrics["full"]["classes"], metrics["eroded"]["classes"]
     print(f"{'':>16}{'full IoU':>10}{'F1':>8}{'eroded IoU':>13}{'F1':>8}")
-    show = lambda value: "-" if value is None else f"{value:.4f}"  # noqa: E731
     for name in classes:
-        values = [metrics[kind]["classes"][name][score] for kind in ("full", "eroded") for score in ("iou", "f1")]
-        print(f"{name:>16}{show(values[0]):>10}{show(values[1]):>8}{show(values[2]):>13}{show(values[3]):>8}")
+        print(f"{name:>16}{text(full[name]['iou']):>10}{text(full[name]['f1']):>8}"
+              f"{text(eroded[name]['iou']):>13}{text(eroded[name]['f1']):>8}")
     print(f"\n{'views':>6}  {'labels':<8}{'classes':<28}{'accuracy':>10}{'mean IoU':>10}{'mean F1':>10}")
-    for views, labels, counted, *values in card(metrics):
-        print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{show(value):>10}" for value in values))
+    for views, labels, counted, *values in scoring.card(metrics):
+        print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{text(value):>10}" for value in values))
 
 
-def read_seconds(path):
-    """{map: seconds that it took} of predict.csv; those of maps that it does not know are not told."""
-    rows = read_table(path) if path.exists() else []
-    try:
-        return {row["map"]: float(row["seconds"] or "nan") for row in rows}
-    except (KeyError, ValueError) as error:
-        raise Problem(f"table {path}: {error}, expected columns map and seconds; remove it", code=3) from None
-
-
-def evaluate_run(settings, run, facts):
-    """metrics.json of a run."""
-    classes, leave_out = list(settings["data"]["classes"]), settings["evaluate"]["leave_out"]
-    manifest = read_manifest(settings["data"]["prepared"])["tiles"]
-    found = {}
-    for tile in settings["split"]["test"]:
-        if tile not in manifest:
-            raise Problem(f"tile {tile} in {settings['data']['prepared']}: not prepared, expected it in manifest.json; "
-                          "run prepare_data.py again", code=3)
-        found[tile] = evaluate_tile(tile, settings, run, facts, manifest[tile]["raw"])
-    first, each = next(iter(found.values())), found.values()
-    total = {way: {kind: describe(sum(one["maps"][way][kind] for one in each), classes, leave_out)
-                   for kind in ("full", "eroded")} for way in first["maps"]}
-    tiles = {way: {tile: {kind: describe(confusion, classes, leave_out) for kind, confusion in one["maps"][way].items()}
-                   for tile, one in found.items()} for way in first["maps"]}
-    taken = read_seconds(run / "predict.csv")
-    for row in read_table(run / "predict.csv") if taken else []:
-        path = run / f"predictions/{row['map']}.tif"
-        if row["map"].removesuffix(".one_view").removesuffix(".side_by_side") in found and path.exists() and (
-                sha256(path) != row.get("sha256")):
-            raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that was written; "
-                          "run predict.py again", code=3)
-    seconds = {way: plain(float(np.mean([taken.get(f"{tile}.{way}" if way else tile, np.nan) for tile in found])))
-               for way in first["maps"]}
-    metrics = {"protocol": describe_protocol(settings, facts, first["tags"], [one["official"] for one in each]),
-               **total.pop(None), "tiles": tiles.pop(None)}
-    total[None] = {"full": metrics["full"]}
-    metrics["settings"] = {section: settings[section] for section in ("predict", "evaluate")}
-    metrics["ways"] = {way: {**total[way], "tiles": tiles[way]} for way in tiles}
-    metrics["gains"] = describe_gains(total, seconds, settings) if tiles else []
-    metrics["boundary"] = describe_boundary(sum(one["distances"] for one in each))
-    metrics["calibration"] = (None if first["confidence"] is None else
-                              describe_calibration(sum(one["confidence"] for one in each)))
-    return metrics
+def write_confusion(path, confusion, classes):
+    """confusion.csv: a row of pixels for each label, a column for each predicted class."""
+    corner = "label \\ predicted"
+    rows = [{corner: name, **dict(zip(classes, row))} for name, row in zip(classes, confusion)]
+    write_rows(path, [corner, *classes], rows)
 
 
 def main(settings, run):
@@ -166,9 +188,7 @@ def main(settings, run):
     facts = read_facts(run, settings["data"]["classes"])
     with only_one(run):
         metrics = evaluate_run(settings, run, facts)
-        with replacing(run / "confusion.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["label \\ predicted", *classes],
-                                        *([name, *row] for name, row in zip(classes, metrics["full"]["confusion"]))])
+        write_confusion(run / "confusion.csv", metrics["full"]["confusion"], classes)
         write_record(run / "metrics.json", metrics)
     print_scores(metrics, classes)
     print(f"{metrics['protocol']['text']}\n{run / 'metrics.json'}")

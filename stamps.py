@@ -11,6 +11,7 @@ file: only a file of another size or time is read again.
 import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 from base.code import code_of, code_sha256
@@ -22,7 +23,7 @@ from base.strict_yaml import yaml_text
 from base.tables import write_text
 from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
-from learning.records import finder_stands, training_stands
+from learning.records import finder_stands, training_stands, why_anew
 from mapping.maps import maps_stand
 from reporting.metrics import page_stands, scores_stand
 
@@ -109,6 +110,9 @@ def main(settings, run):
         for folder in (run, *([prepared] if os.access(prepared, os.W_OK) else [])):
             held.enter_context(only_one(folder))
         write_stamps(settings, run)
+    reason = why_anew(settings, run)
+    if reason:
+        print(reason, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the benchmarks share: contenders run in turn, each in a process of its own; medians; results with the machine.
+"""What the benchmarks share: contenders run in turn, each in a process of its own; medians; results with the
+machine.
 
 A contender is a function that returns {figure: number}; `main` runs every one of them once per
 round, so that a slow minute of the machine falls on all, and hands the medians to the script's `summarise`.
@@ -19,19 +20,21 @@ sys.path.insert(0, str(ROOT))  # the project's own modules
 
 def machine():
     """What the figures were measured on."""
-    def found(path, word):
+    def first_value(path, word):
         lines = Path(path).read_text().splitlines() if Path(path).exists() else []
         return next((line.split(":")[1].strip() for line in lines if line.startswith(word)), None)
 
     versions = {}
-    for name in ("tensorflow", "keras", "jax", "numpy", "rasterio", "torch", "albumentations", "openvino", "nncf"):
+    for name in ("tensorflow", "keras", "jax", "numpy", "rasterio", "torch", "albumentations", "openvino",
+                 "nncf"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             pass
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {"processor": found("/proc/cpuinfo", "model name") or platform.processor(), "cores": os.cpu_count(),
-            "memory": found("/proc/meminfo", "MemTotal"), "system": platform.system(),
+    return {"processor": first_value("/proc/cpuinfo", "model name") or platform.processor(),
+            "cores": os.cpu_count(), "memory": first_value("/proc/meminfo", "MemTotal"),
+            "system": platform.system(),
             "python": platform.python_version(), **versions, "commit": commit.stdout.strip() or None}
 
 
@@ -41,14 +44,16 @@ def resident():
     return tuple(int(status[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))
 
 
-def shown(value):
+def digits(value):
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def run_one(script, name, folder):
-    """The figures of a contender, run in a process of its own; None where a package that it needs is not installed."""
-    done = subprocess.run([sys.executable, script, "--only", name, "--folder", str(folder)], capture_output=True,
-                          text=True, env={"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **os.environ})
+    """The figures of a contender, run in a process of its own; None where a package that it needs is not
+    installed."""
+    environment = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
+    done = subprocess.run([sys.executable, script, "--only", name, "--folder", str(folder)],
+                          capture_output=True, text=True, env=environment)
     if done.returncode == 3:
         return None
     if done.returncode:
@@ -57,11 +62,12 @@ def run_one(script, name, folder):
 
 
 def main(script, doc, contenders, make, summarise, rounds=3, once=()):
-    """The command line of a benchmark: makes its input in a folder, runs the contenders in turn (those of `once` in the
-    first round only), prints a table and writes benchmarks/results/<script>.json."""
+    """The command line of a benchmark: makes its input in a folder, runs the contenders in turn (those of
+    `once` in the first round only), prints a table and writes benchmarks/results/<script>.json."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--folder", type=Path, default=ROOT / "data/benchmark", help="where its input is made and kept")
+    parser.add_argument("--folder", type=Path, default=ROOT / "data/benchmark",
+                        help="where its input is made and kept")
     parser.add_argument("--only", choices=contenders, help="run one contender once and print its figures")
     options = parser.parse_args()
     if options.only:
@@ -72,18 +78,21 @@ def main(script, doc, contenders, make, summarise, rounds=3, once=()):
             sys.exit(3)
         return
     make(options.folder)
-    found = {name: [] for name in contenders}
+    results = {name: [] for name in contenders}
     for number in range(options.rounds):
         for name in (name for name in contenders if number == 0 or name not in once):
             figures = run_one(script, name, options.folder)
-            found[name] += [figures] if figures else []
+            results[name] += [figures] if figures else []
             print(f"round {number + 1}/{options.rounds}  {name:>24}  "
-                  + ("  ".join(f"{key} {shown(value)}" for key, value in figures.items()) if figures else
+                  + ("  ".join(f"{key} {digits(value)}" for key, value in figures.items()) if figures else
                      "not run: packages (benchmarks/requirements.txt) or tiles missing"), flush=True)
-    medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-               for name, runs in found.items() if runs}
+    medians = {}
+    for name, each in results.items():
+        if each:
+            medians[name] = {key: statistics.median(figures[key] for figures in each) for key in each[0]}
     figures = {key: round(value, 4) for key, value in summarise(medians).items()}
     target = ROOT / "benchmarks/results" / f"{Path(script).stem}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")
-    print("\nmedians\n" + "\n".join(f"{key:>36} {shown(value):>12}" for key, value in figures.items()) + f"\n{target}")
+    lines = [f"{key:>36} {digits(value):>12}" for key, value in figures.items()]
+    print("\n".join(["\nmedians", *lines, str(target)]))

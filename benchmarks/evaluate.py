@@ -1,11 +1,13 @@
-"""Scoring one 6000 x 6000 tile: colour-coded labels and a class map to confusion matrices, full and boundary-eroded.
+"""Scoring one 6000 x 6000 tile: colour-coded labels and a class map to confusion matrices, full and
+boundary-eroded.
 
     python benchmarks/evaluate.py     about 2 minutes on 2 cores, 5 GB of memory
 
-What is read from files beforehand is the same for all: labels as colours (uint8, bands first, as GDAL reads them) and
-the map's class indices. The notebook compares every pixel with each colour and counts with tf.math.confusion_matrix;
-scikit-learn counts what is decoded already. The floor: 36 Mpx times 3 bytes of colours and one of the map are 0.15 GB,
-0.02 s at 8 GB/s; a look-up for each pixel and a count for each pair come to about 0.1 s on one core.
+What is read from files beforehand is the same for all: labels as colours (uint8, bands first, as GDAL reads
+them) and the map's class indices. The notebook compares every pixel with each colour and counts with
+tf.math.confusion_matrix; scikit-learn counts what is decoded already. The floor: 36 Mpx times 3 bytes of
+colours and one of the map are 0.15 GB, 0.02 s at 8 GB/s; a look-up for each pixel and a count for each pair
+come to about 0.1 s on one core.
 """
 import time
 
@@ -51,8 +53,8 @@ def ours(folder):
     matrices = confusion_matrix(labels, predicted, len(data["classes"]), distance, RADIUS + 2)
     done = time.perf_counter()
     assert matrices.sum() == counts[0] == SIZE**2
-    return {"seconds": done - started, "decode": decoded - started, "erode": eroded - decoded, "count": done - eroded,
-            "mpx_per_second": SIZE**2 / 1e6 / (done - started - (eroded - decoded)),
+    return {"seconds": done - started, "decode": decoded - started, "erode": eroded - decoded,
+            "count": done - eroded, "mpx_per_second": SIZE**2 / 1e6 / (done - started - (eroded - decoded)),
             "resident_mb": bench.resident()[1], "beyond_input_mb": bench.resident()[1] - held,
             "trace": float(np.trace(matrices.sum(0)))}
 
@@ -78,15 +80,16 @@ def scikit_learn(folder):
     labels, predicted = load(folder, "labels", "map")
     started = time.perf_counter()
     matrix = confusion_matrix(labels.ravel(), predicted.ravel())
-    return {"mpx_per_second": SIZE**2 / 1e6 / (time.perf_counter() - started), "resident_mb": bench.resident()[1],
-            "trace": float(np.trace(matrix))}
+    return {"mpx_per_second": SIZE**2 / 1e6 / (time.perf_counter() - started), 
+            "resident_mb": bench.resident()[1], "trace": float(np.trace(matrix))}
 
 
 def summarise(medians):
     mine, theirs = medians["ours"], medians["notebook"]
     assert all(figures["trace"] == mine["trace"] for figures in medians.values())  # they count alike
     figures = {"vs_notebook": mine["mpx_per_second"] / theirs["mpx_per_second"], **mine,
-               "notebook_mpx_per_second": theirs["mpx_per_second"], "notebook_resident_mb": theirs["resident_mb"]}
+               "notebook_mpx_per_second": theirs["mpx_per_second"],
+               "notebook_resident_mb": theirs["resident_mb"]}
     if "scikit_learn" in medians:
         figures["scikit_learn_count_mpx_per_second"] = medians["scikit_learn"]["mpx_per_second"]
     del figures["trace"]
@@ -94,5 +97,5 @@ def summarise(medians):
 
 
 if __name__ == "__main__":
-    bench.main(__file__, __doc__, {"ours": ours, "notebook": notebook, "scikit_learn": scikit_learn}, make, summarise,
-               rounds=5)
+    bench.main(__file__, __doc__, {"ours": ours, "notebook": notebook, "scikit_learn": scikit_learn}, make,
+               summarise, rounds=5)

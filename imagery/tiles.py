@@ -132,6 +132,16 @@ def open_tiles(data, names, checked=True):
     return [open_prepared(data, name, manifest, checked) for name in names]
 
 
+def prepared_rows(data, tiles):
+    """{tile: its row of the manifest}; Problem (exit 3) that names all tiles that are not prepared."""
+    rows = read_manifest(data["prepared"])["tiles"]
+    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run prepare_data.py "
+               "again" for tile in tiles if tile not in rows]
+    if missing:
+        raise Problem(*missing, code=3)
+    return {tile: rows[tile] for tile in tiles}
+
+
 def check_roles(split, manifest):
     """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}

@@ -19,7 +19,7 @@ from rasterio.enums import Resampling
 from base.files import sha256
 from base.problem import Problem
 from base.tables import read_table
-from imagery.rasters import open_raster
+from imagery.rasters import open_raster, reading
 
 CERTAIN = 200  # what a probability of 1 is written as
 PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
@@ -75,13 +75,30 @@ def files_of(path, also):
     return [path, *sidecars(path), *(beside(path, name) for name in also if ALSO[name].overviews)]
 
 
+def maps_of(tile, settings, run):
+    """{way: path} of a test tile's maps: "map", the map itself, and the map made in each of the `ways`."""
+    path = run / "predictions" / f"{tile}.tif"
+    return {"map": path, **{way: beside(path, way) for way in ways(settings)}}
+
+
 def expected_maps(settings, run):
     """[(path, what goes beside it)] of the test tiles' maps, in every way."""
-    folder, maps = run / "predictions", []
-    for tile in settings["split"]["test"]:
-        path = folder / f"{tile}.tif"
-        maps += [(path, settings["predict"]["also"]), *((beside(path, way), []) for way in ways(settings))]
-    return maps
+    also = {"map": settings["predict"]["also"]}
+    return [(path, also.get(way, [])) for tile in settings["split"]["test"]
+            for way, path in maps_of(tile, settings, run).items()]
+
+
+def read_map(path, shape):
+    """(uint8 [H, W], {tag: text}) of a map, or of its confidence; Problem (exit 3) where it is not there or has
+    another shape."""
+    if not path.exists():
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again", code=3)
+    with open_raster(path) as source:
+        if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
+            raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected "
+                          f"one of uint8, {tuple(shape)}; run predict.py again", code=3)
+        with reading(path):
+            return source.read(1), source.tags()
 
 
 def check_length_of_name(run, name, raster):

@@ -1,4 +1,5 @@
-"""metrics.json: what the scores mean, built from confusion matrices, and read back.
+"""metrics.json: what the scores mean, built from confusion matrices; and whether a run's scores and page
+stand.
 """
 import math
 
@@ -12,114 +13,155 @@ from mapping.maps import CERTAIN
 BINS = 20  # of confidence, equally wide
 
 
-def plain(value):
-    """A float as JSON can hold it: None for NaN."""
+def or_none(value):
+    """A number as JSON can hold it: a float, None for NaN."""
     return None if math.isnan(value) else float(value)
 
 
+# -- from confusion matrices -----------------------------------------------------------------------
+
 def describe(confusion, classes, leave_out):
-    """The scores of a confusion matrix, as metrics.json holds them."""
-    each = class_scores(confusion)
-    kept = [i for i, name in enumerate(classes) if name not in leave_out]
-    return {"accuracy": plain(accuracy(confusion)),
-            "mean_iou": plain(mean_of(each["iou"])), "mean_f1": plain(mean_of(each["f1"])),
-            "left_out": {"accuracy": plain(float(divide(np.diag(confusion)[kept].sum(), confusion[kept].sum()))),
-                         "mean_iou": plain(mean_of(each["iou"], kept)), "mean_f1": plain(mean_of(each["f1"], kept))},
-            "classes": {name: {**{score: plain(each[score][i]) for score in ("iou", "f1", "precision", "recall")},
-                               "pixels": int(each["pixels"][i])} for i, name in enumerate(classes)},
-            "confusion": confusion.tolist()}
+    """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them."""
+    each, every = class_scores(confusion), list(range(len(classes)))
+    kept = [i for i in every if classes[i] not in leave_out]
+
+    def means(keep):
+        accuracy_there = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
+        return {"accuracy": or_none(accuracy_there), "mean_iou": or_none(mean_of(each["iou"], keep)),
+                "mean_f1": or_none(mean_of(each["f1"], keep))}
+
+    by_class = {}
+    for i, name in enumerate(classes):
+        by_class[name] = {score: or_none(each[score][i]) for score in ("iou", "f1", "precision", "recall")}
+        by_class[name]["pixels"] = int(each["pixels"][i])
+    return {**means(every), "left_out": means(kept), "classes": by_class, "confusion": confusion.tolist()}
+
+
+def describe_way(tiles, classes, leave_out):
+    """The scores of maps that were made in one way, {"full", "eroded", "tiles"}: of all tiles together and of
+    each. `tiles`: {tile: {"full", "eroded": confusion matrix}}."""
+    scores = {tile: {kind: describe(confusion, classes, leave_out) for kind, confusion in matrices.items()}
+              for tile, matrices in tiles.items()}
+    total = {kind: describe(sum(matrices[kind] for matrices in tiles.values()), classes, leave_out)
+             for kind in ("full", "eroded")}
+    return {**total, "tiles": scores}
 
 
 def describe_boundary(distances):
-    """Errors by distance to the class boundary, from a confusion matrix of each distance (the last: all beyond): for
-    each the share of the scored pixels that lie there and of these the share that is wrong, and the scores of what
-    lies farther."""
+    """Errors by distance to the class boundary, [{"pixels", "share", ...}], from a confusion matrix of each
+    distance (int64 [distances, C, C], the last: all beyond). For each distance the share of the scored pixels
+    that lie there, the share of these that is wrong, and the scores of the pixels that lie farther."""
     total, rows = distances.sum(), []
     for pixels in range(len(distances) - 1):
         there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
-        rows.append({"pixels": pixels, "share": plain(float(divide(there.sum(), total))),
-                     "error": plain(1 - accuracy(there)), "accuracy_beyond": plain(accuracy(beyond)),
-                     "mean_iou_beyond": plain(mean_iou(beyond))})
+        rows.append({"pixels": pixels, "share": or_none(divide(there.sum(), total)),
+                     "error": or_none(1 - accuracy(there)), "accuracy_beyond": or_none(accuracy(beyond)),
+                     "mean_iou_beyond": or_none(mean_iou(beyond))})
     return rows
 
 
 def describe_calibration(levels):
-    """How sure the network is against how often it is right, from wrong and right pixels of each confidence: the bins
-    of a reliability diagram, and the expected calibration error (Guo et al., On Calibration of Modern Neural Networks,
-    2017), the mean of their differences weighted by their pixels."""
+    """How sure the network is against how often it is right: the bins of a reliability diagram, and the
+    expected calibration error (Guo et al., On Calibration of Modern Neural Networks, 2017), the mean of their
+    differences weighted by their pixels. `levels`: wrong and right pixels of each confidence, int64 [CERTAIN
+    + 1, 2]."""
     level = np.arange(CERTAIN + 1)
-    place = np.minimum(level * BINS // CERTAIN, BINS - 1)
-    pixels, right, sure = (np.bincount(place, weights, BINS)
-                           for weights in (levels.sum(1), levels[:, 1], levels.sum(1) * level / CERTAIN))
+    bins = np.minimum(level * BINS // CERTAIN, BINS - 1)
+    pixels = np.bincount(bins, levels.sum(1), BINS)
+    right = np.bincount(bins, levels[:, 1], BINS)
+    sure = np.bincount(bins, levels.sum(1) * level / CERTAIN, BINS)
+    confidences, accuracies = divide(sure, pixels), divide(right, pixels)
     rows = [{"low": i / BINS, "high": (i + 1) / BINS, "pixels": int(pixels[i]),
-             "confidence": plain(float(divide(sure[i], pixels[i]))),
-             "accuracy": plain(float(divide(right[i], pixels[i])))} for i in range(BINS)]
-    return {"expected_calibration_error": plain(float(divide(np.abs(sure - right).sum(), pixels.sum()))), "bins": rows}
+             "confidence": or_none(confidences[i]), "accuracy": or_none(accuracies[i])} for i in range(BINS)]
+    error = divide(np.abs(sure - right).sum(), pixels.sum())
+    return {"expected_calibration_error": or_none(error), "bins": rows}
 
 
-def describe_gains(maps, seconds, settings):
-    """The gain ledger: what each step from the notebook's way of predicting to this one adds, all test tiles
-    together."""
+# -- what the numbers mean -------------------------------------------------------------------------
+
+def describe_gains(scores, seconds, settings):
+    """The gain ledger: a row for each step from the notebook's way of predicting to this one, all test tiles
+    together. `scores`: {way: its scores}; `seconds`: {way: seconds a tile, or None}."""
     options, size = settings["predict"], settings["input"]["patch_size"]
     first = next(iter(settings["data"]["classes"]))
-    steps = {"uncovered": f"patches of {size} px side by side, what is left at the right and at the bottom {first}",
-             "side_by_side": "every pixel predicted",
-             "one_view": f"windows of {options['window']} px that overlap by {options['overlap']:g}, blended",
-             None: f"{len(options['views'])} views averaged"}
-    if "one_view" not in maps:  # the map itself is in one
-        steps[None] = steps.pop("one_view")
-    return [{"step": text, "way": way or "map", "accuracy": maps[way]["full"]["accuracy"],
-             "mean_iou": maps[way]["full"]["mean_iou"],
-             "classes": {name: scores["iou"] for name, scores in maps[way]["full"]["classes"].items()},
-             "seconds_per_tile": seconds.get(way)} for way, text in steps.items() if way in maps]
+    windows = f"windows of {options['window']} px that overlap by {options['overlap']:g}, blended"
+    steps = {"uncovered": f"patches of {size} px side by side, what is left at the right and at the bottom "
+                          f"{first}",
+             "side_by_side": "every pixel predicted"}
+    if "one_view" in scores:
+        steps.update({"one_view": windows, "map": f"{len(options['views'])} views averaged"})
+    else:  # the map itself is in one view
+        steps["map"] = windows
+    return [{"step": step, "way": way, "accuracy": scores[way]["full"]["accuracy"],
+             "mean_iou": scores[way]["full"]["mean_iou"],
+             "classes": {name: each["iou"] for name, each in scores[way]["full"]["classes"].items()},
+             "seconds_per_tile": seconds.get(way)} for way, step in steps.items()]
 
 
-def describe_protocol(settings, facts, tags, official):
-    """What the numbers mean, in fields and in a sentence that a paper can quote."""
-    options, evaluate, split = settings["predict"], settings["evaluate"], settings["split"]
-    kinds = set(official)
-    eroded = ("official" if kinds == {True} else f"disc of {evaluate['erode']} px" if kinds == {False}
-              else f"official where given, else disc of {evaluate['erode']} px")
-    protocol = {"tiles": split["test"], "trained_on": split["train"], "checkpoint_chosen_on": split["val"],
+def describe_erosion(official, radius):
+    """Which labels are without class boundaries, in words; `official`: of each tile, whether its own are
+    given."""
+    disc = f"disc of {radius} px"
+    if all(official):
+        return "official"
+    return f"official where given, else {disc}" if any(official) else disc
+
+
+def describe_protocol(settings, facts, engine, official):
+    """What the numbers mean, in fields and in a sentence that a paper can quote. What the model was trained
+    and chosen on is what model.json (`facts`) says; `official` as for `describe_erosion`."""
+    options, evaluate = settings["predict"], settings["evaluate"]
+    protocol = {"tiles": settings["split"]["test"], "trained_on": list(facts["trained_on"]),
+                "checkpoint_chosen_on": list(facts["chosen_on"]),
                 "checkpoint": f"epoch {facts['epoch']}: {facts['chosen_by']}", "views": options["views"],
-                "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
-                "eroded_labels": eroded, "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
-    views = len(options["views"])
+                "window": options["window"], "overlap": options["overlap"], "engine": engine,
+                "eroded_labels": describe_erosion(official, evaluate["erode"]),
+                "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
+    views, left_out = len(options["views"]), ", ".join(evaluate["leave_out"])
     protocol["text"] = (
-        f"{len(split['test'])} test tile(s), none of which was trained on or chose anything; checkpoint of epoch "
-        f"{facts['epoch']}, {facts['chosen_by']} ({', '.join(split['val'])}); windows of {options['window']} px, "
-        f"overlapping by {options['overlap']:g}, {f'{views} views averaged' if views > 1 else 'one view'}, "
-        f"{tags['ENGINE']}; every labelled pixel scored (full) and without class boundaries ({eroded}, eroded); means "
-        f"over the {len(settings['data']['classes'])} classes, as far as they occur"
-        + (f", and again without {', '.join(evaluate['leave_out'])}." if evaluate["leave_out"] else "."))
+        f"{len(protocol['tiles'])} test tile(s), none of which was trained on or chose anything; checkpoint "
+        f"of epoch {facts['epoch']}, {facts['chosen_by']} ({', '.join(facts['chosen_on'])}); windows of "
+        f"{options['window']} px, overlapping by {options['overlap']:g}, "
+        + (f"{views} views averaged" if views > 1 else "one view")
+        + f", {engine}; every labelled pixel scored (full) and without class boundaries "
+        f"({protocol['eroded_labels']}, eroded); means over the {len(settings['data']['classes'])} classes, "
+        "as far as they occur" + (f", and again without {left_out}." if left_out else "."))
     return protocol
 
 
 def count_classes(classes):
-    """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or predictions."""
-    known = sum(each["iou"] is not None for each in classes.values())
-    return str(known) if known == len(classes) else f"{known} that occur, of {len(classes)}"
+    """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or
+    predictions."""
+    occur = sum(each["iou"] is not None for each in classes.values())
+    return str(occur) if occur == len(classes) else f"{occur} that occur, of {len(classes)}"
 
 
 def card(metrics):
-    """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every common
-    meaning of "the score"."""
-    protocol, rows = metrics["protocol"], []
-    maps = {len(protocol["views"]): metrics}
+    """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every
+    common meaning of "the score"."""
+    maps = {len(metrics["protocol"]["views"]): metrics}
     if "one_view" in metrics["ways"]:
         maps[1] = metrics["ways"]["one_view"]
+    rows = []
     for views, scores in maps.items():
         for kind in ("full", "eroded"):
-            classes, left_out = scores[kind]["classes"], protocol["leave_out"]
-            means = [(f"all {count_classes(classes)}", scores[kind])]
-            if left_out:
-                rest = {name: each for name, each in classes.items() if name not in left_out}
-                few = "" if None not in (each["iou"] for each in rest.values()) else f", {count_classes(rest)}"
-                means.append((f"without {', '.join(left_out)}{few}", scores[kind]["left_out"]))
-            rows += [(views, kind, name, *(mean[key] for key in ("accuracy", "mean_iou", "mean_f1")))
-                     for name, mean in means]
+            for name, means in means_of(scores[kind], metrics["protocol"]["leave_out"]).items():
+                rows.append((views, kind, name, means["accuracy"], means["mean_iou"], means["mean_f1"]))
     return rows
 
+
+def means_of(scores, leave_out):
+    """{classes in words: their means}: over all classes and, where some are left out, over the others."""
+    means = {f"all {count_classes(scores['classes'])}": scores}
+    if leave_out:
+        others = {name: each for name, each in scores["classes"].items() if name not in leave_out}
+        complete = all(each["iou"] is not None for each in others.values())
+        few = "" if complete else f", {count_classes(others)}"
+        means[f"without {', '.join(leave_out)}{few}"] = scores["left_out"]
+    return means
+
+
+# -- what make asks --------------------------------------------------------------------------------
 
 def scores_stand(settings, run):
     """True where the scores of a run are whole."""

@@ -1,134 +1,108 @@
-"""The network drawn from the configuration inside model.keras.
+"""The network drawn from the settings of its training.
 """
-import json
-import re
-import zipfile
-import zlib
+import math
+from typing import NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
-import numpy as np
 
-from base.problem import Problem
 from reporting.charts import BLUE, GREY, RED, save
 
-BLOCK = re.compile(r"^(stem|down\d+|centre|up\d+|pool\d+|grow\d+|skip\d+)")  # as model.py names its layers
+WIDE, HIGH = 1.75, 0.7  # of a block
 STEPS = {"pool": ("max pooling", GREY, "-"), "grow": ("transposed convolution", BLUE, "-"),
          "skip": ("concatenated", RED, "--")}
 
 
-def sources_of(nodes):
-    """[(layer, channels)] of the tensors that a layer of a Keras configuration is called on."""
-    if isinstance(nodes, dict) and nodes.get("class_name") == "__keras_tensor__":
-        return [(nodes["config"]["keras_history"][0], nodes["config"]["shape"][-1])]
-    parts = nodes.values() if isinstance(nodes, dict) else nodes if isinstance(nodes, list) else []
-    return [source for part in parts for source in sources_of(part)]
+class Block(NamedTuple):
+    """A block of the network: what is done there, and what comes out."""
+    name: str  # of its layers in model.py
+    done: list  # lines of text
+    channels: int
+    scale: int  # pixels of the image to one of the block, along an axis
+    step: str | None = None  # from the block before: a key of STEPS; None for the next convolution
 
 
-def read_network(path):
-    """The blocks of a model.keras in their order, {name: {"scale", "channels", "parameters", "layers"}}, from the
-    configuration inside: no Keras. `scale` is how many pixels of the image one of the block covers along an axis.
-    Problem (exit 3) where the file is damaged or no network of model.py."""
-    try:
-        with zipfile.ZipFile(path) as whole:
-            layers = json.loads(whole.read("config.json"))["config"]["layers"]
-        scale, channels, blocks = {}, {}, {}
-        for layer in layers:
-            kind, name, config, sources = (layer["class_name"], layer["name"], layer["config"],
-                                           sources_of(layer["inbound_nodes"]))
-            channels.update(sources)
-            scale[name] = max((scale[source] for source, _ in sources), default=1)
-            if kind in ("Conv2D", "MaxPooling2D", "AveragePooling2D"):
-                scale[name] *= config["strides"][0]
-            if kind in ("Conv2DTranspose", "UpSampling2D"):
-                scale[name] /= config.get("strides", config.get("size"))[0]
-            parameters = 0
-            if kind in ("Conv2D", "Conv2DTranspose"):
-                inside = layer["build_config"]["input_shape"][-1]
-                parameters = config["filters"] * (int(np.prod(config["kernel_size"])) * inside + config["use_bias"])
-            elif kind == "BatchNormalization":
-                parameters = 4 * layer["build_config"]["input_shape"][-1]
-            found = BLOCK.match(name)
-            block = found[0] if found else "head" if blocks.keys() & {"up0"} else "input"
-            about = blocks.setdefault(block, {"parameters": 0, "layers": []})
-            about["parameters"] += parameters
-            about["layers"].append({"class": kind, "name": name, **config})
-        for about in blocks.values():
-            last = about["layers"][-1]
-            about.update(scale=scale[last["name"]], channels=channels.get(last["name"], last.get("filters")))
-        blocks["head"]["channels"] = channels["logits"]
-        return blocks
-    except FileNotFoundError:
-        raise Problem(f"model {path}: no such file, expected a finished training; run train.py", code=3) from None
-    # NotImplementedError, RuntimeError: zipfile, of a format that it does not know and of a password
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, ValueError, KeyError, TypeError,
-            IndexError, AttributeError):
-        raise Problem(f"model {path}: damaged, or not a network of model.py, expected one; run train.py again",
-                      code=3) from None
+def list_blocks(model, bands, classes):
+    """The blocks that model.py builds from settings["model"] for so many bands and classes, in their
+    order."""
+    stem, cells, concat = model["stem"], model["local_contrast"], model["residual"] == "concat"
+    widths = [model["width"] * 2**level for level in range(model["depth"] + 1)]
+    pair = ["two 3 x 3 conv", "joined" if concat else "residual added"]
+    contrast = ["local contrast", f"{' and '.join(map(str, cells))} px"] if cells else []
+    blocks = [Block("input", ["pixels", *contrast], bands * (1 + len(cells)), 1)]
+    if stem > 1:
+        blocks.append(Block("stem", [f"{2 * stem} x {2 * stem} conv", f"strides {stem}"], widths[0], stem))
+    skips = []
+    for level, width in enumerate(widths[:-1]):
+        channels = blocks[-1].channels + width if concat else width
+        blocks.append(Block(f"down{level}", pair, channels, stem * 2**level, "pool" if level else None))
+        skips.append(channels)
+    channels = blocks[-1].channels + widths[-1] if concat else widths[-1]
+    dilated = ["four 3 x 3 conv", "dilated 1, 2, 4, 8", "joined"], 4 * widths[-1]
+    done, channels = (pair, channels) if model["centre"] == "plain" else dilated
+    blocks.append(Block("centre", done, channels, stem * 2 ** model["depth"], "pool"))
+    for level in reversed(range(model["depth"])):
+        channels = 2 * widths[level] + skips[level] if concat else widths[level]
+        blocks.append(Block(f"up{level}", pair, channels, stem * 2**level, "grow"))
+    return [*blocks, Block("head", ["1 x 1 conv", "softmax"], classes, 1)]
 
 
-def describe_block(name, about):
-    """A block in four lines: what is done, and what comes out."""
-    convolutions = [layer for layer in about["layers"] if layer["class"] == "Conv2D"
-                    and not layer["name"].endswith("_project")]
-    if name == "input":
-        cells = [layer["pool_size"][0] for layer in about["layers"] if re.match(r"^bright\d+_cells$", layer["name"])]
-        return ["pixels", *(["local contrast", " and ".join(map(str, cells)) + " px"] if cells else []),
-                f"{about['channels']} channels"]
-    if name == "head":
-        return ["1 x 1 conv", "softmax", f"{about['channels']} classes"]
-    size = " x ".join(map(str, convolutions[0]["kernel_size"]))
-    dilations = [layer["dilation_rate"][0] for layer in convolutions]
-    text = [{1: "", 2: "two ", 4: "four "}[len(convolutions)] + f"{size} conv"]
-    if max(dilations) > 1:
-        text.append("dilated " + ", ".join(map(str, dilations)))
-    strides = max(layer["strides"][0] for layer in convolutions)
-    joins = {layer["class"] for layer in about["layers"] if layer["name"].endswith("_join")}
-    text += [f"strides {strides}"] * (strides > 1) + ["residual added"] * ("Add" in joins) + (
-        ["joined"] * ("Concatenate" in joins))
-    return [*text, f"{about['channels']} channels, 1/{about['scale']:g}"]
+def text_of(block):
+    """A block in three or four lines."""
+    if block.name == "head":
+        return "\n".join([*block.done, f"{block.channels} classes"])
+    share = "" if block.name == "input" else f", 1/{block.scale}"
+    return "\n".join([*block.done, f"{block.channels} channels{share}"])
 
 
-def draw_network(path, network):
-    """The network as its file has it: blocks in order from left to right, coarser ones lower."""
-    blocks = {name: about for name, about in network.items() if not re.match(r"^(pool|grow|skip)", name)}
-    order = ["input", *(["stem"] if "stem" in blocks else []), *sorted(b for b in blocks if b.startswith("down")),
-             "centre", *sorted((b for b in blocks if b.startswith("up")), reverse=True), "head"]
-    place, wide, high = {}, 1.75, 0.7
-    for before, name in zip([None, *order], order):
-        y = -np.log2(blocks[name]["scale"])
-        x = 0 if before is None else place[before][0] + (1.1 if y != place[before][1] else 2.1)
-        place[name] = x, y
-    right, bottom = place["head"][0], min(y for _, y in place.values())
+def lay_out(blocks):
+    """{name: (x, y)} of the blocks' centres: in their order from left to right, coarser ones lower."""
+    centres, x = {}, 0
+    for before, block in zip([blocks[0], *blocks], blocks):
+        if block is not before:
+            x += 1.1 if block.scale != before.scale else 2.1
+        centres[block.name] = x, -math.log2(block.scale)
+    return centres
+
+
+def draw_block(axes, block, x, y):
+    axes.add_patch(matplotlib.patches.FancyBboxPatch(
+        (x - WIDE / 2, y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08", linewidth=0.8,
+        edgecolor="0.35", facecolor="#eef2f8" if block.name in ("input", "head") else "white"))
+    axes.text(x, y, text_of(block), ha="center", va="center", fontsize=5, linespacing=1.1)
+
+
+def draw_arrow(axes, one, other, step=None):
+    """An arrow between the blocks at two centres: across where they are as high, else up or down between
+    them."""
+    (x, y), (u, v) = one, other
+    if y == v:
+        start, end = (x + WIDE / 2, y), (u - WIDE / 2, v)
+    else:
+        side = math.copysign(HIGH / 2, v - y)
+        start, end = ((x + u) / 2, y + side), ((x + u) / 2, v - side)
+    _, colour, line = STEPS.get(step, (None, "0.35", "-"))
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linestyle": line,
+                                              "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
+
+
+def draw_network(path, model, facts):
+    """The network of settings["model"], whose parameters and operations model.json (`facts`) counts."""
+    blocks = list_blocks(model, len(facts["bands"]) + facts["extra"], len(facts["classes"]))
+    centres = lay_out(blocks)
+    right, bottom = centres["head"][0], centres["centre"][1]
     figure, axes = plt.subplots(figsize=(7.4, 0.8 - 0.66 * bottom))
-    for name, (x, y) in place.items():
-        axes.add_patch(matplotlib.patches.FancyBboxPatch((x - wide / 2, y - high / 2), wide, high, linewidth=0.8,
-                                                         boxstyle="round,pad=0,rounding_size=0.08", edgecolor="0.35",
-                                                         facecolor="#eef2f8" if name in ("input", "head") else "white"))
-        axes.text(x, y, "\n".join(describe_block(name, blocks[name])), ha="center", va="center", fontsize=5,
-                  linespacing=1.1)
-
-    def arrow(start, end, kind=None):
-        _, colour, line = STEPS.get(kind, (None, "0.35", "-"))
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linestyle": line,
-                                                  "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
-
-    for one, other in zip(order, order[1:]):
-        (x, y), (u, v) = place[one], place[other]
-        if y == v:
-            arrow((x + wide / 2, y), (u - wide / 2, v))
-        else:
-            kind = "grow" if other.startswith("up") else "pool" if one.startswith("down") else None
-            side = np.sign(v - y) * high / 2
-            arrow(((x + u) / 2, y + side), ((x + u) / 2, v - side), kind)
-        if one.startswith("down"):
-            u = place[one.replace("down", "up")][0]
-            arrow((x + wide / 2, y), (u - wide / 2, y), "skip")
+    for block in blocks:
+        draw_block(axes, block, *centres[block.name])
+    for before, block in zip(blocks, blocks[1:]):
+        draw_arrow(axes, centres[before.name], centres[block.name], block.step)
+    for level in range(model["depth"]):
+        draw_arrow(axes, centres[f"down{level}"], centres[f"up{level}"], "skip")
     handles = [matplotlib.lines.Line2D([], [], color=colour, linestyle=line, label=label)
                for label, colour, line in STEPS.values()]
     axes.legend(handles=handles, loc="lower left", fontsize=6.5)
-    total = sum(about["parameters"] for about in network.values())
-    axes.text(right + wide / 2, bottom - high / 2, f"{total:,} parameters", ha="right", va="bottom", fontsize=7)
-    axes.set(xlim=(-wide / 2 - 0.1, right + wide / 2 + 0.1), ylim=(bottom - high / 2 - 0.1, high / 2 + 0.1))
+    cost = f"{facts['parameters']:,} parameters\n{facts['gflop_per_patch']:.2f} GFLOP a patch"
+    axes.text(right + WIDE / 2, bottom - HIGH / 2, cost, ha="right", va="bottom", fontsize=7)
+    axes.set(xlim=(-WIDE / 2 - 0.1, right + WIDE / 2 + 0.1), ylim=(bottom - HIGH / 2 - 0.1, HIGH / 2 + 0.1))
     axes.set_axis_off()
     save(figure, path)

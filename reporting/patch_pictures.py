@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from imagery.labels import palette
-from imagery.tiles import open_prepared, read_manifest
+from imagery.tiles import open_tiles
 from learning.patches import colours_of, cut_batch, draw_colours
 from learning.plans import plan_epoch
 from reporting.charts import add_legend, save
@@ -52,7 +52,7 @@ def draw_augmentation(path, settings):
     all."""
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
     manifest = read_manifest(data["prepared"])
-    tiles = [open_prepared(data, tile, manifest) for tile in settings["split"]["train"]]
+    tiles = open_tiles(data, settings["split"]["train"], checked=False)
     plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
     on = [key for key in augment if is_on(augment, key)]
     rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]

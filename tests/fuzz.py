@@ -164,13 +164,7 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
-    from base.tables import (
-        read_columns,
-        read_facts,
-        read_finder,
-        read_record,
-        read_table,
-    )
+    from base.tables import read_columns, read_facts, read_finder, read_record, read_table
     from reporting.metrics import card
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)
@@ -188,7 +182,7 @@ def file_case(rng, settings):
         "metrics.json": lambda: (card(read_record(run / name, "evaluate.py")), compare.read_run(run)),
         "run.json": lambda: read_record(run / name, "train.py"),
         "lr_find.json": lambda: read_finder(run),
-        "predict.csv": lambda: (read_table(run / name), evaluate.read_seconds(run / name)),
+        "predict.csv": lambda: (read_table(run / name), evaluate.read_seconds(settings, run)),
     }.get(name, lambda: read_columns(run / name, column))
 
 

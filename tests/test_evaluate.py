@@ -1,139 +1,214 @@
-import math
+import contextlib
+import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+import rasterio
+from conftest import SETTINGS, write_raster, write_tile
 
+import evaluate
+import prepare_data
+from base.files import sha256
+from base.problem import Problem
+from base.tables import write_record
 from imagery.arrays import IGNORE
-from imagery.scores import (
-    accuracy,
-    boundary_distance,
-    class_scores,
-    confusion_matrix,
-    mean_iou,
-)
-from reporting.metrics import describe, describe_boundary, describe_calibration
+from imagery.tiles import manifest_text, open_prepared, prepared_rows
+from mapping.maps import beside, maps_of, options_of, ways
 
-# 3 x 4 pixels by hand: labels, predicted
-LABELS = np.array([[0, 0, 0, 1], [0, 1, 1, 1], [2, 2, IGNORE, 1]], np.uint8)
-PREDICTED = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [2, 0, 1, 1]], np.uint8)
-CONFUSION = np.array([[3, 1, 0], [1, 4, 0], [1, 0, 1]])
+SIZES = {"2_11": (40, 48), "2_10": (32, 40), "2_13": (50, 45), "3_13": (33, 40)}
 
 
-def test_confusion_and_scores_by_hand():
-    confusion = confusion_matrix(LABELS, PREDICTED, 3)
-    np.testing.assert_array_equal(confusion, CONFUSION)
-    scores = class_scores(confusion)
-    np.testing.assert_allclose(scores["iou"], [3 / 6, 4 / 6, 1 / 2])
-    np.testing.assert_allclose(scores["f1"], [6 / 9, 8 / 10, 2 / 3])
-    np.testing.assert_allclose(scores["precision"], [3 / 5, 4 / 5, 1])
-    np.testing.assert_allclose(scores["recall"], [3 / 4, 4 / 5, 1 / 2])
-    assert accuracy(confusion) == 8 / 11 and mean_iou(confusion) == pytest.approx((3 / 6 + 4 / 6 + 1 / 2) / 3)
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """(settings, run) of two test tiles whose maps say what their labels say; nothing is trained."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    settings = json.loads(json.dumps(SETTINGS))
+    settings["split"] = {"train": ["2_11"], "val": ["2_10"], "test": ["2_13", "3_13"]}
+    settings["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
+    settings["predict"].update(compare=True, also=["confidence"])
+    for tile, shape in SIZES.items():
+        write_tile(folder / "raw", tile, shape)
+    run = folder / "runs/tiny"
+    prepare_data.main(settings, run)
+    rows = prepared_rows(settings["data"], SIZES)
+    run.mkdir(parents=True)
+    (run / "model.keras").write_bytes(b"weights")
+    write_record(
+        run / "model.json",
+        {
+            "classes": settings["data"]["classes"],
+            "sha256": sha256(run / "model.keras"),
+            "epoch": 3,
+            "chosen_by": "highest mean IoU on split.val",
+            "trained_on": {"2_11": rows["2_11"]["pixels_sha256"]},
+            "chosen_on": {"2_10": rows["2_10"]["pixels_sha256"]},
+        },
+    )
+    predict = {"map": settings["predict"], **ways(settings)}
+    for tile in settings["split"]["test"]:
+        labels = open_prepared(settings["data"], tile).labels
+        for way, path in maps_of(tile, settings, run).items():
+            tags = {
+                "MODEL": sha256(run / "model.keras"),
+                "PREDICT": options_of(predict[way]),
+                "ENGINE": "by hand",
+                "SOURCE": rows[tile]["raw"]["image"]["sha256"],
+            }
+            write_map(path, labels, tags)
+            if way == "map":
+                write_map(beside(path, "confidence"), np.full_like(labels, 150), tags)
+    return settings, run
 
 
-def test_the_description_by_hand_with_and_without_a_class():
-    told = describe(CONFUSION, ["a", "b", "c"], ["c"])
-    assert told["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
-    assert told["left_out"]["accuracy"] == 7 / 9 and told["accuracy"] == 8 / 11
-    assert told["classes"]["c"] == {
-        "iou": 0.5,
-        "f1": pytest.approx(2 / 3),
-        "precision": 1.0,
-        "recall": 0.5,
-        "pixels": 2,
-    }
-    assert told["confusion"] == CONFUSION.tolist()
+def write_map(path, pixels, tags):
+    write_raster(path, np.ascontiguousarray(pixels))
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(**tags)
 
 
-def test_a_class_in_neither_is_none_and_out_of_the_mean():
-    confusion = np.array([[5, 0, 0], [0, 0, 5], [0, 0, 0]])
-    told = describe(confusion, ["a", "b", "c"], [])
+def refused(scored, **changes):
+    """The lines with which evaluate.py refuses this run; `changes`: sections of the settings."""
+    settings, run = scored
+    with pytest.raises(Problem) as caught:
+        evaluate.main({**settings, **changes}, run)
+    assert caught.value.code == 3
+    return caught.value.lines
+
+
+@contextlib.contextmanager
+def changed(path, edit):
+    """Inside, a file is as `edit` leaves it; afterwards as before."""
+    before = path.read_bytes()
+    edit(path)
+    yield
+    path.write_bytes(before)
+
+
+def edit_facts(edit):
+    def write(path):
+        facts = json.loads(path.read_text())
+        facts.pop("digest")
+        edit(facts)
+        write_record(path, facts)
+
+    return write
+
+
+def test_the_protocol_names_the_tiles_that_the_model_was_trained_and_chosen_on(scored):
+    settings, run = scored
+    evaluate.main({**settings, "split": {**settings["split"], "train": ["9_9"], "val": ["8_8"]}}, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    protocol = metrics["protocol"]
+    assert protocol["trained_on"] == ["2_11"] and protocol["checkpoint_chosen_on"] == ["2_10"]
+    assert protocol["tiles"] == ["2_13", "3_13"] and "on split.val (2_10)" in protocol["text"]
     assert (
-        told["classes"]["b"]["iou"] == 0
-        and told["classes"]["c"]["iou"] == 0
-        and told["mean_iou"] == pytest.approx(1 / 3)
+        metrics["full"]["accuracy"] == 1
+        and metrics["ways"]["one_view"]["tiles"]["3_13"]["full"]["accuracy"] == 1
     )
-    absent = describe(np.array([[5, 0], [0, 0]]), ["a", "b"], [])
-    assert absent["classes"]["b"]["iou"] is None and absent["mean_iou"] == 1.0
-    assert describe(np.zeros((2, 2), int), ["a", "b"], [])["mean_iou"] is None
+    assert set(metrics["tiles"]) == {"2_13", "3_13"} and metrics["protocol"]["engine"] == "by hand"
+    assert [step["way"] for step in metrics["gains"]] == ["uncovered", "side_by_side", "one_view", "map"]
 
 
-@given(
-    arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 1, 2, 255])),
-    st.data(),
-)
-def test_the_confusion_matrix_equals_counting_pair_by_pair(labels, data):
-    predicted = data.draw(arrays(np.uint8, labels.shape, elements=st.integers(0, 2)))
-    expected = np.zeros((3, 3), int)
-    for truth, guess in zip(labels.ravel(), predicted.ravel()):
-        if truth != IGNORE:
-            expected[truth, guess] += 1
-    confusion = confusion_matrix(labels, predicted, 3)
-    np.testing.assert_array_equal(confusion, expected)
-    scores = class_scores(confusion)
-    for iou, f1 in zip(scores["iou"], scores["f1"]):
-        assert math.isnan(iou) and math.isnan(f1) or f1 == pytest.approx(2 * iou / (1 + iou))
-
-
-@settings(max_examples=50)  # the first one imports scikit-learn
-@given(
-    st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(
-        lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 4))] * 2)
+def test_test_tiles_that_the_model_was_trained_or_chosen_on_are_refused_all_at_once(scored):
+    settings, run = scored
+    split = {"train": ["3_13"], "val": ["9_9"], "test": ["2_11", "2_13", "2_10"]}
+    lines = refused(scored, split=split)
+    assert len(lines) == 2
+    assert lines[0].startswith(
+        f"tile 2_11 in split.test: the model in {run} was trained on it, expected a tile"
     )
-)
-def test_scores_equal_those_of_scikit_learn(both):
-    metrics = pytest.importorskip("sklearn.metrics")
-    truth, guess = (each.ravel() for each in both)
-    confusion = confusion_matrix(*both, 5)
-    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(truth, guess, labels=range(5)))
-    assert accuracy(confusion) == metrics.accuracy_score(truth, guess)
-    ours, options = class_scores(confusion), {"labels": range(5), "average": None, "zero_division": np.nan}
-    np.testing.assert_array_equal(
-        ours["iou"][ours["iou"] > 0],
-        metrics.jaccard_score(truth, guess, labels=np.flatnonzero(ours["iou"] > 0), average=None),
+    assert lines[1].startswith(
+        f"tile 2_10 in split.test: the model in {run} was chosen on it, expected a tile"
     )
-    for name in ("f1", "precision", "recall"):
-        np.testing.assert_allclose(ours[name], getattr(metrics, f"{name}_score")(truth, guess, **options))
 
 
-def test_groups_of_pixels_have_matrices_of_their_own_that_add_up():
-    groups = np.array([[0, 0, 2, 2], [0, 2, 2, 2], [0, 0, 0, 2]], np.uint8)
-    matrices = confusion_matrix(LABELS, PREDICTED, 3, groups, 3)
-    np.testing.assert_array_equal(matrices[0], [[3, 0, 0], [0, 0, 0], [1, 0, 1]])
-    assert matrices[1].sum() == 0
-    np.testing.assert_array_equal(matrices.sum(0), CONFUSION)
+@pytest.mark.parametrize("role", ["trained", "chosen"])
+def test_a_test_tile_with_the_pixels_of_one_that_the_model_has_seen_is_refused(scored, role):
+    settings, run = scored
+    pixels = prepared_rows(settings["data"], SIZES)["3_13"]["pixels_sha256"]
+    with changed(run / "model.json", edit_facts(lambda facts: facts[f"{role}_on"].update({"7_7": pixels}))):
+        lines = refused(scored)
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        f"tile 3_13 in split.test: the model in {run} was {role} on it as tile 7_7, expected"
+    )
 
 
-def test_the_curve_of_errors_and_the_calibration_by_hand():
-    near, far = np.array([[2, 2], [0, 4]]), np.array([[6, 0], [1, 5]])
-    rows = describe_boundary(np.stack([0 * near, near, far]))
-    assert rows[0]["error"] is None and rows[0]["share"] == 0 and rows[0]["accuracy_beyond"] == 17 / 20
-    assert rows[1]["error"] == pytest.approx(2 / 8) and rows[1]["share"] == 8 / 20
-    assert rows[1]["accuracy_beyond"] == 11 / 12
-    assert rows[1]["mean_iou_beyond"] == pytest.approx((6 / 7 + 5 / 6) / 2)
-    levels = np.zeros((201, 2), np.int64)
-    levels[100], levels[109], levels[200] = (1, 1), (0, 2), (1, 5)  # wrong and right pixels; .5 and .545 share a bin
-    told = describe_calibration(levels)
-    assert [row["pixels"] for row in told["bins"]] == [0] * 10 + [4] + [0] * 8 + [6]
-    assert told["bins"][10]["confidence"] == pytest.approx(0.5225) and told["bins"][10]["accuracy"] == 0.75
-    assert told["expected_calibration_error"] == pytest.approx((4 * (0.75 - 0.5225) + 6 * (1 - 5 / 6)) / 10)
+def test_a_model_that_does_not_say_what_it_was_trained_on_is_not_scored(scored):
+    _, run = scored
+    with changed(run / "model.json", edit_facts(lambda facts: facts.pop("chosen_on"))):
+        lines = refused(scored)
+    assert lines[0].startswith(f"model {run / 'model.json'}: of an earlier version")
 
 
-def test_a_class_past_the_last_is_refused():
-    for labels, predicted in ((0, 3), (3, 0), (0, IGNORE)):
-        with pytest.raises(ValueError):
-            confusion_matrix(np.array([[labels]], np.uint8), np.array([[predicted]], np.uint8), 3)
+def test_a_tile_that_is_not_prepared_is_named(scored):
+    settings, _ = scored
+    lines = refused(scored, split={**settings["split"], "test": ["2_13", "9_8", "9_9"]})
+    assert [line[:26] for line in lines] == [
+        f"tile 9_{i} in {settings['data']['prepared']}"[:26] for i in (8, 9)
+    ]
 
 
-@given(
-    arrays(np.uint8, st.tuples(st.integers(1, 15), st.integers(1, 15)), elements=st.sampled_from([0, 1, 255])),
-    st.integers(1, 6),
+@pytest.mark.parametrize(
+    "name, edit, expected",
+    [
+        ("2_13.tif", lambda path: path.unlink(), "2_13.tif: no such file, expected it of predict.py"),
+        (
+            "2_13.tif",
+            lambda path: write_raster(path, np.zeros((9, 9), np.uint8)),
+            "expected one of uint8, (50, 45)",
+        ),
+        ("2_13.tif", lambda path: write_raster(path, np.zeros((50, 45), np.uint8)), "made by another model"),
+        ("2_13.tif", lambda path: paint(path, 6), "values past 5, expected 0 to 5"),
+        ("2_13.confidence.tif", lambda path: paint(path, 230), "values past 200, expected 0 to 200"),
+        ("3_13.side_by_side.tif", lambda path: path.unlink(), "3_13.side_by_side.tif: no such file"),
+    ],
 )
-def test_the_distance_to_the_boundary_equals_its_definition(labels, reach):
-    places = np.indices(labels.shape).reshape(2, -1).T
-    apart = np.hypot(*(places[:, None] - places).transpose(2, 0, 1))
-    apart[labels.ravel()[:, None] == labels.ravel()] = np.inf
-    expected = np.minimum(np.ceil(apart.min(1)), reach + 1).reshape(labels.shape)
-    np.testing.assert_array_equal(boundary_distance(labels, reach), expected)
+def test_a_map_that_is_missing_damaged_or_of_another_model_is_one_line(scored, name, edit, expected):
+    _, run = scored
+    with changed(run / "predictions" / name, edit):
+        lines = refused(scored)
+    assert len(lines) == 1 and expected in lines[0]
+
+
+def paint(path, value):
+    with rasterio.open(path, "r+") as target:
+        target.write(np.full((1, 1), value, np.uint8), 1, window=((0, 1), (0, 1)))
+
+
+def test_a_map_with_other_predict_settings_or_of_another_image_is_not_scored(scored):
+    settings, run = scored
+    assert (
+        "with other predict settings" in refused(scored, predict={**settings["predict"], "overlap": 0.5})[0]
+    )
+    manifest = run.parents[1] / "prepared/manifest.json"
+    rows = json.loads(manifest.read_text())["tiles"]
+    rows["2_13"]["raw"]["image"]["sha256"] = "0" * 64
+    with changed(manifest, lambda path: path.write_text(manifest_text(rows))):
+        assert "made from another image" in refused(scored)[0]
+
+
+def test_a_map_that_is_not_the_file_of_predict_csv_is_not_scored(scored):
+    settings, run = scored
+    path = run / "predictions/3_13.tif"
+    table = run / "predict.csv"
+    table.write_text(
+        f"map,seconds,sha256\n3_13,2.5,{sha256(path)}\n2_13,,{sha256(run / 'predictions/2_13.tif')}\n"
+    )
+    evaluate.main(settings, run)
+    assert (
+        json.loads((run / "metrics.json").read_text())["gains"][-1]["seconds_per_tile"] is None
+    )  # not known of all
+    table.write_text(f"map,seconds,sha256\n3_13,2.5,{'0' * 64}\n")
+    assert "3_13.tif: other bytes than predict.csv names" in refused(scored)[0]
+    table.write_text(f"map,seconds,sha256\n3_13,soon,{sha256(path)}\n")
+    assert "expected columns map and seconds" in refused(scored)[0]
+    table.unlink()
+
+
+def test_what_whole_windows_leave_over_is_the_first_class_but_without_data():
+    predicted = np.full((5, 7), 3, np.uint8)
+    predicted[4, 6] = IGNORE
+    covered = evaluate.uncovered(predicted, 2)
+    assert (covered[:4, :6] == 3).all() and covered.dtype == np.uint8
+    assert (covered[4, :6] == 0).all() and (covered[:4, 6] == 0).all() and covered[4, 6] == IGNORE

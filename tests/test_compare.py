@@ -1,0 +1,88 @@
+import csv
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import ROOT, run_script
+
+import compare
+from base.files import sha256
+from base.problem import Problem
+from base.settings import read_settings
+from base.tables import write_record
+from reporting.metrics import describe
+
+
+def write_run(folder, settings, **changes):
+    """A finished run of these settings, `changes` in its model; nothing is trained."""
+    folder.mkdir(parents=True)
+    scores = describe(np.array([[5, 1], [2, 4]]), ["a", "b"], ["b"])
+    protocol = {"views": [0], "window": 64, "overlap": 0.25, "engine": "by hand", "tiles": ["2_13"]}
+    write_record(folder / "metrics.json", {"protocol": protocol, "full": scores, "eroded": scores})
+    (folder / "model.keras").write_bytes(b"weights")
+    write_record(
+        folder / "model.json",
+        {
+            "sha256": sha256(folder / "model.keras"),
+            "classes": {},
+            "parameters": 1000,
+            "gflop_per_patch": 0.5,
+            "epoch": 3,
+        },
+    )
+    settings = {**settings, "model": {**settings["model"], **changes}}
+    write_record(folder / "run.json", {"settings": settings, "commit": "abc", "training_seconds": 90.0})
+
+
+def test_runs_stand_side_by_side_with_what_differs(tmp_path, monkeypatch, settings, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs"
+    write_run(runs / "tiny", settings)
+    write_run(runs / "<b>wide", {**settings, "report": {"title": "other"}}, width=8)
+    (runs / "new").mkdir()
+    compare.main(settings, runs / "tiny", show=False)
+    output = capsys.readouterr().out
+    assert f"not evaluated yet: {runs / 'new'}" in output and "model.width" in output
+    assert [line.split() for line in output.splitlines() if line.startswith("tiny")] == [
+        ["tiny", "59.82", "74.83", "75.00", "59.82", "62.50", "0.50", "1.5"]
+    ]
+    rows = list(csv.DictReader((runs / "compare.csv").open()))
+    assert [row["run"] for row in rows] == ["<b>wide", "tiny"]
+    assert [row["model.width"] for row in rows] == ["8", "4"]
+    assert "model.depth" not in rows[0] and "report.title" not in rows[0]
+    assert float(rows[0]["full mean_iou"]) == pytest.approx((5 / 8 + 4 / 7) / 2)
+    with rasterio.open(runs / "compare.png") as source:
+        assert source.width == 1480
+
+
+def test_a_damaged_run_is_named_and_the_others_are_compared(tmp_path, settings, capsys):
+    runs = tmp_path / "runs"
+    write_run(runs / "tiny", settings)
+    write_run(runs / "old", settings)
+    write_record(runs / "old/run.json", {"settings": settings})
+    (runs / "new").mkdir()
+    (runs / "new/metrics.json").write_text("{")
+    with pytest.raises(Problem) as caught:
+        compare.main(settings, runs / "tiny", show=False)
+    assert caught.value.code == 3 and len(caught.value.lines) == 2
+    assert caught.value.lines[0].startswith(f"file {runs / 'new/metrics.json'}: damaged")
+    assert caught.value.lines[1].startswith(
+        f"run {runs / 'old'}: 'commit', expected the files of a finished run"
+    )
+    assert (runs / "compare.csv").exists() and "tiny" in capsys.readouterr().out
+
+
+def test_no_run_to_compare_is_one_line(tmp_path, settings):
+    with pytest.raises(Problem, match="no evaluated run, expected one; make report"):
+        compare.main(settings, tmp_path / "runs/tiny", show=False)
+
+
+def test_as_a_user_runs_it_the_settings_alone(tmp_path):
+    done = run_script("compare.py", "--show", "--params", str(ROOT / "params.yaml"), cwd=tmp_path)
+    assert (
+        done.returncode == 0 and done.stderr == "" and "\n# 0 keys differ from params.yaml\n" in done.stdout
+    )
+    assert (
+        list(tmp_path.iterdir()) == []
+        and f"epochs: {read_settings(ROOT / 'params.yaml')['train']['epochs']}" in done.stdout
+    )

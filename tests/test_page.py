@@ -1,0 +1,138 @@
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from reporting import charts, page
+from reporting.metrics import describe
+
+CLASSES = {"<b>a</b>": "#ff0000", "$x_$ & b": "#00ff00"}
+LAYERS = ("image", "labels", "prediction", "errors", "one view", "what the views change")
+
+
+@pytest.fixture
+def text(tmp_path, settings):
+    """A page of one test tile, in which nothing is trained: two classes, six pictures, one figure."""
+    settings["data"]["classes"], settings["report"]["title"] = CLASSES, "<script>alert(1)</script> & title"
+    settings["split"] = {"train": ["<i>3_10</i>"], "val": ["2_10"], "test": ["2_13"]}
+    scores = describe(np.array([[5, 1], [2, 4]]), list(CLASSES), ["$x_$ & b"])
+    total = {"full": scores, "eroded": scores}
+    protocol = {"text": "1 test tile(s); <b>", "views": [0, 5], "leave_out": ["$x_$ & b"]}
+    metrics = {
+        "protocol": protocol,
+        **total,
+        "tiles": {"2_13": total},
+        "ways": {"one_view": total},
+        "settings": {},
+    }
+    labels = {"repaired": 0, "ignored": 0, "unknown": 2, "unknown_colours": {"#123456": 2}}
+    row = {
+        "shape": [20, 30, 3],
+        "pixels": {"labels": labels},
+        "nodata": 0,
+        "outside_scale": [0],
+        "dtype": "uint8",
+        "georeference": {"crs": None},
+        "raw": {"image": {"sha256": "0123456789abcdef"}},
+    }
+    with charts.style():
+        charts.draw_confusion(tmp_path / "figure.png", scores, list(CLASSES))
+    rng = np.random.default_rng(0)
+    slider = page.build_slider(
+        "2_13", {name: rng.integers(0, 256, (20, 30, 3), np.uint8) for name in LAYERS}, total
+    )
+    tiles = [tile for names in settings["split"].values() for tile in names]
+    provenance = {"settings": settings, "commit": "<u>", "model": {"epoch": 3}}
+    return page.build_page(
+        settings,
+        metrics,
+        provenance,
+        dict.fromkeys(tiles, row),
+        [slider],
+        {"Scores": {tmp_path / "figure.png": "A <caption>"}},
+    )
+
+
+def test_the_page_holds_its_pictures_and_escapes_every_name(text):
+    assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in text
+    assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,)', text)
+    assert text.count("<img ") == len(LAYERS) + 1 and "A &lt;caption&gt;" in text
+    for name in (*CLASSES, "<i>3_10</i>", "<u>", "1 test tile(s); <b>"):
+        assert name not in text and html.escape(name) in text
+    assert "0123456789" not in text and "<code>01234567</code>" in text and "#123456 (2)" in text
+
+
+def test_the_page_says_the_scores(text):
+    assert text.count("<b>59.82</b>") == 1 and "<b>75.00</b>" in text  # 5 of 8 and 4 of 7; 9 of 12
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHECKS = """<script>
+addEventListener("load", () => setTimeout(() => {
+  const said = [], ask = (what, answer) => said.push(what + ": " + answer);
+  const pictures = [...document.images], swipe = document.querySelector(".swipe");
+  const stage = swipe.querySelector(".stage"), range = swipe.querySelector("input");
+  const [left, right] = swipe.querySelectorAll("select");
+  const clip = () => getComputedStyle(stage.querySelector(".left")).clipPath;
+  ask("pictures", pictures.every(picture => picture.complete && picture.naturalWidth > 0));
+  const before = clip();
+  range.value = 20; range.dispatchEvent(new Event("input"));
+  ask("slider", before + " then " + clip());
+  const box = stage.getBoundingClientRect();
+  stage.setPointerCapture = () => {};
+  stage.dispatchEvent(new PointerEvent("pointerdown",
+    {clientX: box.left + 0.75 * box.width, clientY: box.top + 5}));
+  ask("pointer", range.value);
+  left.value = "errors"; left.dispatchEvent(new Event("input"));
+  const shown = [...stage.children].filter(layer => getComputedStyle(layer).visibility === "visible");
+  ask("shown", shown.map(layer => layer.dataset.layer).join(" and "));
+  range.focus(); ask("focus", document.activeElement === range);
+  ask("wide", document.documentElement.scrollWidth <= innerWidth);
+  document.title = said.join("; ");
+}, 100));
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_works_in_a_browser(text, tmp_path, width):
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", CHECKS + "</body>"))
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            f"--window-size={width},900",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    title = re.search("<title>(.*?)</title>", done.stdout, re.S)[1]
+    assert title == (
+        "pictures: true; slider: inset(0px 50% 0px 0px) then inset(0px 80% 0px 0px); pointer: 75; "
+        "shown: prediction and errors; focus: true; wide: true"
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_a_hostile_class_name_is_text_on_the_page():
+    scores = dict.fromkeys(("iou", "f1", "precision", "recall"), 0.5) | {"pixels": 3}
+    classes = {"<script>alert(1)</script>": "#ff0000", "$x_$ & b": "#00ff00"}
+    metrics = {kind: {"classes": dict.fromkeys(classes, scores)} for kind in ("full", "eroded")}
+    table = page.build_classes(metrics, classes)
+    assert (
+        "<script>" not in table
+        and "&lt;script&gt;alert(1)&lt;/script&gt;" in table
+        and "$x_$ &amp; b" in table
+    )

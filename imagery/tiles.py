@@ -135,8 +135,8 @@ def open_tiles(data, names, checked=True):
 def prepared_rows(data, tiles):
     """{tile: its row of the manifest}; Problem (exit 3) that names all tiles that are not prepared."""
     rows = read_manifest(data["prepared"])["tiles"]
-    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run prepare_data.py "
-               "again" for tile in tiles if tile not in rows]
+    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run "
+               "prepare_data.py again" for tile in tiles if tile not in rows]
     if missing:
         raise Problem(*missing, code=3)
     return {tile: rows[tile] for tile in tiles}

@@ -89,14 +89,15 @@ def expected_maps(settings, run):
 
 
 def read_map(path, shape):
-    """(uint8 [H, W], {tag: text}) of a map, or of its confidence; Problem (exit 3) where it is not there or has
-    another shape."""
+    """(uint8 [H, W], {tag: text}) of a map, or of its confidence; Problem (exit 3) where it is not there or
+    has another shape."""
     if not path.exists():
-        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again", code=3)
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py "
+                      "again", code=3)
     with open_raster(path) as source:
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
-            raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, expected "
-                          f"one of uint8, {tuple(shape)}; run predict.py again", code=3)
+            raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, "
+                          f"expected one of uint8, {tuple(shape)}; run predict.py again", code=3)
         with reading(path):
             return source.read(1), source.tags()
 

@@ -168,7 +168,8 @@ def draw_classes(path, metrics, classes):
 
 
 def draw_gains(path, gains, classes):
-    """The gain ledger as a table in colours: the first way's IoU, what each step adds in points, the last's."""
+    """The gain ledger as a table in colours: the first way's IoU, what each step adds in points, the
+    last's."""
     iou = 100 * np.array([[step["classes"][name] for step in gains] for name in classes], float)
     common = np.isfinite(iou).all(1)  # in every step: the others would make the means differ by themselves
     mean = iou[common].mean(0) if common.any() else np.full(len(gains), np.nan)

@@ -51,7 +51,6 @@ def draw_augmentation(path, settings):
     """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under
     all."""
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
-    manifest = read_manifest(data["prepared"])
     tiles = open_tiles(data, settings["split"]["train"], checked=False)
     plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
     on = [key for key in augment if is_on(augment, key)]

@@ -62,7 +62,8 @@ def tile_pictures(tile, settings, run):
     """uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels long: "image", "labels",
     "prediction", "errors" and, where its map was made in one view too, "one view" and "what the views
     change"."""
-    prepared, colours = open_prepared(settings["data"], tile, checked=False), palette(settings["data"]["classes"])
+    data = settings["data"]
+    prepared, colours = open_prepared(data, tile, checked=False), palette(data["classes"])
     image, step = shrink(prepared.image, settings["report"]["max_pixels"])
     labels, shape = np.asarray(prepared.labels[::step, ::step]), prepared.labels.shape
     maps = {way: read_map(path, shape)[0][::step, ::step]

@@ -1,4 +1,5 @@
-"""What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as users run them."""
+"""What several tests share: tiny tiles in the Potsdam layout, settings for them, scripts run as users run
+them."""
 
 import contextlib
 import copy

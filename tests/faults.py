@@ -254,7 +254,8 @@ def main(wanted):
                     print(f"FAILED {step}, no file above {size - 1} bytes: {wrong}", flush=True)
             total += tries
             print(
-                f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, {failed.count(step)} failed, "
+                f"{step}: {len(points)} points, {len(made)} sizes, {tries} tries, "
+                f"{failed.count(step)} failed, "
                 f"{time.monotonic() - started:.0f} s",
                 flush=True,
             )

@@ -164,7 +164,13 @@ def file_case(rng, settings):
 
     import compare
     import evaluate
-    from base.tables import read_columns, read_facts, read_finder, read_record, read_table
+    from base.tables import (
+        read_columns,
+        read_facts,
+        read_finder,
+        read_record,
+        read_table,
+    )
     from reporting.metrics import card
     run = Path("fuzz/run")
     shutil.rmtree("fuzz", ignore_errors=True)

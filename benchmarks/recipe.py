@@ -11,7 +11,7 @@ made again, as long as settings and code are the same; history.csv in data/bench
 how far it is. Views at test time: one. `mean_iou` is that of the kept model, the best epoch's,
 `mean_iou_last` that of the last epoch.
 
-Dubai's and DroneDeploy's tiles are read from where tests/settings/*.yaml say; a set that is not there is left
+Dubai's and DroneDeploy's tiles are read from where settings/*.yaml say; a set that is not there is left
 out. What was tried on the way is in benchmarks/recipe.md."""
 import json
 import statistics
@@ -21,14 +21,14 @@ from pathlib import Path
 import bench
 import numpy as np
 
-RECIPES = {"ours": "params.yaml", "notebook": "notebook.yaml"}
+RECIPES = {"ours": "params.yaml", "notebook": "settings/notebook.yaml"}
 FOR_TWO_CORES = {  # widths and batches that two cores can train; the notebook's rate is that of its trials
     "ours": {"model": {"width": 16}, "input": {"batch_size": 8}},
     "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}, "train": {"max_lr": 0.07}},
 }
 SETS = {  # minutes, seeds, settings of the data, tiles to train and to validate on
-    "dubai": (20, (1, 2), "tests/settings/dubai.yaml", ["tile4", "tile7", "tile8"], ["tile1", "tile3"]),
-    "dronedeploy": (10, (1,), "tests/settings/dronedeploy.yaml", ["west"], ["east"]),
+    "dubai": (20, (1, 2), "settings/dubai.yaml", ["tile4", "tile7", "tile8"], ["tile1", "tile3"]),
+    "dronedeploy": (10, (1,), "settings/dronedeploy.yaml", ["west"], ["east"]),
     "sample": (5, (1,), "demo.yaml", ["2_11", "3_10", "4_11", "5_12", "6_7"], ["2_10"]),
 }
 CASES = [(recipe, data, seed) for data, (_, seeds, *_) in SETS.items() for seed in seeds

@@ -1,7 +1,7 @@
 """The chain on real imagery, where ../shared/data holds it; absent elsewhere (conftest.py).
 
-Two of the settings also serve by hand: make report PARAMS=tests/settings/potsdam.yaml (or dubai.yaml); the
-others need the folder that a test gathers.
+tests/settings/potsdam.yaml also serves by hand: make report PARAMS=tests/settings/potsdam.yaml; the others need
+the folder that a test gathers.
 """
 
 import csv
@@ -40,11 +40,25 @@ def gather(folder, **sources):
             target.symlink_to(SHARED / source)
 
 
+SMALL = {  # of settings that are meant for hours
+    "input": {"patch_size": 128, "batch_size": 8},
+    "model": {"width": 4, "residual": "concat", "centre": "serial", "stem": 1, "local_contrast": []},
+    "train": {"epochs": 1, "max_lr": 0.05, "class_weights": 0, "optimizer": "sgd", "weight_decay": 0},
+    "predict": {"window": 256, "views": [0], "batch_size": 8, "compare": False, "also": []},
+}
+
+
 def start(name, tmp_path, monkeypatch):
-    """The settings of tests/settings/<name>.yaml, their paths made to hold in an empty folder, the current
-    one."""
+    """The settings of tests/settings/<name>.yaml, or small ones of settings/<name>.yaml, their paths made to
+    hold in an empty folder, the current one."""
     monkeypatch.chdir(tmp_path)
-    settings = read_settings(ROOT / f"tests/settings/{name}.yaml")
+    own = ROOT / f"tests/settings/{name}.yaml"
+    settings = read_settings(own if own.exists() else ROOT / f"settings/{name}.yaml")
+    if not own.exists():
+        settings["data"]["raw"] = str(SHARED / name)
+        settings["split"]["train"] = settings["split"]["train"][:1]
+        for section, values in SMALL.items():
+            settings[section].update(values)
     settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))
     settings["predict"]["engine"] = "tensorflow"
     save_settings(tmp_path, settings, f"{name}.yaml")
@@ -125,23 +139,27 @@ def test_the_same_photograph_under_two_names_is_a_leak(tmp_path, monkeypatch):
         prepare_data.main(settings, tmp_path / "runs/potsdam_oddities")
 
 
+def window_of(tiles, patch):
+    """The labels where a patch of a plan is cut."""
+    row, col, side = patch["row"], patch["col"], patch["side"]
+    return tiles[patch["tile"]].labels[row : row + side, col : col + side]
+
+
 def test_empty_ground_is_never_drawn(tmp_path, monkeypatch):
     """A DroneDeploy scene, 35 % of it empty canvas: no window of an epoch lies there alone, and the car is
     aimed at."""
-    monkeypatch.chdir(tmp_path)
-    settings = read_settings(ROOT / "tests/settings/dronedeploy.yaml")
-    settings["data"]["raw"] = settings["data"]["raw"].replace("../shared/data", str(SHARED))
+    settings = start("dronedeploy", tmp_path, monkeypatch)
     prepare_data.main(settings, tmp_path / "runs/dronedeploy")
     manifest = read_manifest(settings["data"]["prepared"])
     assert sum(row["pixels"]["labels"]["ignored"] for row in manifest["tiles"].values()) > 8_000_000
     tiles = [open_prepared(settings["data"], tile, manifest) for tile in settings["split"]["train"]]
     plan, car = plan_epoch(tiles, settings, 1), list(settings["data"]["classes"]).index("car")
-    labels = [tiles[t].labels[row : row + side, col : col + side] for t, row, col, side, *_ in plan]
+    labels = [window_of(tiles, patch) for patch in plan]
     assert all((part != IGNORE).any() for part in labels)
     with_car = np.mean([(part == car).any() for part in labels])
     settings["input"]["aim"] = {"car": 0.3}
     plan = plan_epoch(tiles, settings, 1)
-    aimed = np.mean([(tiles[t].labels[r : r + s, c : c + s] == car).any() for t, r, c, s, *_ in plan])
+    aimed = np.mean([(window_of(tiles, patch) == car).any() for patch in plan])
     assert aimed >= 0.3 and aimed > with_car + 0.15
 
 

@@ -103,6 +103,7 @@ def tensorflow_engine(network, batch_size, threads=0):
     """An `answer` that calls the network with batches of so many patches. `threads`: 0, as many as there are
     cores."""
     import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")  # a graph for each size of window is meant
     with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     graphs = functools.cache(lambda *shape: graph_of(network, None, *shape))

@@ -12,9 +12,6 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
-
-from rasterio.enums import Resampling
 
 from base.files import sha256
 from base.problem import Problem
@@ -23,25 +20,13 @@ from imagery.rasters import open_raster, reading
 
 CERTAIN = 200  # what a probability of 1 is written as
 PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
-
-
-class Form(NamedTuple):
-    """A form in which predict.also may ask for a map, in a file of its own beside it."""
-    end: str  # of the file's name
-    overviews: Resampling | None  # how they are made; None where it is no raster
-    predicted: bool  # True: with the map, from probabilities; False: drawn from a map that stands
-
-
-ALSO = {"confidence": Form(".confidence.tif", Resampling.average, True),
-        "probabilities": Form(".probabilities.tif", Resampling.average, True),
-        "colours": Form(".colours.tif", Resampling.nearest, False),
-        "polygons": Form(".geojson", None, False)}
+PREDICTED = "confidence", "probabilities"  # of predict.also: written with the map
+ALSO = *PREDICTED, "colours", "polygons"  # the others are drawn from a map that stands
 
 
 def ways(settings):
-    """{way: predict settings} in which test tiles are predicted too, where predict.compare is on, so that
-    what each part of predicting adds can be told: "one_view", where the map itself is made in several, and
-    "side_by_side", as patches are cut for training, one view each, no overlap."""
+    """{way: predict settings} in which test tiles are predicted too, where predict.compare is on: "one_view",
+    where the map itself is made in several, and "side_by_side", as patches are cut for training."""
     options = settings["predict"]
     if not options["compare"]:
         return {}
@@ -51,9 +36,8 @@ def ways(settings):
 
 
 def options_of(predict):
-    """The predict settings that decide a map's pixels, as its tag PREDICT holds them. predict.engine is not
-    among them, as auto is one engine here and another there (tag ENGINE), nor is predict.resample (tag
-    PLACE)."""
+    """The predict settings that decide a map's pixels, as its tag PREDICT holds them; what decides them
+    beside these stands in the tags ENGINE (predict.engine may be auto) and PLACE (predict.resample)."""
     return json.dumps({key: predict[key] for key in PIXELS}, sort_keys=True)
 
 
@@ -66,13 +50,13 @@ def sidecars(path):
 
 def beside(path, name):
     """The file of one of `ALSO`, or the map made in one of the `ways`, beside a map."""
-    return path.with_suffix(ALSO[name].end if name in ALSO else f".{name}.tif")
+    return path.with_suffix(".geojson" if name == "polygons" else f".{name}.tif")
 
 
 def files_of(path, also):
-    """The files of a whole map: itself, what always goes with it, and the rasters of `also`, [] for one of
-    the `ways`. Polygons are not counted: a map without a place on the ground has none."""
-    return [path, *sidecars(path), *(beside(path, name) for name in also if ALSO[name].overviews)]
+    """The files of a whole map: itself, its sidecars, and the rasters of `also`, [] for one of the `ways`.
+    Polygons are not counted: a map without a place on the ground has none."""
+    return [path, *sidecars(path), *(beside(path, name) for name in also if name != "polygons")]
 
 
 def maps_of(tile, settings, run):

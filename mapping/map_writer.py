@@ -1,5 +1,4 @@
-"""A class map written from predicted rows, and what goes with it drawn from the map that stands.
-"""
+"""A class map written from predicted rows, and what goes with it drawn from the map that stands."""
 import contextlib
 import itertools
 import json
@@ -35,8 +34,6 @@ class Wanted(NamedTuple):
     sieve: int  # pixels: smaller areas are left out of the polygons
 
 
-# -- rasters -------------------------------------------------------------------------------------------------
-
 @contextlib.contextmanager
 def new_raster(path, shape, wanted, name="map"):
     """Opens the raster of the map, or of one of `ALSO` beside it, for writing, described. On leaving, it has
@@ -55,7 +52,13 @@ def new_raster(path, shape, wanted, name="map"):
             yield target
         with rasterio.open(path, "r+", driver="GTiff") as target:
             target.build_overviews(factors, overviews)
-        check_written(path, factors)
+        with rasterio.open(path, driver="GTiff") as source:
+            if len(source.overviews(1)) != len(factors):  # which are rounded where the raster is narrow
+                raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
+        for level in (None, *range(len(factors))):
+            with rasterio.open(path, driver="GTiff", overview_level=level) as source:
+                for band in source.indexes:
+                    source.checksum(band)
 
 
 def describe_bands(target, name, classes):
@@ -70,29 +73,17 @@ def describe_bands(target, name, classes):
         target.descriptions = ["confidence"] if name == "confidence" else list(classes)
 
 
-def check_written(path, factors):
-    """RasterioError where a written raster or one of its overviews cannot be read."""
-    with rasterio.open(path, driver="GTiff") as source:
-        if len(source.overviews(1)) != len(factors):  # their factors are rounded where the raster is narrow
-            raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
-    for level in (None, *range(len(factors))):
-        with rasterio.open(path, driver="GTiff", overview_level=level) as source:
-            for band in source.indexes:
-                source.checksum(band)
-
-
 def write_map(path, layers, rows, wanted):
-    """Writes a class map, and what `wanted.also` asks for, from `rows`, (first row, uint8 [rows, W, 1 and
-    more]: class, confidence, probabilities) from the top down; pixels that are nodata in the input `layers`
-    become nodata. The rasters are whole before one takes its name, and the map is the last to. Problem (exit
-    4) where the disk does not take them."""
+    """Writes a class map, and what is `wanted` beside it, from `rows` from the top down, (first row, uint8
+    [rows, W, 1 and more]: class, confidence, probabilities), and the nodata of the input `layers`. Rasters
+    are whole before one takes its name, the map last. Problem (exit 4) where the disk does not take them."""
     paths = {"map": path, **{name: beside(path, name) for name in wanted.also if name in PREDICTED}}
     with contextlib.ExitStack() as named:
         named.enter_context(without_place_allowed())
         temporary = {name: named.enter_context(replacing(final)) for name, final in paths.items()}
         with writing(f"class map {path}"), contextlib.ExitStack() as opened:
-            targets = {name: opened.enter_context(new_raster(temporary[name], layers.shape, wanted, name))
-                       for name in paths}
+            targets = {name: opened.enter_context(new_raster(final, layers.shape, wanted, name))
+                       for name, final in temporary.items()}
             for row, pixels in rows:
                 stop = row + len(pixels)
                 pixels[~layers.valid(row, stop)] = IGNORE
@@ -104,17 +95,16 @@ def write_map(path, layers, rows, wanted):
     write_beside(path, wanted)
 
 
-# -- what is drawn from a map that stands --------------------------------------------------------------------
-
 def write_beside(path, wanted):
-    """Writes what goes with a map and is not there: its sidecars and, where `wanted.also` asks for them, the
-    map in its colours and polygons, anew where `wanted.sieve` has changed."""
-    colours, polygons = beside(path, "colours"), beside(path, "polygons")
+    """Writes what goes with a map and is not there as `wanted`: sidecars, the map in colours, polygons."""
+    colours, polygons, head = beside(path, "colours"), beside(path, "polygons"), ""
     if not all(part.exists() for part in sidecars(path)):
         write_sidecars(path, wanted.classes)
     if "colours" in wanted.also and not is_made(colours, wanted.tags):
         write_colours(colours, path, wanted)
-    if "polygons" in wanted.also and not (polygons.exists() and begins(polygons, POLYGONS % wanted.sieve)):
+    with contextlib.suppress(FileNotFoundError), open(polygons, errors="replace") as file:
+        head = file.readline(200)
+    if "polygons" in wanted.also and not head.startswith(POLYGONS % wanted.sieve):
         write_polygons(polygons, path, wanted.classes, wanted.sieve)
 
 
@@ -150,14 +140,6 @@ def write_colours(path, map_path, wanted):
             for row in range(0, source.height, BLOCK):
                 window = (row, min(row + BLOCK, source.height)), (0, source.width)
                 target.write(np.moveaxis(rgba[source.read(1, window=window)], -1, 0), window=window)
-
-
-# -- polygons ------------------------------------------------------------------------------------------------
-
-def begins(path, text):
-    """True where a file begins with this text."""
-    with open(path, "rb") as file:
-        return file.read(len(text)) == text.encode()
 
 
 def write_polygons(path, map_path, classes, least):

@@ -8,7 +8,6 @@
 <name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
 <name>.<way>.tif         a test tile's map made in one of the other `ways`
 """
-import errno
 import json
 import os
 from pathlib import Path
@@ -41,8 +40,6 @@ def options_of(predict):
     return json.dumps({key: predict[key] for key in PIXELS}, sort_keys=True)
 
 
-# -- names ---------------------------------------------------------------------------------------------------
-
 def sidecars(path):
     """What always goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
     return path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
@@ -73,11 +70,10 @@ def expected_maps(settings, run):
 
 
 def read_map(path, shape):
-    """(uint8 [H, W], {tag: text}) of a map, or of its confidence; Problem (exit 3) where it is not there or
-    has another shape."""
+    """(uint8 [H, W], {tag: text}) of a map, or its confidence; Problem (exit 3) where it is not there so."""
     if not path.exists():
-        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py "
-                      "again", code=3)
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again",
+                      code=3)
     with open_raster(path) as source:
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
             raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, "
@@ -88,16 +84,11 @@ def read_map(path, shape):
 
 def check_length_of_name(run, name, raster):
     """Problem (exit 3) where the name of a raster's map is too long for the files beside it."""
-    longest = beside(Path(f"{name}.tif"), "probabilities")
-    try:
-        os.stat(run / f".{longest.stem}.tmp9999999{longest.suffix}.aux.xml")  # GDAL's, of a temporary file
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
-                          "shorter one; rename it", code=3) from None
+    longest = f".{name}.probabilities.tmp9999999.tif.aux.xml"  # GDAL's, of a temporary file
+    if len(os.fsencode(longest)) > os.pathconf(run, "PC_NAME_MAX"):
+        raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
+                      "shorter one; rename it", code=3)
 
-
-# -- what stands ---------------------------------------------------------------------------------------------
 
 def is_made(path, tags):
     """True where a raster with these tags is there."""

@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
 
 
 @contextlib.contextmanager
-def new_raster(path, shape, wanted, name="map"):
+def new_raster(path, shape, wanted, name):
     """Opens the raster of the map, or of one of `ALSO` beside it, for writing, described. On leaving, it has
     overviews, and all of it was read again: GDAL tells nobody when a disk is full while it closes a file."""
     (height, width), count = shape, {"probabilities": len(wanted.classes), "colours": 4}.get(name, 1)

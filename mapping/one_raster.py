@@ -53,8 +53,7 @@ class Job(NamedTuple):
 
 
 def attempt(job, threads=0, show=None):
-    """(row of predict.csv, None) of a job, or (None, Problem), and the lines that are still to be shown: all
-    of them without `show`, which is as `predict_raster` takes it."""
+    """(row of predict.csv or None, Problem or None, lines still to be shown: all where `show` is None)."""
     lines = []
     keep = show or (lambda line, last=False: lines.extend([line] if last else []))
     try:

@@ -6,15 +6,13 @@
                                                            the network was trained with data.extra)
     python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   a folder's rasters, by Dask
 
-Reads model.keras and model.json of the run and the raster, window by window. Writes predictions/<name>.tif
-(class index, nodata 255, colours, names, the input's georeference) with what goes beside it
-(mapping/maps.py), for test tiles, where predict.compare is on, also maps in other ways; predict.csv holds the
-seconds of each. A map that stands already, from the same model, settings, raster and code, is left alone. Of
-several rasters a bad one does not stop the rest: it is named at the end, with exit code 3. Memory depends on
-the raster's width and the window, not on its height, and is stated first.
+Reads model.keras and model.json of the run and the raster, window by window: memory depends on its width, not
+on its height, and is stated first. Writes predictions/<name>.tif with what goes beside it (mapping/maps.py),
+where predict.compare is on the test tiles' maps in other ways too, and predict.csv with the seconds of each.
+A map that stands already, from the same model, settings, raster and code, is left alone. Of several rasters a
+bad one does not stop the rest: it is named at the end, with exit code 3.
 """
 import contextlib
-import functools
 import logging
 import os
 import re
@@ -26,12 +24,11 @@ from base.problem import Problem, shown
 from base.settings import all_tiles
 from base.tables import read_facts, read_table, write_rows
 from base.zips import is_file
-from imagery.rasters import check_crs
+from imagery.rasters import check_bands, check_crs, georeference, open_raster, same_place
 from imagery.raw_tiles import SUFFIXES, check_name, find_rasters, find_raw
 from mapping.engines import choose_engine
-from mapping.maps import check_length_of_name, ways
-from mapping.one_raster import Job, Outcome, attempt
-from mapping.source import check_raster
+from mapping.maps import check_length_of_name, recorded, ways
+from mapping.one_raster import Job, attempt
 from mapping.translate import ensure_engine
 
 
@@ -42,25 +39,24 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
     if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
         raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or "
                       "tcp://host:port", code=2)
-    tiles, problems = settings["split"]["test"] if tile is None else [tile], []
-    rasters = sum(collect(lambda name: find_rasters(name, settings), tiles, problems), [])
+    rasters, jobs, problems = [], [], []
+    for name in settings["split"]["test"] if tile is None else [tile]:
+        with noting(problems):
+            rasters += find_rasters(name, settings)
     if not rasters:
         raise Problem(*problems, code=3)
     facts = read_facts(run, settings["data"]["classes"])
     check_settings(settings, facts["multiple"])
     check_extra(extra, tile, rasters[0][0], facts["extra"], settings["split"])
     engine = choose_engine(settings["predict"])
-
-    def job_of(raster):
-        name, path = raster
-        if tile is not None and os.path.isdir(tile):
-            check_name(path, settings)
-        job = Job(name, path, find_extra(name, extra, facts, settings["data"]), settings, run, engine)
-        check_length_of_name(run, name, path)
-        check_raster(path, job.extra, facts)
-        return job
-
-    jobs = collect(job_of, rasters, problems)
+    for name, path in rasters:
+        with noting(problems):
+            if tile is not None and os.path.isdir(tile):
+                check_name(path, settings)
+            extra_path = find_extra(name, extra, facts, settings["data"])
+            check_length_of_name(run, name, path)
+            check_raster(path, extra_path, facts)
+            jobs.append(Job(name, path, extra_path, settings, run, engine))
     if jobs:
         warn_of_training(jobs, facts)
         predict_all(jobs + (other_ways(jobs) if tile is None else []), scheduler, facts, problems)
@@ -68,16 +64,13 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
         raise Problem(*dict.fromkeys(problems), code=3)
 
 
-def collect(work, items, problems):
-    """What `work` returns for each of the items; adds the lines of its Problems with the others to
-    `problems`."""
-    results = []
-    for item in items:
-        try:
-            results.append(work(item))
-        except Problem as problem:
-            problems += problem.lines
-    return results
+@contextlib.contextmanager
+def noting(problems):
+    """Adds the lines of a Problem to `problems`, so that the other rasters go on."""
+    try:
+        yield
+    except Problem as problem:
+        problems += problem.lines
 
 
 def check_tile(settings, tile, extra):
@@ -89,27 +82,20 @@ def check_tile(settings, tile, extra):
                       code=3)
 
 
-def why_no_extra(tile, name, wanted, split):
-    """Why an extra raster is given in vain; None where the network has `wanted` one. `name`: of the first
-    raster."""
-    if tile is None:
-        return "no --tile"
-    if name in all_tiles(split):
-        return f"{tile}, a tile of the split"
-    return None if wanted else "a network without an extra band"
-
-
 def check_extra(extra, tile, name, wanted, split):
-    """Problem (exit 2) where an extra raster is given in vain."""
-    reason = why_no_extra(tile, name, wanted, split)
+    """Problem (exit 2) where an extra raster is given in vain; `name`: of the first raster."""
+    reason = None if wanted else "a network without an extra band"
+    if tile is None:
+        reason = "no --tile"
+    elif name in all_tiles(split):
+        reason = f"{tile}, a tile of the split"
     if extra and reason:
         raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected only where "
                       "data.extra is set, with --tile of a raster outside the split; leave it out", code=2)
 
 
 def check_settings(settings, multiple):
-    """Problem (exit 2) where the settings do not suit the trained network, which takes multiples of so many
-    pixels."""
+    """Problem (exit 2) where the settings do not suit a network that takes multiples of so many pixels."""
     for section, key in (("predict", "window"), ("input", "patch_size")):
         if settings[section][key] % multiple:
             raise Problem(f"settings, key {section}.{key}: {settings[section][key]}, expected a multiple of "
@@ -120,101 +106,100 @@ def check_settings(settings, multiple):
 
 
 def find_extra(name, given, facts, data):
-    """The path of the extra raster of a tile or raster, None where the network needs none; Problem (exit 3)
-    where it needs one and there is none. `given`: a file, or a folder with files of the rasters' names."""
+    """The path of a raster's extra raster, None where the network needs none. `given`: it, or its folder."""
     if not facts["extra"]:
         return None
+    paths = [given] if given else find_raw(data, "extra", name)
     if given and Path(given).is_dir():
         files = sorted(path for path in Path(given).iterdir() if path.suffix.lower() in SUFFIXES)
         paths = [path for path in files if path.stem == name]
-    elif given:
-        paths = [given]
-    else:
-        paths = find_raw(data, "extra", name)
     if not paths:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with "
                       "data.extra; name it by --extra (EXTRA= for make)", code=3)
     return paths[0]
 
 
+def check_raster(path, extra_path, facts):
+    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes."""
+    with open_raster(path) as raster, open_raster(extra_path or path) as extra:
+        wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
+        if wrong:
+            raise Problem(f"raster {path}: {wrong}", code=3)
+        if not extra_path:
+            return
+        wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
+        if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
+            wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
+        if extra.shape != raster.shape:
+            wrong = (f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} "
+                     f"as {path}")
+        if wrong:
+            raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
+
+
 def warn_of_training(jobs, facts):
     """Says of which tiles the maps are no test."""
     roles = {"trained_on": "the network was trained on it", "chosen_on": "its checkpoint was chosen on it"}
     for key, role in roles.items():
-        for job in jobs:
-            if job.name in facts[key]:
-                progress(f"warning: {job.name}: {role}, so its map is no test", last=True)
+        for name in [job.name for job in jobs if job.name in facts[key]]:
+            progress(f"warning: {name}: {role}, so its map is no test", last=True)
 
 
 def other_ways(jobs):
     """The same jobs in the other `ways`, ordered by the size of the windows: a network is loaded for each."""
-    others = []
-    for job in jobs:
-        for way, options in ways(job.settings).items():
-            settings = {**job.settings, "predict": options}
-            others.append(job._replace(name=f"{job.name}.{way}", settings=settings))
-    return sorted(others, key=window_of)
-
-
-def window_of(job):
-    return job.settings["predict"]["window"]
+    others = [job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options})
+              for job in jobs for way, options in ways(job.settings).items()]
+    return sorted(others, key=lambda job: job.settings["predict"]["window"])
 
 
 def predict_all(jobs, scheduler, facts, problems):
-    """Predicts the rasters of `jobs`, shows what is to be said, and adds the lines of those that failed to
-    `problems`."""
+    """Predicts the rasters of `jobs`; adds to `problems`, ends at one that is not a raster's own (exit 3)."""
     run = jobs[0].run
     with only_one(run):
-        if (run / "predict.csv").exists():
-            read_table(run / "predict.csv")  # a damaged one is refused before the work begins
+        recorded(run)  # a damaged predict.csv is refused before the work begins
         if jobs[0].engine == "openvino":
-            for job in {window_of(job): job for job in jobs}.values():
+            for job in {job.settings["predict"]["window"]: job for job in jobs}.values():
                 ensure_engine(run, facts, job.settings)
-        alone = functools.partial(attempt, show=progress)
-        outcomes = over_dask(attempt, jobs, scheduler) if scheduler else (alone(job) for job in jobs)
+        outcomes = over_dask(jobs, scheduler) if scheduler else (attempt(job, show=progress) for job in jobs)
         try:
             with contextlib.closing(outcomes):  # however this ends, no worker writes on
-                for outcome in outcomes:
-                    take(outcome, run, len(jobs) > 1, problems)
+                for row, problem, lines in outcomes:
+                    for line in lines:
+                        progress(line, last=True)
+                    if problem is None:
+                        record(run, row)
+                        continue
+                    if problem.code != 3:
+                        raise Problem(*dict.fromkeys(problems), *problem.lines, code=problem.code)
+                    problems += problem.lines
+                    for line in problem.lines if len(jobs) > 1 else []:
+                        progress(f"not predicted: {line}", last=True)
         finally:
             clear_temporaries(run)  # of lost workers
 
 
-def take(outcome, run, many, problems):
-    """Shows and records what has become of a job; a Problem that is not its raster's (exit 3) ends the
-    work."""
-    for line in outcome.lines:
-        progress(line, last=True)
-    if outcome.problem is None:
-        record(run / "predict.csv", outcome.row)
-        return
-    if outcome.problem.code != 3:
-        raise Problem(*dict.fromkeys(problems), *outcome.problem.lines, code=outcome.problem.code)
-    problems += outcome.problem.lines
-    for line in outcome.problem.lines if many else []:
-        progress(f"not predicted: {line}", last=True)
-
-
-def record(path, row):
+def record(run, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
-    rows = read_table(path) if path.exists() else []
-    earlier = [other for other in rows if other.get("map") == row["map"]]
-    if row["seconds"] is None and row["sha256"] in [other.get("sha256") for other in earlier]:
+    if row["seconds"] is None and recorded(run).get(row["map"]) == row["sha256"]:
         return
-    others = [dict(zip(row, map(other.get, row))) for other in rows if other not in earlier]
+    path = run / "predict.csv"
+    rows = read_table(path) if path.exists() else []
+    others = [dict(zip(row, map(other.get, row))) for other in rows if other.get("map") != row["map"]]
     write_rows(path, list(row), [*others, row])
 
 
-@contextlib.contextmanager
-def dask_client(scheduler, count):
-    """A client of a Dask scheduler with workers: of `count` workers on this machine, or of the one at an
-    address. Problem (exit 4) where there is none."""
+def over_dask(jobs, scheduler):
+    """Yields what `attempt` returns for the jobs, as Dask's workers finish; what a lost one was at, another
+    does. `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its
+    workers, runs in this folder. Problem (exit 4) where there are none."""
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client, LocalCluster, as_completed
     except ImportError:
         raise Problem("package distributed: not installed, expected for --scheduler; run make extras",
                       code=4) from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    count = int(scheduler.removeprefix("local:")) if scheduler.startswith("local:") else 0
+    threads = max(1, (os.cpu_count() or 1) // count) if count else 0  # 0: one for each core
     with contextlib.ExitStack() as opened:
         try:
             address = opened.enter_context(LocalCluster(
@@ -225,35 +210,26 @@ def dask_client(scheduler, count):
         except OSError as error:  # a timeout too
             raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with "
                           "workers, or local:N", code=4) from None
-        yield client
-
-
-def over_dask(work, jobs, scheduler):
-    """Yields the Outcome that work(job, threads) returns for each of the jobs, as the workers finish;
-    `threads`: how many it may use, 0 for as many as there are cores. What a lost worker was at, another does.
-
-    `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its workers,
-    runs in this folder.
-    """
-    count = int(scheduler.removeprefix("local:")) if scheduler.startswith("local:") else 0
-    threads = max(1, (os.cpu_count() or 1) // count) if count else 0
-    with dask_client(scheduler, count) as client:
-        from distributed import as_completed
-        futures = {client.submit(work, job, threads, pure=False): job for job in jobs}
+        futures = {client.submit(attempt, job, threads, pure=False): job for job in jobs}
         for future in as_completed(list(futures)):
             job = futures.pop(future)  # what has been read here is not done again when its worker is lost
-            try:
-                yield future.result()
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                if type(error).__name__ != "KilledWorker":
-                    raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected "
-                                  "scheduler and workers that run in this folder, with these packages",
-                                  code=4) from None
-                lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to "
-                               "finish; look at their memory", code=3)
-                yield Outcome(None, [], lost)
+            yield outcome_of(future, job, scheduler)
+
+
+def outcome_of(future, job, scheduler):
+    """What `attempt` returned for a job, or a Problem where its workers were lost."""
+    try:
+        return future.result()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if type(error).__name__ != "KilledWorker":
+            raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected "
+                          "scheduler and workers that run in this folder, with these packages",
+                          code=4) from None
+        lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to finish; look "
+                       "at their memory", code=3)
+        return None, lost, []
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""A raster predicted window by window, in several views, blended into rows that come from the top down.
-
-Pure arithmetic: knows no files and no network, only an `answer` to patches (mapping/engines.py).
-"""
+"""A raster predicted window by window, in several views, blended into rows that come from the top down: pure
+arithmetic, which knows no files and no network, only an `answer` to patches (mapping/engines.py)."""
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +16,9 @@ class Windows(NamedTuple):
     multiple: int  # pixels: `window` is a multiple of it
 
     def along(self, size):
-        """First pixels (int64 [N]) of the windows that cover an axis: evenly spread, on multiples of
-        `multiple`; side by side from the first pixel where `overlap` is 0. The network pools and averages
-        cells so many pixels wide; cells that lie alike in every window make neighbours agree. The last may
-        reach past the end."""
+        """First pixels (int64 [N]) of the windows that cover an axis, the last of which may reach past its
+        end: side by side where `overlap` is 0, else evenly spread on multiples of `multiple`. The network's
+        cells are so many pixels wide; neighbours agree where these lie alike in every window."""
         if self.overlap == 0:
             return np.arange(0, size, self.window)
         step = max(1, int(self.window * (1 - self.overlap)) // self.multiple)
@@ -29,8 +26,7 @@ class Windows(NamedTuple):
 
 
 def blend_weights(window):
-    """How much each pixel of a window counts: float32 [window, window], highest in the middle, never zero,
-    the same in all eight views."""
+    """Weights of a window's pixels, float32 [S, S]: highest in the middle, never zero, alike in all views."""
     rise = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2 + 1e-3
     return np.outer(rise, rise).astype(np.float32)
 
@@ -67,12 +63,9 @@ def decide(sums, out):
 
 def predict_rows(answer, read, shape, classes, windows, channels=1):
     """Yields (first row, uint8 [rows, W, channels] as `decide` fills it) from the top down, every row of a
-    raster once.
-
-    `read(start, stop)` returns rows of the raster as uint8 [rows, W, B]; `shape` is (H, W). Past the raster's
-    edge it is mirrored. Sums stand in one window that slides to the right, and below it, as wide as the
-    raster, in the rows that it shares with the next row of windows.
-    """
+    raster of `shape` (H, W) once, mirrored past its edge. `read(start, stop)` returns its rows, uint8
+    [rows, W, B]. Sums stand in one window that slides to the right, and below it, as wide as the raster, in
+    the rows that it shares with the next row of windows."""
     (height, width), side, views = shape, windows.window, windows.views
     rows, columns = windows.along(height), windows.along(width)
     answers, weights = answer(patches_of(read, shape, windows)), blend_weights(side)

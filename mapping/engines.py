@@ -1,14 +1,15 @@
-"""How the network is run on windows of an image: by TensorFlow, or on CPUs faster by OpenVINO.
-
-An `answer` takes an iterable of patches (uint8 [S, S, B]) and yields, in their order, probabilities (float32
-[C, S, S], valid until the next).
-"""
+"""How the network is run on windows of an image, by TensorFlow, or on CPUs faster by OpenVINO, and how much
+memory that takes. An `answer` takes an iterable of patches (uint8 [S, S, B]) and yields, in their order,
+probabilities (float32 [C, S, S], valid until the next)."""
 import contextlib
 import functools
 import itertools
 import os
+import re
+import resource
 from collections import deque
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ import numpy as np
 from base.command import quiet_stderr
 from base.problem import Problem
 from base.tables import not_readable, read_facts, read_record
-from mapping.memory import growth, resident
 
 MEASURED = 512  # pixels: a window of about this side tells how much memory a larger one takes
 
@@ -49,7 +49,7 @@ def choose_engine(options):
 @functools.lru_cache(maxsize=1)
 def start_engine(run, model, engine):
     """(answer, bytes of this process while it answers) of a run whose model.keras has the hash `model`; kept
-    from raster to raster."""
+    from raster to raster. TensorFlow's bytes grow with a window's area, and are measured on a small one."""
     facts = read_facts(run)
     if engine.name == "openvino":
         xml, _, about = engine_files(run, engine.precision, engine.window)
@@ -57,37 +57,52 @@ def start_engine(run, model, engine):
         before, window_bytes = resident("VmRSS"), read_record(about, "predict.py")["window_bytes"]
     else:
         answer = tensorflow_engine(load_network(run, facts), engine.batch_size, engine.threads)
-        before, window_bytes = resident("VmRSS"), measure_window(answer, engine.window, facts)
+        before, multiple, bands = resident("VmRSS"), facts["multiple"], len(facts["scale"])
+        answer_one(answer, multiple, bands)  # what TensorFlow takes once
+        side = min(engine.window, -(-MEASURED // multiple) * multiple)
+        window_bytes = growth(lambda: answer_one(answer, side, bands)) * (engine.window / side) ** 2
     return answer, before + engine.batch_size * window_bytes
 
 
 def answer_one(answer, side, bands):
     """Has one black patch answered, which also makes an engine ready."""
-    for _ in answer(iter([np.zeros((side, side, bands), np.uint8)])):
-        pass
+    list(answer([np.zeros((side, side, bands), np.uint8)]))
+
+
+def resident(name):
+    """Bytes of this process in memory: "VmRSS" now, "VmHWM" at most since the last `growth` began; where no
+    Linux says so, the most that there ever were."""
+    try:
+        return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    except (OSError, TypeError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if os.uname().sysname == "Darwin" else 1024 * most
+
+
+def growth(work):
+    """Most bytes by which this process grows while work() is done."""
+    before = resident("VmRSS")
+    with contextlib.suppress(OSError):  # else an earlier peak counts: too much rather than too little
+        Path("/proc/self/clear_refs").write_text("5")
+    work()
+    return max(0, resident("VmHWM") - before)
 
 
 # -- TensorFlow ----------------------------------------------------------------------------------------------
 
-def count_seen(facts):
-    """How many bands the network of model.json sees."""
-    return len(facts["bands"]) + bool(facts["extra"])
-
-
 def load_network(run, facts):
-    """The Keras network of a run. Only stock layers: what would run code while it loads is refused (exit
-    3)."""
+    """The Keras network of a run; Problem (exit 3) where it would run code as it loads, or is another."""
     with quiet_stderr():
         import keras
     try:
         network = keras.models.load_model(run / "model.keras", compile=False, safe_mode=True)
     except Exception as error:  # Keras has no type of its own for what a file can do to it
         raise not_readable(run, error) from None
-    bands, classes = network.input_shape[-1], network.output_shape[-1]
-    if (bands, classes) != (count_seen(facts), len(facts["classes"])):
-        raise Problem(f"model {run / 'model.keras'}: {bands} bands to {classes} classes, expected "
-                      f"{count_seen(facts)} to {len(facts['classes'])} as model.json says; run train.py "
-                      "again", code=3)
+    sizes = network.input_shape[-1], network.output_shape[-1]
+    expected = len(facts["scale"]), len(facts["classes"])
+    if sizes != expected:
+        raise Problem(f"model {run / 'model.keras'}: {sizes[0]} bands to {sizes[1]} classes, expected "
+                      f"{expected[0]} to {expected[1]} as model.json says; run train.py again", code=3)
     return network
 
 
@@ -100,8 +115,7 @@ def graph_of(network, *shape):
 
 
 def tensorflow_engine(network, batch_size, threads=0):
-    """An `answer` that calls the network with batches of so many patches. `threads`: 0, as many as there are
-    cores."""
+    """An `answer` that calls the network with batches of so many patches. `threads` 0: one for each core."""
     import tensorflow as tf
     tf.get_logger().setLevel("ERROR")  # a graph for each size of window is meant
     with contextlib.suppress(RuntimeError):  # TensorFlow is at work already
@@ -116,15 +130,6 @@ def tensorflow_engine(network, batch_size, threads=0):
     return answer
 
 
-def measure_window(answer, window, facts):
-    """Bytes that TensorFlow takes for a window, which grow with its area: measured on a smaller one, as a
-    large one may need more than there is."""
-    multiple, bands = facts["multiple"], count_seen(facts)
-    side = min(window, -(-MEASURED // multiple) * multiple)
-    answer_one(answer, multiple, bands)  # what TensorFlow takes once
-    return growth(lambda: answer_one(answer, side, bands)) * (window / side) ** 2
-
-
 # -- OpenVINO ------------------------------------------------------------------------------------------------
 
 def engine_files(run, precision, window):
@@ -134,30 +139,27 @@ def engine_files(run, precision, window):
 
 
 def openvino_engine(model, streams, threads=0, precision="float32"):
-    """An `answer` that has `streams` patches under way at once, each in its own threads. `model`: a path or a
-    model. In bfloat16 where that is the precision and the processor has it, else in float32 (what is 8 bit
-    stays so)."""
+    """An `answer` that has `streams` patches under way at once, each in its own threads, of a model or its
+    path. In bfloat16 where that is the precision and the processor has it, else in float32 or the 8 bit."""
     import openvino as ov
     compiled = ov.Core().compile_model(model, "CPU", {
         "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"})
     requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, no stream
 
+    def answered(request):
+        request.wait()
+        return request.get_output_tensor().data[0]
+
     def answer(patches):
-        idle, busy = deque(requests), deque()
+        busy = deque()
         try:
-            for patch in patches:
-                if not idle:
-                    first = busy.popleft()
-                    first.wait()
-                    yield first.get_output_tensor().data[0]
-                    idle.append(first)
-                request = idle.popleft()
+            for request, patch in zip(itertools.cycle(requests), patches):
+                if len(busy) == len(requests):
+                    yield answered(busy.popleft())
                 request.start_async({0: np.ascontiguousarray(patch)[None]}, share_inputs=True)
                 busy.append(request)
-            for request in busy:
-                request.wait()
-                yield request.get_output_tensor().data[0]
+            yield from map(answered, busy)
         finally:  # the next raster finds them idle, though this one may have failed half-way
             for request in busy:
                 request.wait()

@@ -1,5 +1,4 @@
-"""A class map written from predicted rows, and what goes with it drawn from the map that stands.
-"""
+"""A class map written from predicted rows, and what goes with it drawn from the map that stands."""
 import contextlib
 import itertools
 import json
@@ -17,18 +16,13 @@ from base.files import replacing
 from base.tables import write_text
 from imagery.arrays import IGNORE
 from imagery.labels import palette
-from imagery.rasters import (
-    CACHE,
-    georeference_options,
-    open_raster,
-    without_place_allowed,
-    writing,
-)
-from mapping.maps import ALSO, CERTAIN, beside, is_made, sidecars
+from imagery.rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
+from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, sidecars
 
 PREVIEW = 1500  # pixels: longest side of the .png
 BLOCK = 256  # pixels: side of a raster's tiles
 CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
+POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how their file begins
 
 
 class Wanted(NamedTuple):
@@ -40,35 +34,31 @@ class Wanted(NamedTuple):
     sieve: int  # pixels: smaller areas are left out of the polygons
 
 
-# -- rasters -------------------------------------------------------------------------------------------------
-
 @contextlib.contextmanager
-def new_raster(path, shape, wanted, count, overviews, nodata=None):
-    """Opens a raster of `count` bands for writing. On leaving, it has its overviews, made by `overviews`, and
-    all of it was read again: GDAL tells nobody when a disk is full while it closes a file."""
-    height, width = shape
+def new_raster(path, shape, wanted, name):
+    """Opens the raster of the map, or of one of `ALSO` beside it, for writing, described. On leaving, it has
+    overviews, and all of it was read again: GDAL tells nobody when a disk is full while it closes a file."""
+    (height, width), count = shape, {"probabilities": len(wanted.classes), "colours": 4}.get(name, 1)
+    overviews = {"map": Resampling.mode, "colours": Resampling.nearest}.get(name, Resampling.average)
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
     with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW="DEFLATE"):
-        options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8", nodata=nodata,
-                       tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=3,
-                       bigtiff="if_safer", **georeference_options(wanted.georeference))
+        options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8",
+                       nodata=None if name == "colours" else IGNORE, tiled=True, blockxsize=BLOCK,
+                       blockysize=BLOCK, compress="deflate", zlevel=3, bigtiff="if_safer",
+                       **georeference_options(wanted.georeference))
         with rasterio.open(path, "w", **options) as target:
             target.update_tags(**wanted.tags)
+            describe_bands(target, name, wanted.classes)
             yield target
         with rasterio.open(path, "r+", driver="GTiff") as target:
             target.build_overviews(factors, overviews)
-        check_written(path, factors)
-
-
-def check_written(path, factors):
-    """RasterioError where a written raster or one of its overviews cannot be read."""
-    with rasterio.open(path, driver="GTiff") as source:
-        if len(source.overviews(1)) != len(factors):  # their factors are rounded where the raster is narrow
-            raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
-    for level in (None, *range(len(factors))):
-        with rasterio.open(path, driver="GTiff", overview_level=level) as source:
-            for band in source.indexes:
-                source.checksum(band)
+        with rasterio.open(path, driver="GTiff") as source:
+            if len(source.overviews(1)) != len(factors):  # which are rounded where the raster is narrow
+                raise RasterioError(f"overviews {source.overviews(1)} instead of {factors}")
+        for level in (None, *range(len(factors))):
+            with rasterio.open(path, driver="GTiff", overview_level=level) as source:
+                for band in source.indexes:
+                    source.checksum(band)
 
 
 def describe_bands(target, name, classes):
@@ -84,22 +74,16 @@ def describe_bands(target, name, classes):
 
 
 def write_map(path, layers, rows, wanted):
-    """Writes a class map, and what `wanted.also` asks for, from `rows`, (first row, uint8 [rows, W, 1 and
-    more]: class, confidence, probabilities) from the top down; pixels that are nodata in the input `layers`
-    become nodata. The rasters are whole before one takes its name, and the map is the last to. Problem (exit
-    4) where the disk does not take them."""
-    paths = {"map": path, **{name: beside(path, name) for name in wanted.also if ALSO[name].predicted}}
+    """Writes a class map, and what is `wanted` beside it, from `rows` from the top down, (first row, uint8
+    [rows, W, 1 and more]: class, confidence, probabilities), and the nodata of the input `layers`. Rasters
+    are whole before one takes its name, the map last. Problem (exit 4) where the disk does not take them."""
+    paths = {"map": path, **{name: beside(path, name) for name in wanted.also if name in PREDICTED}}
     with contextlib.ExitStack() as named:
         named.enter_context(without_place_allowed())
         temporary = {name: named.enter_context(replacing(final)) for name, final in paths.items()}
         with writing(f"class map {path}"), contextlib.ExitStack() as opened:
-            targets = {}
-            for name in paths:
-                count = len(wanted.classes) if name == "probabilities" else 1
-                overviews = Resampling.mode if name == "map" else ALSO[name].overviews
-                raster = new_raster(temporary[name], layers.shape, wanted, count, overviews, IGNORE)
-                targets[name] = opened.enter_context(raster)
-                describe_bands(targets[name], name, wanted.classes)
+            targets = {name: opened.enter_context(new_raster(final, layers.shape, wanted, name))
+                       for name, final in temporary.items()}
             for row, pixels in rows:
                 stop = row + len(pixels)
                 pixels[~layers.valid(row, stop)] = IGNORE
@@ -111,17 +95,16 @@ def write_map(path, layers, rows, wanted):
     write_beside(path, wanted)
 
 
-# -- what is drawn from a map that stands --------------------------------------------------------------------
-
 def write_beside(path, wanted):
-    """Writes what goes with a map and is not there: its sidecars and, where `wanted.also` asks for them, the
-    map in its colours and polygons, anew where `wanted.sieve` has changed."""
-    colours, polygons = beside(path, "colours"), beside(path, "polygons")
+    """Writes what goes with a map and is not there as `wanted`: sidecars, the map in colours, polygons."""
+    colours, polygons, head = beside(path, "colours"), beside(path, "polygons"), ""
     if not all(part.exists() for part in sidecars(path)):
         write_sidecars(path, wanted.classes)
     if "colours" in wanted.also and not is_made(colours, wanted.tags):
         write_colours(colours, path, wanted)
-    if "polygons" in wanted.also and not are_drawn(polygons, wanted.sieve):
+    with contextlib.suppress(FileNotFoundError), open(polygons, errors="replace") as file:
+        head = file.readline(200)
+    if "polygons" in wanted.also and not head.startswith(POLYGONS % wanted.sieve):
         write_polygons(polygons, path, wanted.classes, wanted.sieve)
 
 
@@ -137,17 +120,12 @@ def write_sidecars(path, classes):
     write_text(qgis, '<!DOCTYPE qgis>\n<qgis version="3.0"><pipe><rasterrenderer type="paletted" band="1" '
                      f'opacity="1" alphaBand="-1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
                      "</pipe></qgis>\n")
-    write_preview(picture, path, classes)
-
-
-def write_preview(path, map_path, classes):
-    """A picture of the map in the classes' colours, at most PREVIEW pixels long."""
-    with open_raster(map_path) as source:
+    with open_raster(path) as source:
         scale = max(1, max(source.shape) / PREVIEW)
-        shape = tuple(max(1, round(n / scale)) for n in source.shape)
-        small = source.read(1, out_shape=shape, resampling=Resampling.nearest)
-    options = dict(driver="PNG", height=shape[0], width=shape[1], count=1, dtype="uint8", zlevel=3)
-    with replacing(path) as temporary, without_place_allowed(), writing(f"class map {path}"):
+        height, width = (max(1, round(size / scale)) for size in source.shape)
+        small = source.read(1, out_shape=(height, width), resampling=Resampling.nearest)
+    options = dict(driver="PNG", height=height, width=width, count=1, dtype="uint8", zlevel=3)
+    with replacing(picture) as temporary, without_place_allowed(), writing(f"class map {picture}"):
         with rasterio.open(temporary, "w", **options) as target:
             target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
             target.write(small, 1)
@@ -158,27 +136,10 @@ def write_colours(path, map_path, wanted):
     alpha = np.where(np.arange(256) == IGNORE, 0, 255)
     rgba = np.column_stack([palette(wanted.classes), alpha]).astype(np.uint8)
     with open_raster(map_path) as source, replacing(path) as temporary, writing(f"class map {path}"):
-        with new_raster(temporary, source.shape, wanted, 4, ALSO["colours"].overviews) as target:
-            describe_bands(target, "colours", wanted.classes)
+        with new_raster(temporary, source.shape, wanted, "colours") as target:
             for row in range(0, source.height, BLOCK):
                 window = (row, min(row + BLOCK, source.height)), (0, source.width)
                 target.write(np.moveaxis(rgba[source.read(1, window=window)], -1, 0), window=window)
-
-
-# -- polygons ------------------------------------------------------------------------------------------------
-
-def head_of(least):
-    """How a file of polygons begins, whose areas of fewer than `least` pixels were given to their
-    neighbours."""
-    return f'{{"type": "FeatureCollection", "sieve": {least}, "features": ['
-
-
-def are_drawn(path, least):
-    """True where a file of such polygons is there."""
-    if not path.exists():
-        return False
-    with open(path, "rb") as file:
-        return file.read(200).startswith(head_of(least).encode())
 
 
 def write_polygons(path, map_path, classes, least):
@@ -191,7 +152,7 @@ def write_polygons(path, map_path, classes, least):
         indices = sieve(indices, least, mask=(indices != IGNORE).astype(np.uint8))
     areas = shapes(indices, indices != IGNORE, transform=transform)
     with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w") as file:  # in ASCII
-        file.write(head_of(least))
+        file.write(POLYGONS % least)
         comma = "\n"
         while batch := list(itertools.islice(areas, 5000)):  # a call for each is thirty times slower
             geometries = transform_geom(crs, "EPSG:4326", [shape for shape, _ in batch])

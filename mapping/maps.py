@@ -8,13 +8,9 @@
 <name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
 <name>.<way>.tif         a test tile's map made in one of the other `ways`
 """
-import errno
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
-
-from rasterio.enums import Resampling
 
 from base.files import sha256
 from base.problem import Problem
@@ -23,25 +19,13 @@ from imagery.rasters import open_raster, reading
 
 CERTAIN = 200  # what a probability of 1 is written as
 PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
-
-
-class Form(NamedTuple):
-    """A form in which predict.also may ask for a map, in a file of its own beside it."""
-    end: str  # of the file's name
-    overviews: Resampling | None  # how they are made; None where it is no raster
-    predicted: bool  # True: with the map, from probabilities; False: drawn from a map that stands
-
-
-ALSO = {"confidence": Form(".confidence.tif", Resampling.average, True),
-        "probabilities": Form(".probabilities.tif", Resampling.average, True),
-        "colours": Form(".colours.tif", Resampling.nearest, False),
-        "polygons": Form(".geojson", None, False)}
+PREDICTED = "confidence", "probabilities"  # of predict.also: written with the map
+ALSO = *PREDICTED, "colours", "polygons"  # the others are drawn from a map that stands
 
 
 def ways(settings):
-    """{way: predict settings} in which test tiles are predicted too, where predict.compare is on, so that
-    what each part of predicting adds can be told: "one_view", where the map itself is made in several, and
-    "side_by_side", as patches are cut for training, one view each, no overlap."""
+    """{way: predict settings} in which test tiles are predicted too, where predict.compare is on: "one_view",
+    where the map itself is made in several, and "side_by_side", as patches are cut for training."""
     options = settings["predict"]
     if not options["compare"]:
         return {}
@@ -51,13 +35,10 @@ def ways(settings):
 
 
 def options_of(predict):
-    """The predict settings that decide a map's pixels, as its tag PREDICT holds them. predict.engine is not
-    among them, as auto is one engine here and another there (tag ENGINE), nor is predict.resample (tag
-    PLACE)."""
+    """The predict settings that decide a map's pixels, as its tag PREDICT holds them; what decides them
+    beside these stands in the tags ENGINE (predict.engine may be auto) and PLACE (predict.resample)."""
     return json.dumps({key: predict[key] for key in PIXELS}, sort_keys=True)
 
-
-# -- names ---------------------------------------------------------------------------------------------------
 
 def sidecars(path):
     """What always goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
@@ -66,13 +47,13 @@ def sidecars(path):
 
 def beside(path, name):
     """The file of one of `ALSO`, or the map made in one of the `ways`, beside a map."""
-    return path.with_suffix(ALSO[name].end if name in ALSO else f".{name}.tif")
+    return path.with_suffix(".geojson" if name == "polygons" else f".{name}.tif")
 
 
 def files_of(path, also):
-    """The files of a whole map: itself, what always goes with it, and the rasters of `also`, [] for one of
-    the `ways`. Polygons are not counted: a map without a place on the ground has none."""
-    return [path, *sidecars(path), *(beside(path, name) for name in also if ALSO[name].overviews)]
+    """The files of a whole map: itself, its sidecars, and the rasters of `also`, [] for one of the `ways`.
+    Polygons are not counted: a map without a place on the ground has none."""
+    return [path, *sidecars(path), *(beside(path, name) for name in also if name != "polygons")]
 
 
 def maps_of(tile, settings, run):
@@ -89,11 +70,10 @@ def expected_maps(settings, run):
 
 
 def read_map(path, shape):
-    """(uint8 [H, W], {tag: text}) of a map, or of its confidence; Problem (exit 3) where it is not there or
-    has another shape."""
+    """(uint8 [H, W], {tag: text}) of a map, or its confidence; Problem (exit 3) where it is not there so."""
     if not path.exists():
-        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py "
-                      "again", code=3)
+        raise Problem(f"class map {path}: no such file, expected it of predict.py; run predict.py again",
+                      code=3)
     with open_raster(path) as source:
         if (source.count, source.dtypes[0], source.shape) != (1, "uint8", tuple(shape)):
             raise Problem(f"class map {path}: {source.count} bands of {source.dtypes[0]}, {source.shape}, "
@@ -104,16 +84,11 @@ def read_map(path, shape):
 
 def check_length_of_name(run, name, raster):
     """Problem (exit 3) where the name of a raster's map is too long for the files beside it."""
-    longest = beside(Path(f"{name}.tif"), "probabilities")
-    try:
-        os.stat(run / f".{longest.stem}.tmp9999999{longest.suffix}.aux.xml")  # GDAL's, of a temporary file
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
-                          "shorter one; rename it", code=3) from None
+    longest = f".{name}.probabilities.tmp9999999.tif.aux.xml"  # GDAL's, of a temporary file
+    if len(os.fsencode(longest)) > os.pathconf(run, "PC_NAME_MAX"):
+        raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
+                      "shorter one; rename it", code=3)
 
-
-# -- what stands ---------------------------------------------------------------------------------------------
 
 def is_made(path, tags):
     """True where a raster with these tags is there."""

@@ -1,24 +1,41 @@
-"""One raster to its class map: does the map stand, how much memory would it take, go.
-"""
+"""One raster, opened as the network sees it, to its class map: does the map stand, how much memory would it
+take, go."""
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from base.code import code_of
 from base.files import sha256
 from base.problem import Problem
+from base.settings import all_tiles
 from base.tables import read_facts
-from imagery.rasters import in_degrees
-from mapping import memory
+from base.zips import is_file
+from imagery.rasters import (
+    CACHE,
+    Layers,
+    control_points,
+    georeference,
+    in_degrees,
+    open_raster,
+    pixel_size,
+    resampled,
+    validity,
+)
+from imagery.raw_tiles import MASK
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside, write_map
-from mapping.maps import ALSO, beside, is_made, options_of, recorded
-from mapping.source import open_source
+from mapping.maps import PREDICTED, beside, is_made, options_of, recorded
+
+code_version = functools.cache(functools.partial(code_of, "mapping/one_raster.py"))  # of what makes maps
 
 
 class Job(NamedTuple):
@@ -35,58 +52,129 @@ class Job(NamedTuple):
         return self.run / "predictions" / f"{self.name}.tif"
 
 
-class Outcome(NamedTuple):
-    """What has become of a job."""
-    row: dict | None  # of predict.csv
-    lines: list  # still to be shown
-    problem: Problem | None
-
-
 def attempt(job, threads=0, show=None):
-    """The Outcome of a job. `show`: as `predict_raster` takes it; without one the lines are in the
-    outcome."""
+    """(row of predict.csv or None, Problem or None, lines still to be shown: all where `show` is None)."""
     lines = []
-
-    def keep(line, last=False):
-        lines.extend([line] if last else [])
-
+    keep = show or (lambda line, last=False: lines.extend([line] if last else []))
     try:
-        return Outcome(predict_raster(job, threads, show or keep), lines, None)
+        return predict_raster(job, threads, keep), None, lines
     except Problem as problem:
-        return Outcome(None, lines, problem)
+        return None, problem, lines
 
 
 def predict_raster(job, threads, show):
     """Writes a raster's class map, unless the same map stands. Returns its row of predict.csv, without
-    seconds where the map stood. `threads` 0: as many as there are cores. `show`: base.command.progress, or as
-    that."""
+    seconds where the map stood. `threads` 0: one for each core. `show`: base.command.progress, or as that."""
     facts, options = read_facts(job.run), job.settings["predict"]
     with open_source(job, facts, show) as source:
-        also = possible(options["also"], source, show)
-        tags = tags_of(job, facts, source)
+        also, tags = possible(options["also"], source, show), tags_of(job, facts, source)
         wanted = Wanted(facts["classes"], source.georeference, tags, also, options["sieve"])
         if map_stands(job, wanted, show):
+            seconds = None
             write_beside(job.map, wanted)
             show(f"{job.name:>12}  stands already  {job.map}", last=True)
-            return row_of(job, source, wanted, None)
-        engine = Engine(job.engine, options["precision"], options["window"], options["batch_size"], threads)
-        answer, engine_bytes = start_engine(job.run, facts["sha256"], engine)
-        windows = windows_for(job, source.shape, facts["multiple"])
-        check_memory(job, source, memory.needed(source.shape, facts, windows, engine_bytes, also), show)
-        started, classes = time.monotonic(), len(facts["classes"])
-        channels = 2 + classes if "probabilities" in also else 1 + ("confidence" in also)
-        rows = predict_rows(answer, source.read, source.shape, classes, windows, channels)
-        write_map(job.map, source.layers, watched(rows, job, source, show), wanted)
-    seconds, views = time.monotonic() - started, len(options["views"])
-    source.warn_of_scale(show)
-    show(f"{job.name:>12}  {source.height} x {source.width} px, views: {views}: {seconds:.0f} s, "
-         f"{source.height * source.width * views / seconds / 1e6:.2f} Mpx/s per view  {job.map}", last=True)
-    return row_of(job, source, wanted, f"{seconds:.2f}")
+        else:
+            seconds = make_map(job, facts, source, wanted, threads, show)
+        height, width = source.shape
+    return {"map": job.name, "height": height, "width": width, "views": len(options["views"]),
+            "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
+            "seconds": seconds, "sha256": sha256(job.map)}
+
+
+def make_map(job, facts, source, wanted, threads, show):
+    """Predicts a raster and writes its map; returns how many seconds that took, as text."""
+    options, (height, width), classes = job.settings["predict"], source.shape, len(facts["classes"])
+    engine = Engine(job.engine, options["precision"], options["window"], options["batch_size"], threads)
+    answer, engine_bytes = start_engine(job.run, facts["sha256"], engine)
+    window, multiple, views = options["window"], facts["multiple"], options["views"]
+    if job.engine == "tensorflow":  # which takes windows of any size: none larger than the raster
+        window = min(window, -(-max(source.shape) // multiple) * multiple)
+    windows = Windows(window, options["overlap"], views, multiple)
+    check_memory(job, source, needed(source.shape, facts, windows, engine_bytes, wanted.also), show)
+    started = time.monotonic()
+    channels = 2 + classes if "probabilities" in wanted.also else 1 + ("confidence" in wanted.also)
+
+    def rows():
+        for row, pixels in predict_rows(answer, source.read, source.shape, classes, windows, channels):
+            yield row, pixels
+            show(f"{job.name:>12}  {100 * (row + len(pixels)) // height:3d} %")
+
+    write_map(job.map, source.layers, rows(), wanted)
+    seconds = time.monotonic() - started
+    if source.outside.max() > 0.2 * source.pixels:
+        show(f"warning: {job.path}: {100 * source.outside.max() / source.pixels:.0f} % of a band outside the "
+             f"scale that the network was trained with ({facts['scale']}); see data.scale", last=True)
+    show(f"{job.name:>12}  {height} x {width} px, views: {len(views)}: {seconds:.0f} s, "
+         f"{height * width * len(views) / seconds / 1e6:.2f} Mpx/s per view  {job.map}", last=True)
+    return f"{seconds:.2f}"
+
+
+# -- the raster as the network sees it -----------------------------------------------------------------------
+
+class Source:
+    """A raster to predict, and the extra raster where there is one, open and of the network's pixel size:
+    `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
+    `georeference`, that of imagery.rasters, with "control_points" where these place it."""
+
+    def __init__(self, paths, rasters, ground, facts):
+        self.paths, self.rasters, self.georeference = paths, rasters, ground
+        self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"])
+        self.shape = self.layers.shape
+        self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read; beyond the scale
+
+    def read(self, start, stop):
+        """Rows of pixels: uint8 [rows, W, B]."""
+        valid = self.layers.valid(start, stop)
+        pixels, outside = self.layers.read(start, stop, valid)
+        self.pixels += np.count_nonzero(valid)
+        self.outside += outside
+        return pixels
+
+
+@contextlib.contextmanager
+def open_source(job, facts, show):
+    """The Source of a job, resampled where predict.resample asks for it."""
+    paths = [job.path, job.extra] if job.extra else [job.path]
+    of_split = job.name in all_tiles(job.settings["split"])  # compared with labels, pixel by pixel
+    resample = job.settings["predict"]["resample"] and not of_split
+    with contextlib.ExitStack() as opened:
+        rasters = [opened.enter_context(open_raster(path)) for path in paths]
+        ground = georeference(rasters[0], job.settings["data"]["assume_crs"])
+        if points := control_points(rasters[0]):
+            ground["control_points"] = points
+        scale, warning = scale_to(ground, facts["ground_sample_distance"], resample, job.path)
+        if warning:
+            show(f"warning: {job.path}: {warning}", last=True)
+        if scale != 1:
+            rasters = [opened.enter_context(resampled(raster, scale)) for raster in rasters]
+            ground["transform"] = list(rasters[0].transform)[:6]
+        yield Source(paths, rasters, ground, facts)
+
+
+def scale_to(ground, trained, resample, path):
+    """(how many of the map's pixels to one of the raster's: 1 unless `resample`, a warning or None). Problem
+    (exit 3) where their sizes have nothing in common."""
+    own = pixel_size(ground)
+    if trained is None or (own is None and not ground["transform"] and not resample):
+        return 1, None  # a picture without a place has no size
+    if own is None:
+        return 1, ("its pixel size in metres is not known, so it is not resampled; the network was trained "
+                   f"on {trained:g} m")
+    ratio = own / trained
+    if resample and not 1 / 32 < ratio < 32:
+        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the "
+                      "network was trained; look at its georeference, or set predict.resample to false",
+                      code=3)
+    if resample and abs(ratio - 1) > 0.01:
+        return ratio, None
+    if resample or 0.8 < ratio < 1.25:
+        return 1, None
+    return 1, (f"pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true "
+               "for good results")
 
 
 def possible(also, source, show):
-    """The forms of `also` that a raster's map can have: polygons only where its place on the ground is
-    known."""
+    """What of `also` a raster's map can have: polygons only where its place on the ground is known."""
     if "polygons" not in also or in_degrees(source.rasters[0], source.georeference):
         return also
     reason = "no place in longitude and latitude is known"
@@ -96,75 +184,75 @@ def possible(also, source, show):
     return [name for name in also if name != "polygons"]
 
 
-@functools.cache
-def code_version():
-    """What stands for the code that makes maps, in their tags."""
-    return code_of("mapping/one_raster.py")[:16]
-
-
 def tags_of(job, facts, source):
     """The tags of a map: what it was made from and by. The same tags, the same pixels."""
     options = job.settings["predict"]
     seen = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
     seen["classes"] = list(facts["classes"].items())
     read = json.dumps([options_of(options), seen], sort_keys=True)
+    masks = {f"{path}{MASK}": validity(raster) for path, raster in zip(source.paths, source.rasters)}
+    masks = [f"{text} {sha256(mask) if is_file(mask) else None}" for mask, text in masks.items()]
     tool = f"{job.engine} {version(job.engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(job.run, "int8", options["window"])[1])[:16]
     return {"MODEL": facts["sha256"], "SETTINGS": hashlib.sha256(read.encode()).hexdigest(),
             "PREDICT": options_of(options), "PLACE": json.dumps(source.georeference),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
-            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version(),
-            "MASKS": source.masks(), "SOURCE": " ".join(map(sha256, source.paths))}
+            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version()[:16],
+            "MASKS": " ".join(masks), "SOURCE": " ".join(map(sha256, source.paths))}
 
 
 def map_stands(job, wanted, show):
     """True where a job's map need not be predicted; says why an earlier one is predicted again."""
     if not job.map.exists():
         return False
-    same = is_made(job.map, wanted.tags) and recorded(job.run).get(job.name) in (None, sha256(job.map))
-    predicted = [name for name in wanted.also if ALSO[name].predicted]
-    lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
-    if same and not lacking:
-        return True
-    reason = f"is predicted again: {' and '.join(lacking)} cannot be made from the map"
-    if not same:
-        reason = "replaces the map of another raster, model, setting or version, or a damaged one"
+    reason = "replaces the map of another raster, model, setting or version, or a damaged one"
+    if is_made(job.map, wanted.tags) and recorded(job.run).get(job.name) in (None, sha256(job.map)):
+        predicted = [name for name in wanted.also if name in PREDICTED]
+        lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
+        if not lacking:
+            return True
+        reason = f"is predicted again: {' and '.join(lacking)} cannot be made from the map"
     show(f"{job.name:>12}  {reason}", last=True)
     return False
 
 
-def windows_for(job, shape, multiple):
-    """The Windows of a raster of this shape: for TensorFlow, which takes any size, no larger than the
-    raster."""
-    options = job.settings["predict"]
-    fitting = -(-max(shape) // multiple) * multiple if job.engine == "tensorflow" else options["window"]
-    return Windows(min(options["window"], fitting), options["overlap"], options["views"], multiple)
+def needed(shape, facts, windows, engine_bytes, also):
+    """About how many bytes predicting a raster of `shape` (height, width) takes: the process while the
+    network answers, and, by the raster's size, GDAL's blocks, rows of pixels, sums, polygons' map."""
+    (height, width), window, classes = shape, windows.window, len(facts["classes"])
+    wide, step = max(width, window), int(np.diff(windows.along(height)).min(initial=window))
+    copies = [3 if limits is None else 16 for limits in facts["scale"]]  # of a band: bytes, or numbers too
+    blocks = min(1e6 * CACHE, (len(copies) + 1) * height * width)
+    rows = (sum(copies) + 2 + classes) * window * wide
+    sums = 4 * classes * (2 * (window - step) * wide + 4 * window**2)
+    return engine_bytes + blocks + rows + sums + 3 * height * width * ("polygons" in also)
 
 
-def check_memory(job, source, needed, show):
+def installed(root="/"):
+    """Bytes that this process may have: those of the machine or, where it is lower, the lowest limit of its
+    control group, of version 1 or 2, and of those around it. `root`: the folder of proc and sys."""
+    top, own, paths = Path(root, "sys/fs/cgroup"), Path(root, "proc/self/cgroup"), []
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, group = line.split(":", 2)
+        folders = [folder[1:] for folder in (group, *map(str, Path(group).parents))]
+        if controllers == "":
+            paths += [top / folder / "memory.max" for folder in folders]
+        elif "memory" in controllers.split(","):
+            paths += [top / "memory" / folder / "memory.limit_in_bytes" for folder in folders]
+    limits = [path.read_text().strip() for path in paths if path.is_file()]
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *(int(limit) for limit in limits if limit != "max")])
+
+
+def check_memory(job, source, needed_bytes, show):
     """Says how much memory a map takes; Problem (exit 3) where that is more than there is."""
-    options, installed = job.settings["predict"], memory.installed()
-    show(f"{job.name:>12}  {source.height} x {source.width} px, windows of {options['window']}, "
+    (height, width), options, available = source.shape, job.settings["predict"], installed()
+    show(f"{job.name:>12}  {height} x {width} px, windows of {options['window']}, "
          f"views: {len(options['views'])}, {job.engine} {version(job.engine)} {options['precision']}: "
-         f"about {needed / 1e9:.1f} GB of memory", last=True)
-    if needed > installed:
-        raise Problem(f"raster {job.path}: {source.height} x {source.width} pixels need about "
-                      f"{needed / 1e9:.1f} GB of memory, expected at most the {installed / 1e9:.1f} GB of "
-                      "this machine or container; lower predict.window or predict.batch_size, or cut it into "
-                      "narrower ones", code=3)
-
-
-def watched(rows, job, source, show):
-    """The same rows; shows how far they have come."""
-    for row, pixels in rows:
-        yield row, pixels
-        show(f"{job.name:>12}  {100 * (row + len(pixels)) // source.height:3d} %")
-
-
-def row_of(job, source, wanted, seconds):
-    """A map's row of predict.csv."""
-    options = job.settings["predict"]
-    return {"map": job.name, "height": source.height, "width": source.width, "views": len(options["views"]),
-            "window": options["window"], "overlap": options["overlap"], "engine": wanted.tags["ENGINE"],
-            "seconds": seconds, "sha256": sha256(job.map)}
+         f"about {needed_bytes / 1e9:.1f} GB of memory", last=True)
+    if needed_bytes > available:
+        raise Problem(f"raster {job.path}: {height} x {width} pixels need about "
+                      f"{needed_bytes / 1e9:.1f} GB of memory, expected at most the {available / 1e9:.1f} GB "
+                      "of this machine or container; lower predict.window or predict.batch_size, or cut it "
+                      "into narrower ones", code=3)

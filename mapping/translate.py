@@ -1,9 +1,6 @@
-"""The network made OpenVINO's, once, into runs/<run>/engine/<precision>_<window>.xml, .bin and .json.
-
-From then on it runs without TensorFlow, in less memory. For 8 bit its ranges are calibrated on windows of the
-training tiles, and windows of the validation tiles say what it costs (post-training quantisation by NNCF,
-with its defaults).
-"""
+"""The network made OpenVINO's, once, into runs/<run>/engine/<precision>_<window>.xml, .bin and .json: it then
+runs without TensorFlow, in less memory. For 8 bit (NNCF's post-training quantisation, its defaults) ranges
+are calibrated on windows of the training tiles; windows of the validation tiles say what it costs."""
 import contextlib
 import functools
 import hashlib
@@ -25,23 +22,14 @@ from base.tables import read_record, write_record
 from imagery.arrays import IGNORE, cut, starts
 from imagery.scores import confusion_matrix, mean_iou
 from imagery.tiles import open_prepared
-from mapping.engines import (
-    answer_one,
-    count_seen,
-    engine_files,
-    graph_of,
-    load_network,
-    openvino_engine,
-)
-from mapping.memory import growth
+from mapping.engines import answer_one, engine_files, graph_of, growth, load_network, openvino_engine
 
 CALIBRATION = 24  # windows at most, to calibrate on and to test on
 FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"]  # these in float32
 
 
 def made_from(facts, precision):
-    """Digest of what decides a translation: the model, whose hash stands for its settings and tiles too, the
-    tools, this code."""
+    """Digest of what decides a translation: the model (with its settings and tiles), tools, this code."""
     tools = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
     parts = [facts["sha256"], *map(version, tools), code_sha256(__file__)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
@@ -52,57 +40,60 @@ def is_translated(run, facts, precision, window):
     xml, weights, about = engine_files(run, precision, window)
     try:
         record = read_record(about, "predict.py")
-        whole = (record["xml"], record["bin"]) == (sha256(xml), sha256(weights))
-        return whole and record["made_from"] == made_from(facts, precision)
+        own = [record[key] for key in ("made_from", "xml", "bin")]
+        return own == [made_from(facts, precision), sha256(xml), sha256(weights)]
     except (Problem, OSError, KeyError):
         return False
 
 
 def ensure_engine(run, facts, settings):
-    """Makes the translated network where it is missing: in a process of its own, with which TensorFlow's
-    memory goes."""
-    options = settings["predict"]
-    if is_translated(run, facts, options["precision"], options["window"]):
+    """Makes the translated network where it is missing, in a process with which TensorFlow's memory goes."""
+    window, precision = settings["predict"]["window"], settings["predict"]["precision"]
+    if is_translated(run, facts, precision, window):
         return
-    print(f"translating the network for OpenVINO, {options['precision']}, windows of {options['window']} px",
-          flush=True)
-    pool = ProcessPoolExecutor(1, get_context("spawn"))
-    try:
-        line = pool.submit(translate, run, facts, settings).result()
-    except BrokenProcessPool:
-        raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; "
-                      "lower predict.window", code=4) from None
-    except BaseException:
-        for process in pool._processes.values():
-            process.kill()  # a translation that goes on would hold up whoever stops this
-        raise
-    finally:
-        pool.shutdown(wait=True)
+    print(f"translating the network for OpenVINO, {precision}, windows of {window} px", flush=True)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            line = pool.submit(translate, run, facts, settings).result()
+        except BrokenProcessPool:
+            raise Problem(f"engine in {run / 'engine'}: its making was killed, expected enough free memory; "
+                          "lower predict.window", code=4) from None
+        except BaseException:
+            for process in pool._processes.values():
+                process.kill()  # a translation that goes on would hold up whoever stops this
+            raise
     print(line, flush=True)
 
 
 def translate(run, facts, settings):
-    """Writes the network as OpenVINO's files, for windows of predict.window; returns a line that says what it
-    is."""
+    """Writes the network as OpenVINO's files, for windows of predict.window; returns a line about it."""
+    import openvino as ov
     side, precision = settings["predict"]["window"], settings["predict"]["precision"]
-    files = engine_files(run, precision, side)
+    xml, weights, about = engine_files(run, precision, side)
     exact = convert(load_network(run, facts), side)
     model = quantise(exact.clone(), settings) if precision == "int8" else without_concatenations(exact)
-    window_bytes = growth(lambda: answer_one(openvino_engine(model, 1), side, count_seen(facts)))
+    window_bytes = growth(lambda: answer_one(openvino_engine(model, 1), side, len(facts["scale"])))
     record = {"made_from": made_from(facts, precision), "window_bytes": window_bytes}
-    line = f"translated: {files[0]}"
+    line = f"translated: {xml}"
     if precision == "int8":
         record["check"] = price = measure_price(exact, model, settings)
         line = (f"int8: mean IoU {100 * price['mean_iou']:.2f} % in float32, "
                 f"{100 * price['mean_iou_int8']:.2f} % in int8, on {price['windows']} windows of the "
                 f"validation tiles; {100 * price['same']:.1f} % of their pixels are given the same class")
-    save(model, files, record)
+    about.unlink(missing_ok=True)
+    with replacing(xml) as temporary, replacing(weights):  # OpenVINO writes both
+        try:
+            ov.save_model(model, temporary, compress_to_fp16=False)
+        except RuntimeError as error:  # all that OpenVINO says of a disk
+            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the "
+                          "disk; free some space and run the same command again", code=4) from None
+    write_record(about, {"xml": sha256(xml), "bin": sha256(weights), **record})
     return line
 
 
 def convert(network, side):
-    """The Keras network as OpenVINO's model, for patches of this side, computing in float32 also if it was
-    trained in mixed precision: OpenVINO does not take a graph in bfloat16."""
+    """The Keras network as OpenVINO's model, for patches of this side, in float32 also if it was trained in
+    mixed precision: OpenVINO does not take a graph in bfloat16."""
     import keras
     import openvino as ov
 
@@ -118,8 +109,8 @@ def convert(network, side):
 
 def without_concatenations(model):
     """A translated network, rewritten in place: a convolution of concatenated planes becomes the sum of the
-    parts' convolutions, and the softmax is taken of planes, as they are wanted. The same probabilities but
-    for rounding, a few per cent sooner: OpenVINO copies what it concatenates."""
+    parts' convolutions, since OpenVINO copies what it concatenates, and the softmax is taken of planes, as
+    they are wanted. The same probabilities but for rounding, a few per cent sooner."""
     from openvino import opset13 as op
 
     def parts_of(planes):
@@ -142,30 +133,12 @@ def without_concatenations(model):
     return model
 
 
-def save(model, files, record):
-    """Writes a model and, last, the record that says what it is."""
-    import openvino as ov
-    xml, weights, about = files
-    about.unlink(missing_ok=True)
-    with replacing(xml) as temporary, replacing(weights):  # OpenVINO writes both
-        try:
-            ov.save_model(model, temporary, compress_to_fp16=False)
-        except RuntimeError as error:  # all that OpenVINO says of a disk
-            raise Problem(f"engine {xml}: not written ({' '.join(str(error).split())}), expected room on the "
-                          "disk; free some space and run the same command again", code=4) from None
-    write_record(about, {"xml": sha256(xml), "bin": sha256(weights), **record})
-
-
-# -- 8 bit ---------------------------------------------------------------------------------------------------
-
 def windows_of(settings, role, side, count):
-    """Yields (pixels uint8 [S, S, B], labels uint8 [S, S]) of at most `count` windows, evenly drawn from
-    those that cover a role's tiles."""
+    """Yields (pixels uint8 [S, S, B], labels uint8 [S, S]) of at most `count` of a role's windows, evenly."""
     corners = []
-    for name in settings["split"][role]:
-        tile = open_prepared(settings["data"], name)
-        rows, columns = (starts(size, side, side) for size in tile.labels.shape)
-        corners += [(tile, row, col) for row, col in itertools.product(rows, columns)]
+    for tile in (open_prepared(settings["data"], name) for name in settings["split"][role]):
+        along = (starts(size, side, side) for size in tile.labels.shape)
+        corners += [(tile, row, col) for row, col in itertools.product(*along)]
     for number in np.unique(np.linspace(0, len(corners) - 1, min(count, len(corners))).astype(int)):
         tile, row, col = corners[number]
         labels = cut(tile.labels, row, col, side).copy()
@@ -190,12 +163,11 @@ def measure_price(exact, quantised, settings):
     """What 8 bit costs on windows of the validation tiles: {"windows": how many, "mean_iou", "mean_iou_int8":
     0..1, "same": share of the pixels that both models give the same class}."""
     classes, side = len(settings["data"]["classes"]), settings["predict"]["window"]
-    answers = [openvino_engine(model, 1) for model in (exact, quantised)]
-    confusions, same = [0, 0], []
-    for count, (pixels, labels) in enumerate(windows_of(settings, "val", side, CALIBRATION), 1):
-        predicted = [next(answer(iter([pixels]))).argmax(0).astype(np.uint8) for answer in answers]
-        for i in range(2):
-            confusions[i] = confusions[i] + confusion_matrix(labels, predicted[i], classes)
-        same.append(predicted[0] == predicted[1])
-    scores = [float(mean_iou(confusion)) for confusion in confusions]
-    return {"windows": count, "mean_iou": scores[0], "mean_iou_int8": scores[1], "same": float(np.mean(same))}
+    pixels, labels = zip(*windows_of(settings, "val", side, CALIBRATION))
+    predicted = []
+    for model in (exact, quantised):
+        answers = openvino_engine(model, 1)(pixels)
+        predicted.append(np.stack([planes.argmax(0) for planes in answers]).astype(np.uint8))
+    scores = [float(mean_iou(confusion_matrix(np.stack(labels), each, classes))) for each in predicted]
+    return {"windows": len(pixels), "mean_iou": scores[0], "mean_iou_int8": scores[1],
+            "same": float(np.mean(predicted[0] == predicted[1]))}

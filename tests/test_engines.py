@@ -55,6 +55,13 @@ def test_a_raster_that_fails_half_way_leaves_openvino_ready_for_the_next(small):
     np.testing.assert_array_equal(answers(engine, 512, 4)[1], expected)
 
 
+def test_growth_is_what_a_piece_of_work_takes_at_most_though_it_gives_it_back():
+    earlier = np.ones(2**26, np.uint8)
+    del earlier  # a higher peak before
+    for size in (2**24, 2**25):
+        assert engines.growth(lambda: np.ones(size, np.uint8).sum()) == pytest.approx(size, rel=0.3)
+
+
 def hostile_models(folder):
     """A Lambda layer whose code makes a file; a function of os in place of a layer; weights that are read
     from a file of the machine."""

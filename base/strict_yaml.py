@@ -116,8 +116,3 @@ def read_yaml(path):
         if "line " not in where and loader is not None:
             where = f"line {loader.line + 1}: {where}"
         raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
-
-
-def yaml_text(settings):
-    """Settings as YAML, in their order."""
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

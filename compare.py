@@ -23,10 +23,10 @@ MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out"
 
 
 class Finished(NamedTuple):
-    """A finished run: metrics.json, its settings, and its scores and costs as columns of compare.csv."""
-    metrics: dict
+    """A finished run."""
+    metrics: dict  # metrics.json
     settings: dict  # "section.key": value; predict's and evaluate's are those of the scores, perhaps younger
-    figures: dict
+    figures: dict  # scores and costs, columns of compare.csv
 
 
 def flat(settings, path=""):
@@ -44,8 +44,8 @@ def read_run(folder):
     try:
         metrics, facts = read_record(folder / "metrics.json", "evaluate.py"), read_facts(folder)
         trained = read_record(folder / "run.json", "train.py")
-        sections = trained["settings"].keys() - {"predict", "evaluate", "report"}
-        settings = flat({name: part for name, part in trained["settings"].items() if name in sections})
+        others = ("predict", "evaluate", "report")
+        settings = flat({name: part for name, part in trained["settings"].items() if name not in others})
         del settings["data.prepared"]
         settings.update({key: value for key, value in metrics["protocol"].items() if key in MEASURED})
         full, eroded = metrics["full"], metrics["eroded"]
@@ -62,8 +62,7 @@ def read_run(folder):
 
 
 def read_runs(folder):
-    """({name: Finished run}, lines of what is wrong with others) of the folders in `folder`; says which runs
-    have not been evaluated yet."""
+    """({name: Finished run}, problems of others) in a folder; says which runs are not evaluated yet."""
     runs, problems = {}, []
     for run in sorted(path for path in folder.glob("*") if path.is_dir()):
         if not (run / "metrics.json").exists():

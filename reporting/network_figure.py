@@ -1,5 +1,5 @@
-"""The network drawn from the settings of its training.
-"""
+"""The network drawn from the settings of its training."""
+import itertools
 import math
 from typing import NamedTuple
 
@@ -23,8 +23,7 @@ class Block(NamedTuple):
 
 
 def list_blocks(model, bands, classes):
-    """The blocks that model.py builds from settings["model"] for so many bands and classes, in their
-    order."""
+    """The blocks, in order, that model.py builds from settings["model"] for so many bands and classes."""
     stem, cells, concat = model["stem"], model["local_contrast"], model["residual"] == "concat"
     widths = [model["width"] * 2**level for level in range(model["depth"] + 1)]
     pair = ["two 3 x 3 conv", "joined" if concat else "residual added"]
@@ -49,20 +48,15 @@ def list_blocks(model, bands, classes):
 
 def text_of(block):
     """A block in three or four lines."""
-    if block.name == "head":
-        return "\n".join([*block.done, f"{block.channels} classes"])
-    share = "" if block.name == "input" else f", 1/{block.scale}"
-    return "\n".join([*block.done, f"{block.channels} channels{share}"])
+    unit = {"input": "channels", "head": "classes"}.get(block.name, f"channels, 1/{block.scale}")
+    return "\n".join([*block.done, f"{block.channels} {unit}"])
 
 
 def lay_out(blocks):
     """{name: (x, y)} of the blocks' centres: in their order from left to right, coarser ones lower."""
-    centres, x = {}, 0
-    for before, block in zip([blocks[0], *blocks], blocks):
-        if block is not before:
-            x += 1.1 if block.scale != before.scale else 2.1
-        centres[block.name] = x, -math.log2(block.scale)
-    return centres
+    steps = [2.1 if block.scale == before.scale else 1.1 for before, block in zip(blocks, blocks[1:])]
+    right = itertools.accumulate(steps, initial=0)
+    return {block.name: (x, -math.log2(block.scale)) for block, x in zip(blocks, right)}
 
 
 def draw_block(axes, block, x, y):
@@ -73,8 +67,7 @@ def draw_block(axes, block, x, y):
 
 
 def draw_arrow(axes, one, other, step=None):
-    """An arrow between the blocks at two centres: across where they are as high, else up or down between
-    them."""
+    """An arrow between the blocks at two centres: across where both are as high, else up or down."""
     (x, y), (u, v) = one, other
     if y == v:
         start, end = (x + WIDE / 2, y), (u - WIDE / 2, v)
@@ -105,4 +98,4 @@ def draw_network(path, model, facts):
     axes.text(right + WIDE / 2, bottom - HIGH / 2, cost, ha="right", va="bottom", fontsize=7)
     axes.set(xlim=(-WIDE / 2 - 0.1, right + WIDE / 2 + 0.1), ylim=(bottom - HIGH / 2 - 0.1, HIGH / 2 + 0.1))
     axes.set_axis_off()
-    save(figure, path)
+    return save(figure, path)

@@ -49,13 +49,12 @@ def read_run(folder):
         del settings["data.prepared"]
         settings.update({key: value for key, value in metrics["protocol"].items() if key in MEASURED})
         full, eroded = metrics["full"], metrics["eroded"]
-        figures = {"full mean_iou": full["mean_iou"], "full mean_f1": full["mean_f1"],
-                   "full accuracy": full["accuracy"], "eroded mean_iou": eroded["mean_iou"],
-                   "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
-                   "parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
-                   "epoch": facts["epoch"], "training_seconds": trained.get("training_seconds"),
-                   "commit": trained["commit"]}
-        return Finished(metrics, settings, figures)
+        return Finished(metrics, settings, {
+            **{f"full {score}": full[score] for score in ("mean_iou", "mean_f1", "accuracy")},
+            "eroded mean_iou": eroded["mean_iou"],
+            "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
+            **{cost: facts[cost] for cost in ("parameters", "gflop_per_patch", "epoch")},
+            "training_seconds": trained.get("training_seconds"), "commit": trained["commit"]})
     except KeyError as error:
         raise Problem(f"run {folder}: {error}, expected the files of a finished run; make report with its "
                       "settings, or remove the folder", code=3) from None
@@ -77,13 +76,6 @@ def read_runs(folder):
     return runs, problems
 
 
-def differing_settings(runs):
-    """{key: {run: value as JSON}} of the settings that are not the same in all runs."""
-    keys = dict.fromkeys(key for run in runs.values() for key in run.settings)
-    values = {key: {name: json.dumps(run.settings.get(key)) for name, run in runs.items()} for key in keys}
-    return {key: of_runs for key, of_runs in values.items() if len(set(of_runs.values())) > 1}
-
-
 def print_table(rows):
     """Rows of texts, the first the header, in columns as wide as they need."""
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -97,8 +89,8 @@ def print_runs(runs, differing):
     rows = [["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"]]
     for name, run in runs.items():
         scores, seconds = list(run.figures.values())[:5], run.figures["training_seconds"] or 0
-        rows.append([name, *map(percent, scores), f"{run.figures['gflop_per_patch']:.2f}",
-                     f"{seconds / 60:.1f}"])
+        gflop = run.figures["gflop_per_patch"]
+        rows.append([name, *map(percent, scores), f"{gflop:.2f}", f"{seconds / 60:.1f}"])
     print_table(rows)
     if differing:
         print("\nsettings that differ")
@@ -125,7 +117,11 @@ def main(settings, run, show):
         return
     folder = run.parent
     runs, problems = read_runs(folder)
-    differing = differing_settings(runs)
+    differing = {}  # {key: {run: value as JSON}} of the settings that are not the same in all runs
+    for key in dict.fromkeys(key for one in runs.values() for key in one.settings):
+        values = {name: json.dumps(one.settings.get(key)) for name, one in runs.items()}
+        if len(set(values.values())) > 1:
+            differing[key] = values
     rows = [{"run": name, **one.figures, **{key: texts[name] for key, texts in differing.items()}}
             for name, one in runs.items()]
     with only_one(folder), style():

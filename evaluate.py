@@ -72,8 +72,6 @@ def read_seconds(settings, run):
     return {way: scoring.or_none(np.mean(of_tiles)) for way, of_tiles in seconds.items()}
 
 
-# -- one tile --------------------------------------------------------------------------------------
-
 def read_own(path, shape, expected, highest):
     """`read_map` of a map of this run; Problem (exit 3) where its tags are not the `expected` ones or where
     values lie past the `highest` one and below IGNORE."""
@@ -91,8 +89,7 @@ def read_own(path, shape, expected, highest):
 
 def uncovered(predicted, window):
     """The map as the notebook makes it, from that of windows side by side: only whole windows are predicted.
-    The border that they leave over keeps probabilities of zero, the highest of which is the first: class 0.
-    """
+    The border left over keeps probabilities of zero, and the highest of zeros is the first: class 0."""
     rows, cols = (size // window * window for size in predicted.shape)
     covered = predicted * (predicted == IGNORE)
     covered[:rows, :cols] = predicted[:rows, :cols]
@@ -136,8 +133,6 @@ def evaluate_tile(tile, settings, run, facts, raw):
     return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
 
 
-# -- all tiles -------------------------------------------------------------------------------------
-
 def evaluate_run(settings, run, facts):
     """metrics.json of a run."""
     tiles, classes = settings["split"]["test"], list(settings["data"]["classes"])
@@ -160,19 +155,20 @@ def evaluate_run(settings, run, facts):
             "calibration": calibration}
 
 
-def print_scores(metrics, classes):
+def print_scores(metrics):
     """The scores as tables: each class, then the protocol card."""
     def text(value):
         return "-" if value is None else f"{value:.4f}"
 
-    full, eroded = metrics["full"]["classes"], metrics["eroded"]["classes"]
-    print(f"{'':>16}{'full IoU':>10}{'F1':>8}{'eroded IoU':>13}{'F1':>8}")
-    for name in classes:
-        print(f"{name:>16}{text(full[name]['iou']):>10}{text(full[name]['f1']):>8}"
-              f"{text(eroded[name]['iou']):>13}{text(eroded[name]['f1']):>8}")
-    print(f"\n{'views':>6}  {'labels':<8}{'classes':<28}{'accuracy':>10}{'mean IoU':>10}{'mean F1':>10}")
-    for views, labels, counted, *values in scoring.card(metrics):
-        print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{text(value):>10}" for value in values))
+    line = "{:>16}{:>10}{:>8}{:>13}{:>8}".format
+    print(line("", "full IoU", "F1", "eroded IoU", "F1"))
+    for name, full in metrics["full"]["classes"].items():
+        eroded = metrics["eroded"]["classes"][name]
+        print(line(name, *map(text, (full["iou"], full["f1"], eroded["iou"], eroded["f1"]))))
+    line = "{:>6}  {:<8}{:<28}{:>10}{:>10}{:>10}".format
+    print("\n" + line("views", "labels", "classes", "accuracy", "mean IoU", "mean F1"))
+    for views, labels, counted, *scores in scoring.card(metrics):
+        print(line(views, labels, counted, *map(text, scores)))
 
 
 def main(settings, run):
@@ -184,7 +180,7 @@ def main(settings, run):
                 for name, pixels in zip(classes, metrics["full"]["confusion"])]
         write_rows(run / "confusion.csv", [corner, *classes], rows)
         write_record(run / "metrics.json", metrics)
-    print_scores(metrics, classes)
+    print_scores(metrics)
     print(f"{metrics['protocol']['text']}\n{run / 'metrics.json'}")
 
 

@@ -43,8 +43,7 @@ def legible(name):
 
 
 def legend_columns(names):
-    """How many columns of a legend, filled one after the other, fit below a figure of the page's width: about
-    115 letters, a sign and its gaps counted as seven."""
+    """How many columns of a legend fit the page's width, 115 letters; a sign and its gaps count as 7."""
     lengths, columns = [len(name) + 7 for name in names], len(names)
     while columns > 1 and sum(map(max, np.array_split(lengths, columns))) > 115:
         columns -= 1
@@ -57,8 +56,7 @@ def add_legend(figure, handles):
 
 
 def draw_pairs(axes, names, colours, values, form):
-    """Two bars for each name, the second hatched, each with its value in the `form` of numbers. `values`:
-    float [2, N]; NaN has no bar."""
+    """Two bars for each name, the second hatched, and their values in a `form`: float [2, N], NaN: no bar."""
     rows, gap = np.arange(len(names)), 0.009 * axes.get_xlim()[1]
     for lengths, offset, look in zip(values, (-0.19, 0.19), ({}, {"hatch": "////", "alpha": 0.75})):
         axes.barh(rows + offset, lengths, 0.36, color=colours, edgecolor="0.35", linewidth=0.6, **look)
@@ -161,8 +159,7 @@ def draw_classes(path, metrics, classes):
 
 
 def draw_gains(path, gains, classes):
-    """The gain ledger as a table in colours: the first way's IoU, the points that each step adds, the last's.
-    """
+    """The gain ledger as a table in colours: the first IoU, the points that each step adds, the last IoU."""
     iou = 100 * np.array([[step["classes"][name] for step in gains] for name in classes], float)
     common = np.isfinite(iou).all(1)  # in every step: the others would make the means differ by themselves
     mean = iou[common].mean(0) if common.any() else np.full(len(gains), np.nan)
@@ -200,13 +197,12 @@ def name_steps(gains):
 
 def draw_boundary(path, rows, radius):
     """Errors by distance to the class boundary, and the scores beyond it; `radius`: of the eroded scores."""
-    columns = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
+    pixels, keys = [row["pixels"] for row in rows], ("share", "error", "accuracy_beyond", "mean_iou_beyond")
+    share, error, accuracy, mean_iou = 100 * np.array([[row[key] for row in rows] for key in keys], float)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.6))
-    pixels, share, error = columns["pixels"], 100 * columns["share"], 100 * columns["error"]
     left.bar(pixels[1:], share[1:], color="0.85", width=0.8, label="of all pixels")
     left.plot(pixels[1:], error[1:], color=BLUE, marker="o", markersize=3, label="wrong, of the pixels there")
     left.set(xlabel="distance to the class boundary, px", ylabel="share, %", ylim=(0, None))
-    accuracy, mean_iou = 100 * columns["accuracy_beyond"], 100 * columns["mean_iou_beyond"]
     right.plot(pixels, accuracy, color=GREY, marker="s", markersize=3, label="accuracy")
     right.plot(pixels, mean_iou, color=BLUE, marker="o", markersize=3, label="mean IoU")
     right.set(xlabel="border left out, px", ylabel="score, %")
@@ -225,8 +221,8 @@ def draw_reliability(path, calibration):
     top.bar(middle, bins["accuracy"], 0.94 * width, color=BLUE, label="right")
     top.plot([0, 1], [0, 1], color=RED, linewidth=1.2, linestyle="--", label="as sure as right")
     error = calibration["expected_calibration_error"]
-    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1),
-            title=f"expected calibration error {'-' if error is None else f'{100 * error:.2f} %'}")
+    title = f"expected calibration error {'-' if error is None else f'{100 * error:.2f} %'}"
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
     top.legend(loc="upper left")
     bottom.bar(middle, 100 * bins["pixels"] / max(1, bins["pixels"].sum()), 0.94 * width, color=GREY)
     bottom.set(xlabel="confidence: the probability of the predicted class", ylabel="pixels, %",
@@ -269,8 +265,7 @@ FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D
 
 
 def faults(row):
-    """{kind of FAULTS: share of a tile's pixels} from its row of the manifest; outside scale: the worst band.
-    """
+    """{kind of FAULTS: share of a tile's pixels} of its manifest row; outside scale: of the worst band."""
     pixels, total = row["pixels"]["labels"], row["shape"][0] * row["shape"][1]
     return {**{kind: pixels[kind] / total for kind in ("repaired", "ignored", "unknown")},
             "no data": row["nodata"] / total, "outside scale": max(row["outside_scale"]) / total}
@@ -282,9 +277,9 @@ def draw_audit(path, split, manifest, classes):
     rows, roles = [manifest[tile] for _, tile in tiles], list(split)
     heights = np.array([i + 0.6 * roles.index(role) for i, (role, _) in enumerate(tiles)])  # roles apart
     entries = [*classes, "not scored", *FAULTS]
-    lines = math.ceil(len(entries) / legend_columns(entries))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.19 * (len(tiles) + lines)),
-                                         sharey=True, width_ratios=[1.7, 1])
+    lines = len(tiles) + math.ceil(len(entries) / legend_columns(entries))
+    size = (7.4, 0.9 + 0.19 * lines)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[1.7, 1])
     draw_shares(left, heights, rows, classes)
     draw_faults(right, heights, rows)
     left.set_yticks(heights, [f"{shorten_name(tile, 40)}  {role}" for role, tile in tiles])

@@ -16,8 +16,6 @@ def or_none(value):
     return None if math.isnan(value) else float(value)
 
 
-# -- from confusion matrices -----------------------------------------------------------------------
-
 def describe(confusion, classes, leave_out):
     """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them."""
     each = class_scores(confusion)
@@ -46,9 +44,8 @@ def describe_way(tiles, classes, leave_out):
 
 
 def describe_boundary(distances):
-    """For each distance to the class boundary the share of the scored pixels there, the share of these that
-    is wrong, and the scores of the pixels beyond. `distances`: int64 [distances, C, C], the confusion matrix
-    of each, the last: of all beyond."""
+    """The pixels' share at each distance to the class boundary, their error, and the scores of those beyond.
+    `distances`: int64 [distances, C, C], the confusion matrix of each, the last: of all beyond."""
     total, rows = distances.sum(), []
     for pixels in range(len(distances) - 1):
         there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
@@ -59,10 +56,9 @@ def describe_boundary(distances):
 
 
 def describe_calibration(levels):
-    """The bins of a reliability diagram, how sure the network is against how often it is right, and the
-    expected calibration error (Guo et al., On Calibration of Modern Neural Networks, 2017), the mean of their
-    differences weighted by their pixels. `levels`: int64 [CERTAIN + 1, 2], wrong and right pixels of each
-    confidence."""
+    """The bins of a reliability diagram, how sure the network is against how often it is right, and the mean
+    of their differences weighted by pixels (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    `levels`: int64 [CERTAIN + 1, 2], wrong and right pixels of each confidence."""
     level, of_level = np.arange(CERTAIN + 1), levels.sum(1)
     bins = np.minimum(level * BINS // CERTAIN, BINS - 1)
     pixels, right, sure = (np.bincount(bins, counts, BINS)
@@ -73,8 +69,6 @@ def describe_calibration(levels):
     error = divide(np.abs(sure - right).sum(), pixels.sum())
     return {"expected_calibration_error": or_none(error), "bins": rows}
 
-
-# -- what the numbers mean -------------------------------------------------------------------------
 
 def describe_gains(scores, seconds, settings):
     """The gain ledger: a row for each step from the notebook's way of predicting to this one, all test tiles
@@ -103,8 +97,7 @@ def describe_erosion(official, radius):
 
 
 def describe_protocol(settings, facts, engine, official):
-    """What the numbers mean, in fields and in a sentence that a paper can quote. `facts`: model.json;
-    `official`: as for `describe_erosion`."""
+    """What the numbers mean, in fields and in a sentence that a paper can quote. `facts`: model.json."""
     options, evaluate = settings["predict"], settings["evaluate"]
     protocol = {"tiles": settings["split"]["test"], "trained_on": list(facts["trained_on"]),
                 "checkpoint_chosen_on": list(facts["chosen_on"]),
@@ -131,8 +124,7 @@ def count_classes(classes):
 
 
 def card(metrics):
-    """The protocol card, every common meaning of "the score": [(views, labels, classes, accuracy, mean IoU,
-    mean F1)] of metrics.json."""
+    """[(views, labels, classes, accuracy, mean IoU, mean F1)]: every common meaning of "the score"."""
     maps = {len(metrics["protocol"]["views"]): metrics}
     if "one_view" in metrics["ways"]:
         maps[1] = metrics["ways"]["one_view"]
@@ -154,8 +146,6 @@ def means_of(scores, leave_out):
         means[f"without {', '.join(leave_out)}{few}"] = scores["left_out"]
     return means
 
-
-# -- what make asks --------------------------------------------------------------------------------
 
 def scores_stand(settings, run):
     """True where the scores of a run are whole."""

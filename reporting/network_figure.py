@@ -31,11 +31,10 @@ def list_blocks(model, bands, classes):
     blocks = [Block("input", ["pixels", *contrast], bands * (1 + len(cells)), 1)]
     if stem > 1:
         blocks.append(Block("stem", [f"{2 * stem} x {2 * stem} conv", f"strides {stem}"], widths[0], stem))
-    skips = []
     for level, width in enumerate(widths[:-1]):
         channels = blocks[-1].channels + width if concat else width
         blocks.append(Block(f"down{level}", pair, channels, stem * 2**level, "pool" if level else None))
-        skips.append(channels)
+    skips = [block.channels for block in blocks if block.name.startswith("down")]
     channels = blocks[-1].channels + widths[-1] if concat else widths[-1]
     dilated = ["four 3 x 3 conv", "dilated 1, 2, 4, 8", "joined"], 4 * widths[-1]
     done, channels = (pair, channels) if model["centre"] == "plain" else dilated
@@ -50,13 +49,6 @@ def text_of(block):
     """A block in three or four lines."""
     unit = {"input": "channels", "head": "classes"}.get(block.name, f"channels, 1/{block.scale}")
     return "\n".join([*block.done, f"{block.channels} {unit}"])
-
-
-def lay_out(blocks):
-    """{name: (x, y)} of the blocks' centres: in their order from left to right, coarser ones lower."""
-    steps = [2.1 if block.scale == before.scale else 1.1 for before, block in zip(blocks, blocks[1:])]
-    right = itertools.accumulate(steps, initial=0)
-    return {block.name: (x, -math.log2(block.scale)) for block, x in zip(blocks, right)}
 
 
 def draw_block(axes, block, x, y):
@@ -82,7 +74,9 @@ def draw_arrow(axes, one, other, step=None):
 def draw_network(path, model, facts):
     """The network of settings["model"], whose parameters and operations model.json (`facts`) counts."""
     blocks = list_blocks(model, len(facts["bands"]) + facts["extra"], len(facts["classes"]))
-    centres = lay_out(blocks)
+    steps = [2.1 if block.scale == before.scale else 1.1 for before, block in zip(blocks, blocks[1:])]
+    centres = {block.name: (x, -math.log2(block.scale))  # from left to right, coarser ones lower
+               for block, x in zip(blocks, itertools.accumulate(steps, initial=0))}
     right, bottom = centres["head"][0], centres["centre"][1]
     figure, axes = plt.subplots(figsize=(7.4, 0.8 - 0.66 * bottom))
     for block in blocks:

@@ -31,17 +31,8 @@ def encode(name, picture):
 def build_slider(pictures):
     """A test tile's pictures {name: uint8 [h, w, 3]} that lie on top of each other, two of them visible."""
     height, width = pictures["image"].shape[:2]
-    return {"aspect": round(width / height, 4),
+    return {"aspect": width / height,
             "pictures": {name: encode(name, picture) for name, picture in pictures.items()}}
-
-
-def build_headline(metrics):
-    """The four scores that are asked for most."""
-    left_out, full, eroded = metrics["protocol"]["leave_out"], metrics["full"], metrics["eroded"]["left_out"]
-    without = f" without {', '.join(left_out)}" if left_out else ""
-    return {f"mean IoU, {count_classes(full['classes'])} classes": full["mean_iou"],
-            f"mean IoU{without}, boundaries eroded": eroded["mean_iou"],
-            f"mean F1{without}, boundaries eroded": eroded["mean_f1"], "accuracy": full["accuracy"]}
 
 
 def build_page(settings, metrics, provenance, rows, sliders, groups):
@@ -54,6 +45,6 @@ def build_page(settings, metrics, provenance, rows, sliders, groups):
                               trim_blocks=True, lstrip_blocks=True).get_template("page.html")
     return page.render(
         title=settings["report"]["title"], classes=settings["data"]["classes"], split=settings["split"],
-        metrics=metrics, headline=build_headline(metrics), card=card(metrics), rows=rows, sliders=sliders,
-        groups=groups, used=yaml_text(used), provenance=json.dumps(others, indent=1, ensure_ascii=False),
-        embed=embed, fault_kinds=list(FAULTS), faults=faults, percent=percent)
+        metrics=metrics, card=card(metrics), rows=rows, sliders=sliders, groups=groups, used=yaml_text(used),
+        provenance=json.dumps(others, indent=1, ensure_ascii=False), embed=embed, fault_kinds=list(FAULTS),
+        faults=faults, count_classes=count_classes, percent=percent)

@@ -33,8 +33,7 @@ def first_bands(image):
 
 
 def shrink(image, limit):
-    """(picture uint8 [h, w, 3] at most `limit` long, step): an image uint8 [H, W, B] averaged over squares of
-    `step` pixels."""
+    """(picture uint8 [h, w, 3], step): an image, averaged over squares of `step` pixels to fit `limit`."""
     step = max(1, -(-max(image.shape[:2]) // limit))
     rest = [(0, -size % step) for size in image.shape[:2]]
     small = downscale_local_mean(np.pad(first_bands(image), (*rest, (0, 0)), "edge"), (step, step, 1))
@@ -80,18 +79,16 @@ def tile_pictures(tile, settings, run):
 
 
 def draw_tile(path, tile, pictures, classes, scores, alone=None):
-    """A test tile: image, labels, errors and the prediction with its `scores`; where those in one view are
-    given, `alone`, also the prediction in one view and what the views change."""
+    """The `tile_pictures` of a test tile, with the prediction's scores and those in one view, `alone`."""
     titles = {"image": f"image ({shorten_name(tile)})", "labels": "labels", "errors": "errors"}
-    colours = {**classes, "error": np.divide(ERROR, 255)}
+    colours, mean_iou = {**classes, "error": np.divide(ERROR, 255)}, percent(scores["mean_iou"])
     if alone:
-        titles["one view"] = f"one view: mean IoU {percent(alone['mean_iou'])} %"
-        colours["mended by the views"] = np.divide(GAINED, 255)
-        colours["spoilt by them"] = np.divide(LOST, 255)
-    shown = "all views" if alone else "prediction"
-    titles["prediction"] = f"{shown}: mean IoU {percent(scores['mean_iou'])} %"
-    if alone:
-        titles["what the views change"] = "what the views change"
+        titles |= {"one view": f"one view: mean IoU {percent(alone['mean_iou'])} %",
+                   "prediction": f"all views: mean IoU {mean_iou} %",
+                   "what the views change": "what the views change"}
+        colours |= {"mended by the views": np.divide(GAINED, 255), "spoilt by them": np.divide(LOST, 255)}
+    else:
+        titles["prediction"] = f"prediction: mean IoU {mean_iou} %"
     if (pictures["errors"] == 0).all(-1).any():
         colours["not scored"] = "#000000"
     columns, (height, width) = len(titles) // 2, pictures["image"].shape[:2]

@@ -69,7 +69,7 @@ def read_seconds(settings, run):
             except (KeyError, ValueError) as error:
                 raise Problem(f"table {table}: {error}, expected columns map and seconds; remove it",
                               code=3) from None
-    return {way: scoring.or_none(np.mean(of_tiles)) for way, of_tiles in seconds.items()}
+    return scoring.numbers(**{way: np.mean(of_tiles) for way, of_tiles in seconds.items()})
 
 
 def read_own(path, shape, expected, highest):

@@ -11,9 +11,9 @@ from mapping.maps import CERTAIN
 BINS = 20  # of confidence, equally wide
 
 
-def or_none(value):
-    """A number as JSON can hold it: None for NaN."""
-    return None if math.isnan(value) else float(value)
+def numbers(**values):
+    """{name: number} as JSON can hold it: None for NaN."""
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
 
 
 def describe(confusion, classes, leave_out):
@@ -22,12 +22,11 @@ def describe(confusion, classes, leave_out):
 
     def means(keep):
         right = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
-        return {"accuracy": or_none(right), "mean_iou": or_none(mean_of(each["iou"], keep)),
-                "mean_f1": or_none(mean_of(each["f1"], keep))}
+        return numbers(accuracy=right, mean_iou=mean_of(each["iou"], keep), mean_f1=mean_of(each["f1"], keep))
 
     by_class = {}
     for i, name in enumerate(classes):
-        by_class[name] = {score: or_none(each[score][i]) for score in ("iou", "f1", "precision", "recall")}
+        by_class[name] = numbers(**{score: each[score][i] for score in ("iou", "f1", "precision", "recall")})
         by_class[name]["pixels"] = int(each["pixels"][i])
     return {**means(slice(None)), "left_out": means([name not in leave_out for name in classes]),
             "classes": by_class, "confusion": confusion.tolist()}
@@ -49,9 +48,9 @@ def describe_boundary(distances):
     total, rows = distances.sum(), []
     for pixels in range(len(distances) - 1):
         there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
-        rows.append({"pixels": pixels, "share": or_none(divide(there.sum(), total)),
-                     "error": or_none(1 - accuracy(there)), "accuracy_beyond": or_none(accuracy(beyond)),
-                     "mean_iou_beyond": or_none(mean_iou(beyond))})
+        scores = numbers(share=divide(there.sum(), total), error=1 - accuracy(there),
+                         accuracy_beyond=accuracy(beyond), mean_iou_beyond=mean_iou(beyond))
+        rows.append({"pixels": pixels, **scores})
     return rows
 
 
@@ -65,9 +64,9 @@ def describe_calibration(levels):
                            for counts in (of_level, levels[:, 1], of_level * level / CERTAIN))
     confidences, accuracies = divide(sure, pixels), divide(right, pixels)
     rows = [{"low": i / BINS, "high": (i + 1) / BINS, "pixels": int(pixels[i]),
-             "confidence": or_none(confidences[i]), "accuracy": or_none(accuracies[i])} for i in range(BINS)]
+             **numbers(confidence=confidences[i], accuracy=accuracies[i])} for i in range(BINS)]
     error = divide(np.abs(sure - right).sum(), pixels.sum())
-    return {"expected_calibration_error": or_none(error), "bins": rows}
+    return {**numbers(expected_calibration_error=error), "bins": rows}
 
 
 def describe_gains(scores, seconds, settings):

@@ -51,13 +51,6 @@ def text_of(block):
     return "\n".join([*block.done, f"{block.channels} {unit}"])
 
 
-def draw_block(axes, block, x, y):
-    axes.add_patch(matplotlib.patches.FancyBboxPatch(
-        (x - WIDE / 2, y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08", linewidth=0.8,
-        edgecolor="0.35", facecolor="#eef2f8" if block.name in ("input", "head") else "white"))
-    axes.text(x, y, text_of(block), ha="center", va="center", fontsize=5, linespacing=1.1)
-
-
 def draw_arrow(axes, one, other, step=None):
     """An arrow between the blocks at two centres: across where both are as high, else up or down."""
     (x, y), (u, v) = one, other
@@ -80,7 +73,11 @@ def draw_network(path, model, facts):
     right, bottom = centres["head"][0], centres["centre"][1]
     figure, axes = plt.subplots(figsize=(7.4, 0.8 - 0.66 * bottom))
     for block in blocks:
-        draw_block(axes, block, *centres[block.name])
+        (x, y), colour = centres[block.name], "#eef2f8" if block.name in ("input", "head") else "white"
+        axes.add_patch(matplotlib.patches.FancyBboxPatch(
+            (x - WIDE / 2, y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08",
+            linewidth=0.8, edgecolor="0.35", facecolor=colour))
+        axes.text(x, y, text_of(block), ha="center", va="center", fontsize=5, linespacing=1.1)
     for before, block in zip(blocks, blocks[1:]):
         draw_arrow(axes, centres[before.name], centres[block.name], block.step)
     for level in range(model["depth"]):

@@ -21,9 +21,9 @@ def colour_keys(colours):
             for name, colour in colours.items()]
 
 
-def show(axes, picture, title=None):
+def show(axes, picture, title=""):
     axes.imshow(picture, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[], **({"title": title} if title else {}))
+    axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set(visible=True, linewidth=0.5, color="0.5")
 
 

@@ -135,3 +135,4 @@ def test_a_hostile_name_is_text_wherever_the_page_says_it(text):
     name = html.escape(TILE)
     assert f"<td>{name}</td><td>test</td>" in text and f"<figcaption>Tile {name}: mean IoU 59.82 %" in text
     assert f'aria-label="border between the pictures of {name}"' in text
+    assert "<span>mean IoU without $x_$ &amp; b, boundaries eroded, %</span>" in text

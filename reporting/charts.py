@@ -15,6 +15,10 @@ BLUE, RED, GREY = "#1f4e8c", "#b5452c", "#8a8f98"
 STYLE = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8,
          "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
          "grid.color": "0.92", "axes.axisbelow": True, "figure.constrained_layout.use": True}
+MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^"), ("#e69f00", "v"),
+         ("#56b4e9", "P"), ("#000000", "X"))  # of runs: Okabe and Ito's colours
+FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"),
+          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v")}
 
 
 def style():
@@ -231,10 +235,6 @@ def draw_reliability(path, calibration):
     return save(figure, path)
 
 
-MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^"), ("#e69f00", "v"),
-         ("#56b4e9", "P"), ("#000000", "X"))  # Okabe and Ito's colours
-
-
 def draw_runs(path, runs):
     """Several runs, {name: metrics}: mean IoU of each, and IoU of every class on all labelled pixels."""
     classes = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["full"]["classes"]))
@@ -259,10 +259,6 @@ def draw_runs(path, runs):
 
 
 # -- tiles -----------------------------------------------------------------------------------------
-
-FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"),
-          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v")}
-
 
 def faults(row):
     """{kind of FAULTS: share of a tile's pixels} of its manifest row; outside scale: of the worst band."""

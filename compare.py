@@ -23,10 +23,10 @@ MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out"
 
 
 class Finished(NamedTuple):
-    """A finished run: metrics.json, its settings, and its scores and costs as columns of compare.csv."""
-    metrics: dict
+    """A finished run."""
+    metrics: dict  # metrics.json
     settings: dict  # "section.key": value; predict's and evaluate's are those of the scores, perhaps younger
-    figures: dict
+    figures: dict  # scores and costs, columns of compare.csv
 
 
 def flat(settings, path=""):
@@ -44,26 +44,24 @@ def read_run(folder):
     try:
         metrics, facts = read_record(folder / "metrics.json", "evaluate.py"), read_facts(folder)
         trained = read_record(folder / "run.json", "train.py")
-        sections = trained["settings"].keys() - {"predict", "evaluate", "report"}
-        settings = flat({name: part for name, part in trained["settings"].items() if name in sections})
+        others = ("predict", "evaluate", "report")
+        settings = flat({name: part for name, part in trained["settings"].items() if name not in others})
         del settings["data.prepared"]
         settings.update({key: value for key, value in metrics["protocol"].items() if key in MEASURED})
         full, eroded = metrics["full"], metrics["eroded"]
-        figures = {"full mean_iou": full["mean_iou"], "full mean_f1": full["mean_f1"],
-                   "full accuracy": full["accuracy"], "eroded mean_iou": eroded["mean_iou"],
-                   "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
-                   "parameters": facts["parameters"], "gflop_per_patch": facts["gflop_per_patch"],
-                   "epoch": facts["epoch"], "training_seconds": trained.get("training_seconds"),
-                   "commit": trained["commit"]}
-        return Finished(metrics, settings, figures)
+        return Finished(metrics, settings, {
+            **{f"full {score}": full[score] for score in ("mean_iou", "mean_f1", "accuracy")},
+            "eroded mean_iou": eroded["mean_iou"],
+            "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
+            **{cost: facts[cost] for cost in ("parameters", "gflop_per_patch", "epoch")},
+            "training_seconds": trained.get("training_seconds"), "commit": trained["commit"]})
     except KeyError as error:
         raise Problem(f"run {folder}: {error}, expected the files of a finished run; make report with its "
                       "settings, or remove the folder", code=3) from None
 
 
 def read_runs(folder):
-    """({name: Finished run}, lines of what is wrong with others) of the folders in `folder`; says which runs
-    have not been evaluated yet."""
+    """({name: Finished run}, problems of others) in a folder; says which runs are not evaluated yet."""
     runs, problems = {}, []
     for run in sorted(path for path in folder.glob("*") if path.is_dir()):
         if not (run / "metrics.json").exists():
@@ -76,13 +74,6 @@ def read_runs(folder):
     if not runs:
         raise Problem(*problems, f"folder {folder}: no evaluated run, expected one; make report", code=3)
     return runs, problems
-
-
-def differing_settings(runs):
-    """{key: {run: value as JSON}} of the settings that are not the same in all runs."""
-    keys = dict.fromkeys(key for run in runs.values() for key in run.settings)
-    values = {key: {name: json.dumps(run.settings.get(key)) for name, run in runs.items()} for key in keys}
-    return {key: of_runs for key, of_runs in values.items() if len(set(of_runs.values())) > 1}
 
 
 def print_table(rows):
@@ -98,8 +89,8 @@ def print_runs(runs, differing):
     rows = [["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"]]
     for name, run in runs.items():
         scores, seconds = list(run.figures.values())[:5], run.figures["training_seconds"] or 0
-        rows.append([name, *map(percent, scores), f"{run.figures['gflop_per_patch']:.2f}",
-                     f"{seconds / 60:.1f}"])
+        gflop = run.figures["gflop_per_patch"]
+        rows.append([name, *map(percent, scores), f"{gflop:.2f}", f"{seconds / 60:.1f}"])
     print_table(rows)
     if differing:
         print("\nsettings that differ")
@@ -126,7 +117,11 @@ def main(settings, run, show):
         return
     folder = run.parent
     runs, problems = read_runs(folder)
-    differing = differing_settings(runs)
+    differing = {}  # {key: {run: value as JSON}} of the settings that are not the same in all runs
+    for key in dict.fromkeys(key for one in runs.values() for key in one.settings):
+        values = {name: json.dumps(one.settings.get(key)) for name, one in runs.items()}
+        if len(set(values.values())) > 1:
+            differing[key] = values
     rows = [{"run": name, **one.figures, **{key: texts[name] for key, texts in differing.items()}}
             for name, one in runs.items()]
     with only_one(folder), style():

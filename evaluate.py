@@ -35,8 +35,8 @@ class Counts(NamedTuple):
 
 
 def check_unseen(tiles, rows, run, facts):
-    """Problem (exit 3) that names every test tile on which the model was trained or chosen, by the tile's
-    name or its pixels. `rows`: {tile: its row of the manifest}; `facts`: model.json."""
+    """Problem (exit 3) that names every test tile that the model was trained or chosen on, by name or pixels.
+    `rows`: {tile: its row of the manifest}; `facts`: model.json."""
     if not {"trained_on", "chosen_on"} <= facts.keys():
         raise Problem(f"model {run / 'model.json'}: of an earlier version, expected the tiles that it was "
                       "trained and chosen on; run train.py again", code=3)
@@ -54,10 +54,10 @@ def check_unseen(tiles, rows, run, facts):
 
 
 def read_seconds(settings, run):
-    """{way: mean seconds that a test tile's map took, None where they are not known of all} of predict.csv.
-    Problem (exit 3) where a map is another file than predict.csv names."""
+    """{way: mean seconds that a test tile's map took, None where not known of all} of predict.csv. Problem
+    (exit 3) where a map is another file than predict.csv names."""
     table, seconds = run / "predict.csv", {}
-    rows = {row.get("map"): row for row in (read_table(table) if table.exists() else [])}
+    rows = {row.get("map"): row for row in read_table(table)} if table.exists() else {}
     for tile in settings["split"]["test"]:
         for way, path in maps_of(tile, settings, run).items():
             row = rows.get(path.stem, {"seconds": None})
@@ -69,14 +69,12 @@ def read_seconds(settings, run):
             except (KeyError, ValueError) as error:
                 raise Problem(f"table {table}: {error}, expected columns map and seconds; remove it",
                               code=3) from None
-    return {way: scoring.or_none(np.mean(of_tiles)) for way, of_tiles in seconds.items()}
+    return scoring.numbers(**{way: np.mean(of_tiles) for way, of_tiles in seconds.items()})
 
-
-# -- one tile --------------------------------------------------------------------------------------
 
 def read_own(path, shape, expected, highest):
     """`read_map` of a map of this run; Problem (exit 3) where its tags are not the `expected` ones or where
-    it has values past the `highest` one and below IGNORE."""
+    values lie past the `highest` one and below IGNORE."""
     pixels, tags = read_map(path, shape)
     for key, made in (("MODEL", "by another model"), ("PREDICT", "with other predict settings"),
                       ("SOURCE", "from another image than the tile was prepared")):
@@ -90,25 +88,23 @@ def read_own(path, shape, expected, highest):
 
 
 def uncovered(predicted, window):
-    """The map as the notebook makes it, from that of windows side by side: whole windows alone are predicted.
-    The border that they leave over keeps probabilities of zero, and the highest of zeros is the first: class
-    0."""
+    """The map as the notebook makes it, from that of windows side by side: only whole windows are predicted.
+    The border left over keeps probabilities of zero, and the highest of zeros is the first: class 0."""
     rows, cols = (size // window * window for size in predicted.shape)
-    inside = np.zeros(predicted.shape, bool)
-    inside[:rows, :cols] = True
-    return np.where(inside | (predicted == IGNORE), predicted, np.uint8(0))
+    covered = predicted * (predicted == IGNORE)
+    covered[:rows, :cols] = predicted[:rows, :cols]
+    return covered
 
 
 def count(predicted, prepared, distance, settings):
-    """(int64 [reach + 2, C, C], {"full", "eroded": int64 [C, C]}): confusion matrices of a map at each
-    distance to the class boundary, on all labelled pixels, and without class boundaries."""
+    """Confusion matrices of a map: int64 [reach + 2, C, C], at each distance to the class boundary; {"full",
+    "eroded": int64 [C, C]}, on all labelled pixels and without class boundaries."""
     classes, options = len(settings["data"]["classes"]), settings["evaluate"]
     seen = predicted != IGNORE  # nodata in the image is neither predicted nor scored
     labels, groups = np.where(seen, prepared.labels, IGNORE), max(options["reach"], options["erode"]) + 2
     distances = confusion_matrix(labels, predicted, classes, distance, groups)
-    if prepared.eroded is None:
-        eroded = distances[options["erode"] + 1:].sum(0)
-    else:
+    eroded = distances[options["erode"] + 1:].sum(0)
+    if prepared.eroded is not None:
         eroded = confusion_matrix(np.where(seen, prepared.eroded, IGNORE), predicted, classes)
     return distances, {"full": distances.sum(0), "eroded": eroded}
 
@@ -137,8 +133,6 @@ def evaluate_tile(tile, settings, run, facts, raw):
     return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
 
 
-# -- all tiles -------------------------------------------------------------------------------------
-
 def evaluate_run(settings, run, facts):
     """metrics.json of a run."""
     tiles, classes = settings["split"]["test"], list(settings["data"]["classes"])
@@ -146,51 +140,47 @@ def evaluate_run(settings, run, facts):
     check_unseen(tiles, rows, run, facts)
     seconds = read_seconds(settings, run)
     counts = {tile: evaluate_tile(tile, settings, run, facts, rows[tile]["raw"]) for tile in tiles}
-    each = list(counts.values())
-    scores = {}
+    each, scores, calibration = list(counts.values()), {}, None
     for way in each[0].maps:
         of_way = {tile: one.maps[way] for tile, one in counts.items()}
         scores[way] = scoring.describe_way(of_way, classes, settings["evaluate"]["leave_out"])
+    if each[0].confidence is not None:
+        calibration = scoring.describe_calibration(sum(one.confidence for one in each))
     official = [one.official for one in each]
     return {"protocol": scoring.describe_protocol(settings, facts, each[0].engine, official), **scores["map"],
             "settings": {section: settings[section] for section in ("predict", "evaluate")},
             "ways": {way: of_way for way, of_way in scores.items() if way != "map"},
             "gains": scoring.describe_gains(scores, seconds, settings) if len(scores) > 1 else [],
             "boundary": scoring.describe_boundary(sum(one.distances for one in each)),
-            "calibration": None if each[0].confidence is None else
-            scoring.describe_calibration(sum(one.confidence for one in each))}
+            "calibration": calibration}
 
 
-def print_scores(metrics, classes):
+def print_scores(metrics):
     """The scores as tables: each class, then the protocol card."""
     def text(value):
         return "-" if value is None else f"{value:.4f}"
 
-    full, eroded = metrics["full"]["classes"], metrics["eroded"]["classes"]
-    print(f"{'':>16}{'full IoU':>10}{'F1':>8}{'eroded IoU':>13}{'F1':>8}")
-    for name in classes:
-        print(f"{name:>16}{text(full[name]['iou']):>10}{text(full[name]['f1']):>8}"
-              f"{text(eroded[name]['iou']):>13}{text(eroded[name]['f1']):>8}")
-    print(f"\n{'views':>6}  {'labels':<8}{'classes':<28}{'accuracy':>10}{'mean IoU':>10}{'mean F1':>10}")
-    for views, labels, counted, *values in scoring.card(metrics):
-        print(f"{views:>6}  {labels:<8}{counted:<28}" + "".join(f"{text(value):>10}" for value in values))
-
-
-def write_confusion(path, confusion, classes):
-    """confusion.csv: a row of pixels for each label, a column for each predicted class."""
-    corner = "label \\ predicted"
-    rows = [{corner: name, **dict(zip(classes, row))} for name, row in zip(classes, confusion)]
-    write_rows(path, [corner, *classes], rows)
+    line = "{:>16}{:>10}{:>8}{:>13}{:>8}".format
+    print(line("", "full IoU", "F1", "eroded IoU", "F1"))
+    for name, full in metrics["full"]["classes"].items():
+        eroded = metrics["eroded"]["classes"][name]
+        print(line(name, *map(text, (full["iou"], full["f1"], eroded["iou"], eroded["f1"]))))
+    line = "{:>6}  {:<8}{:<28}{:>10}{:>10}{:>10}".format
+    print("\n" + line("views", "labels", "classes", "accuracy", "mean IoU", "mean F1"))
+    for views, labels, counted, *scores in scoring.card(metrics):
+        print(line(views, labels, counted, *map(text, scores)))
 
 
 def main(settings, run):
-    classes = list(settings["data"]["classes"])
+    classes, corner = list(settings["data"]["classes"]), "label \\ predicted"
     facts = read_facts(run, settings["data"]["classes"])
     with only_one(run):
         metrics = evaluate_run(settings, run, facts)
-        write_confusion(run / "confusion.csv", metrics["full"]["confusion"], classes)
+        rows = [dict(zip([corner, *classes], [name, *pixels]))
+                for name, pixels in zip(classes, metrics["full"]["confusion"])]
+        write_rows(run / "confusion.csv", [corner, *classes], rows)
         write_record(run / "metrics.json", metrics)
-    print_scores(metrics, classes)
+    print_scores(metrics)
     print(f"{metrics['protocol']['text']}\n{run / 'metrics.json'}")
 
 

@@ -1,9 +1,6 @@
-"""Charts from the numbers that the steps wrote: curves, bars and diagrams, at 200 dpi, as wide as a page.
-
-Each `draw_` function writes one PNG. Classes have the colours of the settings; all else is told apart by form
-too.
+"""Charts from the numbers that the steps wrote, as wide as a page. Each `draw_` function writes one PNG and
+returns its path. Classes have the colours of the settings; all else is told apart by form too.
 """
-import itertools
 import math
 import textwrap
 
@@ -16,9 +13,12 @@ from base.files import replacing
 matplotlib.use("Agg")
 BLUE, RED, GREY = "#1f4e8c", "#b5452c", "#8a8f98"
 STYLE = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8,
-         "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True,
-         "figure.constrained_layout.use": True}
+         "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+         "grid.color": "0.92", "axes.axisbelow": True, "figure.constrained_layout.use": True}
+MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^"), ("#e69f00", "v"),
+         ("#56b4e9", "P"), ("#000000", "X"))  # of runs: Okabe and Ito's colours
+FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"),
+          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v")}
 
 
 def style():
@@ -30,6 +30,7 @@ def save(figure, path):
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=200)
     plt.close(figure)
+    return path
 
 
 def percent(value):
@@ -46,23 +47,20 @@ def legible(name):
 
 
 def legend_columns(names):
-    """How many columns a legend of these names has, filled one after the other, to fit below a figure of the
-    page's width: about 115 letters, a sign and its gaps counted as seven."""
-    lengths = [len(name) + 7 for name in names]
-    columns = len(names)
+    """How many columns of a legend fit the page's width, 115 letters; a sign and its gaps count as 7."""
+    lengths, columns = [len(name) + 7 for name in names], len(names)
     while columns > 1 and sum(map(max, np.array_split(lengths, columns))) > 115:
         columns -= 1
     return columns
 
 
 def add_legend(figure, handles):
-    names = [handle.get_label() for handle in handles]
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(names))
+    columns = legend_columns([handle.get_label() for handle in handles])
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def draw_pairs(axes, names, colours, values, form):
-    """Two bars for each name: that of all labelled pixels and, hatched, that without class boundaries, each
-    with its value in the `form` of numbers. `values`: float [2, N]; NaN has no bar."""
+    """Two bars for each name, the second hatched, and their values in a `form`: float [2, N], NaN: no bar."""
     rows, gap = np.arange(len(names)), 0.009 * axes.get_xlim()[1]
     for lengths, offset, look in zip(values, (-0.19, 0.19), ({}, {"hatch": "////", "alpha": 0.75})):
         axes.barh(rows + offset, lengths, 0.36, color=colours, edgecolor="0.35", linewidth=0.6, **look)
@@ -86,15 +84,14 @@ def draw_finder(path, rates, losses, smoothed, steepest, suggestion):
     figure, axes = plt.subplots(figsize=(5.2, 3.5))
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
-    marked = (suggestion, "valley / 10, suggested", "-"), (steepest, "steepest descent", ":")
-    for rate, label, line in marked:
-        axes.axvline(rate, color=RED, linestyle=line, linewidth=1.2, label=f"{label}: {rate:.2g}")
+    axes.axvline(suggestion, color=RED, linewidth=1.2, label=f"valley / 10, suggested: {suggestion:.2g}")
+    axes.axvline(steepest, color=RED, linestyle=":", linewidth=1.2, label=f"steepest descent: {steepest:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
              ylim=(low - 0.06 * (high - low), high + 0.15 * (high - low)))
     axes.xaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside lower center", ncols=2)
-    save(figure, path)
+    return save(figure, path)
 
 
 def draw_one_cycle(path, schedule):
@@ -102,11 +99,11 @@ def draw_one_cycle(path, schedule):
     figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.4))
     for axes, column, name in zip(panels, ("learning_rate", "learning_rate", "momentum"),
                                   ("learning rate", "learning rate, logarithmic", "momentum")):
-        axes.plot(schedule["step"] + 1, schedule[column], color=BLUE, linewidth=1.5)
+        axes.plot(schedule["step"] + 1, schedule[column], color=BLUE)
         axes.set(title=name, xlabel="update")
     panels[1].set_yscale("log")
     panels[1].yaxis.set_major_formatter("{x:g}")  # powers of ten need the mathematics that STYLE switches off
-    save(figure, path)
+    return save(figure, path)
 
 
 def draw_training(path, history, best_epoch):
@@ -114,13 +111,12 @@ def draw_training(path, history, best_epoch):
     figure, panels = plt.subplots(1, 3, figsize=(7.4, 2.5))
     for axes, column, name in zip(panels, ("loss", "accuracy", "mean_iou"), ("loss", "accuracy", "mean IoU")):
         for key, colour, label in ((column, GREY, "training"), ("val_" + column, BLUE, "validation")):
-            axes.plot(history["epoch"], history[key], color=colour, linewidth=1.5, marker="o", markersize=2,
-                      label=label)
+            axes.plot(history["epoch"], history[key], color=colour, marker="o", markersize=2, label=label)
         axes.axvline(best_epoch, color=RED, linewidth=1, linestyle=":", label="checkpoint")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.set(title=name, xlabel="epoch", ylim=(0, 1) if column != "loss" else (0, None))
     panels[0].legend()
-    save(figure, path)
+    return save(figure, path)
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -143,7 +139,7 @@ def draw_confusion(path, scores, names):
     axes.grid(False)
     axes.spines[:].set_visible(False)
     figure.colorbar(picture, shrink=0.7, label="share of the label's pixels")
-    save(figure, path)
+    return save(figure, path)
 
 
 def shorten(count):
@@ -162,14 +158,12 @@ def draw_classes(path, metrics, classes):
         axes.set(xlim=(0, 1.12), title=title)
         draw_pairs(axes, list(classes), list(classes.values()), np.array(values, float), "{:.3f}")
     panels[0].invert_yaxis()
-    keys = pair_keys("all labelled pixels", "without class boundaries")
-    figure.legend(handles=keys, loc="outside lower center", ncols=2)
-    save(figure, path)
+    add_legend(figure, pair_keys("all labelled pixels", "without class boundaries"))
+    return save(figure, path)
 
 
 def draw_gains(path, gains, classes):
-    """The gain ledger as a table in colours: the first way's IoU, what each step adds in points, the
-    last's."""
+    """The gain ledger as a table in colours: the first IoU, the points that each step adds, the last IoU."""
     iou = 100 * np.array([[step["classes"][name] for step in gains] for name in classes], float)
     common = np.isfinite(iou).all(1)  # in every step: the others would make the means differ by themselves
     mean = iou[common].mean(0) if common.any() else np.full(len(gains), np.nan)
@@ -178,7 +172,7 @@ def draw_gains(path, gains, classes):
     names = [*classes, "mean" if common.all() else f"mean of {common.sum()}"]
     figure, axes = plt.subplots(figsize=(7.4, 1.5 + 0.3 * len(names)))
     limit = 1.6 * max(1, np.nanmax(np.abs(added), initial=0))
-    coloured = np.ma.masked_invalid(np.pad(added, ((0, 0), (1, 1)), constant_values=np.nan))
+    coloured = np.pad(added, ((0, 0), (1, 1)), constant_values=np.nan)
     axes.imshow(coloured, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for row, name in enumerate(names):
         numbers = [f"{iou[row, 0]:.2f}", *(f"{value:+.2f}" for value in added[row]), f"{iou[row, -1]:.2f}"]
@@ -192,12 +186,11 @@ def draw_gains(path, gains, classes):
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    save(figure, path)
+    return save(figure, path)
 
 
 def name_steps(gains):
-    """The steps of the gain ledger as the heads of columns: what each adds, and its seconds where they are
-    known."""
+    """The heads of the gain ledger's columns: what each step adds, and its seconds where they are known."""
     heads = []
     for step in gains:
         text = f"+ {step['step']}" if heads else step["step"]
@@ -207,15 +200,13 @@ def name_steps(gains):
 
 
 def draw_boundary(path, rows, radius):
-    """Errors by distance to the class boundary, and the scores of what lies beyond each distance; `radius` is
-    that of the eroded scores."""
-    columns = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
+    """Errors by distance to the class boundary, and the scores beyond it; `radius`: of the eroded scores."""
+    pixels, keys = [row["pixels"] for row in rows], ("share", "error", "accuracy_beyond", "mean_iou_beyond")
+    share, error, accuracy, mean_iou = 100 * np.array([[row[key] for row in rows] for key in keys], float)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.6))
-    pixels, share, error = columns["pixels"], 100 * columns["share"], 100 * columns["error"]
     left.bar(pixels[1:], share[1:], color="0.85", width=0.8, label="of all pixels")
     left.plot(pixels[1:], error[1:], color=BLUE, marker="o", markersize=3, label="wrong, of the pixels there")
     left.set(xlabel="distance to the class boundary, px", ylabel="share, %", ylim=(0, None))
-    accuracy, mean_iou = 100 * columns["accuracy_beyond"], 100 * columns["mean_iou_beyond"]
     right.plot(pixels, accuracy, color=GREY, marker="s", markersize=3, label="accuracy")
     right.plot(pixels, mean_iou, color=BLUE, marker="o", markersize=3, label="mean IoU")
     right.set(xlabel="border left out, px", ylabel="score, %")
@@ -223,39 +214,33 @@ def draw_boundary(path, rows, radius):
         axes.axvline(radius, color=RED, linestyle=":", linewidth=1, label=f"{radius} px, the eroded scores")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.legend()
-    save(figure, path)
+    return save(figure, path)
 
 
 def draw_reliability(path, calibration):
-    """Share that is right of the pixels of each confidence, against the confidence, over how many they
-    are."""
+    """The share of right pixels against their confidence, over how many pixels there are."""
     bins = {key: np.array([row[key] for row in calibration["bins"]], float) for key in calibration["bins"][0]}
     width, middle = bins["high"] - bins["low"], (bins["low"] + bins["high"]) / 2
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(3.9, 4.1), sharex=True, height_ratios=[3, 1])
     top.bar(middle, bins["accuracy"], 0.94 * width, color=BLUE, label="right")
     top.plot([0, 1], [0, 1], color=RED, linewidth=1.2, linestyle="--", label="as sure as right")
     error = calibration["expected_calibration_error"]
-    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1),
-            title=f"expected calibration error {'-' if error is None else f'{100 * error:.2f} %'}")
+    title = f"expected calibration error {'-' if error is None else f'{100 * error:.2f} %'}"
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
     top.legend(loc="upper left")
     bottom.bar(middle, 100 * bins["pixels"] / max(1, bins["pixels"].sum()), 0.94 * width, color=GREY)
     bottom.set(xlabel="confidence: the probability of the predicted class", ylabel="pixels, %",
                yscale="symlog")
     bottom.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-    save(figure, path)
-
-
-MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^"), ("#e69f00", "v"),
-         ("#56b4e9", "P"), ("#000000", "X"))  # Okabe and Ito's colours
+    return save(figure, path)
 
 
 def draw_runs(path, runs):
-    """Scores of several runs, {name: metrics}: mean IoU of each, and IoU of every class on all labelled
-    pixels."""
+    """Several runs, {name: metrics}: mean IoU of each, and IoU of every class on all labelled pixels."""
     classes = list(dict.fromkeys(name for metrics in runs.values() for name in metrics["full"]["classes"]))
     rows = max(len(runs) + 1, len(classes))
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 1.1 + 0.27 * rows), width_ratios=[1, 1.3])
-    looks = list(itertools.islice(itertools.cycle(MARKS), len(runs)))
+    looks = [MARKS[i % len(MARKS)] for i in range(len(runs))]
     means = [[metrics["full"]["mean_iou"] for metrics in runs.values()],
              [metrics["eroded"]["left_out"]["mean_iou"] for metrics in runs.values()]]
     left.set(xlim=(0, 118), xlabel="mean IoU, %")
@@ -264,24 +249,19 @@ def draw_runs(path, runs):
     for (name, metrics), (colour, mark) in zip(runs.items(), looks):
         scores = metrics["full"]["classes"]
         values = 100 * np.array([scores.get(each, {}).get("iou") for each in classes], float)  # None is NaN
-        right.plot(values, range(len(classes)), mark, color=colour, markersize=5, alpha=0.85,
-                   label=legible(name))
+        look = {"color": colour, "markersize": 5, "alpha": 0.85, "label": legible(name)}
+        right.plot(values, range(len(classes)), mark, **look)
     right.set(xlim=(0, 102), xlabel="IoU, %", yticks=range(len(classes)), yticklabels=classes)
     right.invert_yaxis()
     keys = pair_keys("all labelled pixels, all classes", "without class boundaries and left-out classes")
     add_legend(figure, [*keys, *right.get_legend_handles_labels()[0]])
-    save(figure, path)
+    return save(figure, path)
 
 
 # -- tiles -----------------------------------------------------------------------------------------
 
-FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"), 
-          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v")}
-
-
 def faults(row):
-    """{kind of FAULTS: share of a tile's pixels} of its row of the manifest; outside scale: of its worst
-    band."""
+    """{kind of FAULTS: share of a tile's pixels} of its manifest row; outside scale: of the worst band."""
     pixels, total = row["pixels"]["labels"], row["shape"][0] * row["shape"][1]
     return {**{kind: pixels[kind] / total for kind in ("repaired", "ignored", "unknown")},
             "no data": row["nodata"] / total, "outside scale": max(row["outside_scale"]) / total}
@@ -293,9 +273,9 @@ def draw_audit(path, split, manifest, classes):
     rows, roles = [manifest[tile] for _, tile in tiles], list(split)
     heights = np.array([i + 0.6 * roles.index(role) for i, (role, _) in enumerate(tiles)])  # roles apart
     entries = [*classes, "not scored", *FAULTS]
-    lines = math.ceil(len(entries) / legend_columns(entries))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.19 * (len(tiles) + lines)),
-                                         sharey=True, width_ratios=[1.7, 1])
+    lines = len(tiles) + math.ceil(len(entries) / legend_columns(entries))
+    size = (7.4, 0.9 + 0.19 * lines)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[1.7, 1])
     draw_shares(left, heights, rows, classes)
     draw_faults(right, heights, rows)
     left.set_yticks(heights, [f"{shorten_name(tile, 40)}  {role}" for role, tile in tiles])
@@ -305,7 +285,7 @@ def draw_audit(path, split, manifest, classes):
         axes.tick_params(axis="y", length=0)
     figure.get_layout_engine().set(wspace=0.05)
     add_legend(figure, [handle for axes in (left, right) for handle in axes.get_legend_handles_labels()[0]])
-    save(figure, path)
+    return save(figure, path)
 
 
 def draw_shares(axes, heights, rows, classes):
@@ -313,8 +293,8 @@ def draw_shares(axes, heights, rows, classes):
     start = np.zeros(len(rows))
     for name, colour in classes.items():
         share = np.array([100 * row["classes"][name] / (row["shape"][0] * row["shape"][1]) for row in rows])
-        axes.barh(heights, share, 0.82, start, color=colour, edgecolor="0.45", linewidth=0.3,
-                  label=legible(name))
+        look = {"edgecolor": "0.45", "linewidth": 0.3, "label": legible(name)}
+        axes.barh(heights, share, 0.82, start, color=colour, **look)
         start += share
     axes.barh(heights, 100 - start, 0.82, start, color="black", label="not scored")
     axes.set(xlim=(0, 100), xlabel="share of the tile's pixels, %")

@@ -1,6 +1,4 @@
-"""metrics.json: what the scores mean, built from confusion matrices; and whether a run's scores and page
-stand.
-"""
+"""metrics.json: scores from confusion matrices, and what they mean; whether a run's scores and page stand."""
 import math
 
 import numpy as np
@@ -13,33 +11,30 @@ from mapping.maps import CERTAIN
 BINS = 20  # of confidence, equally wide
 
 
-def or_none(value):
-    """A number as JSON can hold it: a float, None for NaN."""
-    return None if math.isnan(value) else float(value)
+def numbers(**values):
+    """{name: number} as JSON can hold it: None for NaN."""
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
 
-
-# -- from confusion matrices -----------------------------------------------------------------------
 
 def describe(confusion, classes, leave_out):
     """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them."""
-    each, every = class_scores(confusion), list(range(len(classes)))
-    kept = [i for i in every if classes[i] not in leave_out]
+    each = class_scores(confusion)
 
     def means(keep):
-        accuracy_there = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
-        return {"accuracy": or_none(accuracy_there), "mean_iou": or_none(mean_of(each["iou"], keep)),
-                "mean_f1": or_none(mean_of(each["f1"], keep))}
+        right = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
+        return numbers(accuracy=right, mean_iou=mean_of(each["iou"], keep), mean_f1=mean_of(each["f1"], keep))
 
     by_class = {}
     for i, name in enumerate(classes):
-        by_class[name] = {score: or_none(each[score][i]) for score in ("iou", "f1", "precision", "recall")}
+        by_class[name] = numbers(**{score: each[score][i] for score in ("iou", "f1", "precision", "recall")})
         by_class[name]["pixels"] = int(each["pixels"][i])
-    return {**means(every), "left_out": means(kept), "classes": by_class, "confusion": confusion.tolist()}
+    return {**means(slice(None)), "left_out": means([name not in leave_out for name in classes]),
+            "classes": by_class, "confusion": confusion.tolist()}
 
 
 def describe_way(tiles, classes, leave_out):
-    """The scores of maps that were made in one way, {"full", "eroded", "tiles"}: of all tiles together and of
-    each. `tiles`: {tile: {"full", "eroded": confusion matrix}}."""
+    """The scores of the maps made in one way, {"full", "eroded", "tiles"}: of all tiles together, of each.
+    `tiles`: {tile: {"full", "eroded": confusion matrix}}."""
     scores = {tile: {kind: describe(confusion, classes, leave_out) for kind, confusion in matrices.items()}
               for tile, matrices in tiles.items()}
     total = {kind: describe(sum(matrices[kind] for matrices in tiles.values()), classes, leave_out)
@@ -48,36 +43,31 @@ def describe_way(tiles, classes, leave_out):
 
 
 def describe_boundary(distances):
-    """Errors by distance to the class boundary, [{"pixels", "share", ...}], from a confusion matrix of each
-    distance (int64 [distances, C, C], the last: all beyond). For each distance the share of the scored pixels
-    that lie there, the share of these that is wrong, and the scores of the pixels that lie farther."""
+    """The pixels' share at each distance to the class boundary, their error, and the scores of those beyond.
+    `distances`: int64 [distances, C, C], the confusion matrix of each, the last: of all beyond."""
     total, rows = distances.sum(), []
     for pixels in range(len(distances) - 1):
         there, beyond = distances[pixels], distances[pixels + 1:].sum(0)
-        rows.append({"pixels": pixels, "share": or_none(divide(there.sum(), total)),
-                     "error": or_none(1 - accuracy(there)), "accuracy_beyond": or_none(accuracy(beyond)),
-                     "mean_iou_beyond": or_none(mean_iou(beyond))})
+        scores = numbers(share=divide(there.sum(), total), error=1 - accuracy(there),
+                         accuracy_beyond=accuracy(beyond), mean_iou_beyond=mean_iou(beyond))
+        rows.append({"pixels": pixels, **scores})
     return rows
 
 
 def describe_calibration(levels):
-    """How sure the network is against how often it is right: the bins of a reliability diagram, and the
-    expected calibration error (Guo et al., On Calibration of Modern Neural Networks, 2017), the mean of their
-    differences weighted by their pixels. `levels`: wrong and right pixels of each confidence, int64 [CERTAIN
-    + 1, 2]."""
-    level = np.arange(CERTAIN + 1)
+    """The bins of a reliability diagram, how sure the network is against how often it is right, and the mean
+    of their differences weighted by pixels (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    `levels`: int64 [CERTAIN + 1, 2], wrong and right pixels of each confidence."""
+    level, of_level = np.arange(CERTAIN + 1), levels.sum(1)
     bins = np.minimum(level * BINS // CERTAIN, BINS - 1)
-    pixels = np.bincount(bins, levels.sum(1), BINS)
-    right = np.bincount(bins, levels[:, 1], BINS)
-    sure = np.bincount(bins, levels.sum(1) * level / CERTAIN, BINS)
+    pixels, right, sure = (np.bincount(bins, counts, BINS)
+                           for counts in (of_level, levels[:, 1], of_level * level / CERTAIN))
     confidences, accuracies = divide(sure, pixels), divide(right, pixels)
     rows = [{"low": i / BINS, "high": (i + 1) / BINS, "pixels": int(pixels[i]),
-             "confidence": or_none(confidences[i]), "accuracy": or_none(accuracies[i])} for i in range(BINS)]
+             **numbers(confidence=confidences[i], accuracy=accuracies[i])} for i in range(BINS)]
     error = divide(np.abs(sure - right).sum(), pixels.sum())
-    return {"expected_calibration_error": or_none(error), "bins": rows}
+    return {**numbers(expected_calibration_error=error), "bins": rows}
 
-
-# -- what the numbers mean -------------------------------------------------------------------------
 
 def describe_gains(scores, seconds, settings):
     """The gain ledger: a row for each step from the notebook's way of predicting to this one, all test tiles
@@ -87,11 +77,10 @@ def describe_gains(scores, seconds, settings):
     windows = f"windows of {options['window']} px that overlap by {options['overlap']:g}, blended"
     steps = {"uncovered": f"patches of {size} px side by side, what is left at the right and at the bottom "
                           f"{first}",
-             "side_by_side": "every pixel predicted"}
-    if "one_view" in scores:
-        steps.update({"one_view": windows, "map": f"{len(options['views'])} views averaged"})
-    else:  # the map itself is in one view
-        steps["map"] = windows
+             "side_by_side": "every pixel predicted", "one_view": windows,
+             "map": f"{len(options['views'])} views averaged"}
+    if "one_view" not in scores:  # the map itself is in one view
+        steps["map"] = steps.pop("one_view")
     return [{"step": step, "way": way, "accuracy": scores[way]["full"]["accuracy"],
              "mean_iou": scores[way]["full"]["mean_iou"],
              "classes": {name: each["iou"] for name, each in scores[way]["full"]["classes"].items()},
@@ -99,8 +88,7 @@ def describe_gains(scores, seconds, settings):
 
 
 def describe_erosion(official, radius):
-    """Which labels are without class boundaries, in words; `official`: of each tile, whether its own are
-    given."""
+    """Which labels are without class boundaries; `official`: of each tile, whether its own are given."""
     disc = f"disc of {radius} px"
     if all(official):
         return "official"
@@ -108,8 +96,7 @@ def describe_erosion(official, radius):
 
 
 def describe_protocol(settings, facts, engine, official):
-    """What the numbers mean, in fields and in a sentence that a paper can quote. What the model was trained
-    and chosen on is what model.json (`facts`) says; `official` as for `describe_erosion`."""
+    """What the numbers mean, in fields and in a sentence that a paper can quote. `facts`: model.json."""
     options, evaluate = settings["predict"], settings["evaluate"]
     protocol = {"tiles": settings["split"]["test"], "trained_on": list(facts["trained_on"]),
                 "checkpoint_chosen_on": list(facts["chosen_on"]),
@@ -130,15 +117,13 @@ def describe_protocol(settings, facts, engine, official):
 
 
 def count_classes(classes):
-    """How many classes a mean is over, from {class: {"iou", ...}}: those that occur in labels or
-    predictions."""
+    """How many classes a mean of {class: {"iou", ...}} is over: those in labels or predictions."""
     occur = sum(each["iou"] is not None for each in classes.values())
     return str(occur) if occur == len(classes) else f"{occur} that occur, of {len(classes)}"
 
 
 def card(metrics):
-    """The protocol card of metrics.json, (views, labels, classes, accuracy, mean IoU, mean F1) a row: every
-    common meaning of "the score"."""
+    """[(views, labels, classes, accuracy, mean IoU, mean F1)]: every common meaning of "the score"."""
     maps = {len(metrics["protocol"]["views"]): metrics}
     if "one_view" in metrics["ways"]:
         maps[1] = metrics["ways"]["one_view"]
@@ -155,13 +140,11 @@ def means_of(scores, leave_out):
     means = {f"all {count_classes(scores['classes'])}": scores}
     if leave_out:
         others = {name: each for name, each in scores["classes"].items() if name not in leave_out}
-        complete = all(each["iou"] is not None for each in others.values())
-        few = "" if complete else f", {count_classes(others)}"
+        counted = count_classes(others)
+        few = "" if counted == str(len(others)) else f", {counted}"
         means[f"without {', '.join(leave_out)}{few}"] = scores["left_out"]
     return means
 
-
-# -- what make asks --------------------------------------------------------------------------------
 
 def scores_stand(settings, run):
     """True where the scores of a run are whole."""

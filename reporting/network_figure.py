@@ -1,5 +1,5 @@
-"""The network drawn from the settings of its training.
-"""
+"""The network drawn from the settings of its training."""
+import itertools
 import math
 from typing import NamedTuple
 
@@ -23,8 +23,7 @@ class Block(NamedTuple):
 
 
 def list_blocks(model, bands, classes):
-    """The blocks that model.py builds from settings["model"] for so many bands and classes, in their
-    order."""
+    """The blocks, in order, that model.py builds from settings["model"] for so many bands and classes."""
     stem, cells, concat = model["stem"], model["local_contrast"], model["residual"] == "concat"
     widths = [model["width"] * 2**level for level in range(model["depth"] + 1)]
     pair = ["two 3 x 3 conv", "joined" if concat else "residual added"]
@@ -32,11 +31,10 @@ def list_blocks(model, bands, classes):
     blocks = [Block("input", ["pixels", *contrast], bands * (1 + len(cells)), 1)]
     if stem > 1:
         blocks.append(Block("stem", [f"{2 * stem} x {2 * stem} conv", f"strides {stem}"], widths[0], stem))
-    skips = []
     for level, width in enumerate(widths[:-1]):
         channels = blocks[-1].channels + width if concat else width
         blocks.append(Block(f"down{level}", pair, channels, stem * 2**level, "pool" if level else None))
-        skips.append(channels)
+    skips = [block.channels for block in blocks if block.name.startswith("down")]
     channels = blocks[-1].channels + widths[-1] if concat else widths[-1]
     dilated = ["four 3 x 3 conv", "dilated 1, 2, 4, 8", "joined"], 4 * widths[-1]
     done, channels = (pair, channels) if model["centre"] == "plain" else dilated
@@ -49,32 +47,12 @@ def list_blocks(model, bands, classes):
 
 def text_of(block):
     """A block in three or four lines."""
-    if block.name == "head":
-        return "\n".join([*block.done, f"{block.channels} classes"])
-    share = "" if block.name == "input" else f", 1/{block.scale}"
-    return "\n".join([*block.done, f"{block.channels} channels{share}"])
-
-
-def lay_out(blocks):
-    """{name: (x, y)} of the blocks' centres: in their order from left to right, coarser ones lower."""
-    centres, x = {}, 0
-    for before, block in zip([blocks[0], *blocks], blocks):
-        if block is not before:
-            x += 1.1 if block.scale != before.scale else 2.1
-        centres[block.name] = x, -math.log2(block.scale)
-    return centres
-
-
-def draw_block(axes, block, x, y):
-    axes.add_patch(matplotlib.patches.FancyBboxPatch(
-        (x - WIDE / 2, y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08", linewidth=0.8,
-        edgecolor="0.35", facecolor="#eef2f8" if block.name in ("input", "head") else "white"))
-    axes.text(x, y, text_of(block), ha="center", va="center", fontsize=5, linespacing=1.1)
+    unit = {"input": "channels", "head": "classes"}.get(block.name, f"channels, 1/{block.scale}")
+    return "\n".join([*block.done, f"{block.channels} {unit}"])
 
 
 def draw_arrow(axes, one, other, step=None):
-    """An arrow between the blocks at two centres: across where they are as high, else up or down between
-    them."""
+    """An arrow between the blocks at two centres: across where both are as high, else up or down."""
     (x, y), (u, v) = one, other
     if y == v:
         start, end = (x + WIDE / 2, y), (u - WIDE / 2, v)
@@ -89,11 +67,17 @@ def draw_arrow(axes, one, other, step=None):
 def draw_network(path, model, facts):
     """The network of settings["model"], whose parameters and operations model.json (`facts`) counts."""
     blocks = list_blocks(model, len(facts["bands"]) + facts["extra"], len(facts["classes"]))
-    centres = lay_out(blocks)
+    steps = [2.1 if block.scale == before.scale else 1.1 for before, block in zip(blocks, blocks[1:])]
+    centres = {block.name: (x, -math.log2(block.scale))  # from left to right, coarser ones lower
+               for block, x in zip(blocks, itertools.accumulate(steps, initial=0))}
     right, bottom = centres["head"][0], centres["centre"][1]
     figure, axes = plt.subplots(figsize=(7.4, 0.8 - 0.66 * bottom))
     for block in blocks:
-        draw_block(axes, block, *centres[block.name])
+        (x, y), colour = centres[block.name], "#eef2f8" if block.name in ("input", "head") else "white"
+        axes.add_patch(matplotlib.patches.FancyBboxPatch(
+            (x - WIDE / 2, y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08",
+            linewidth=0.8, edgecolor="0.35", facecolor=colour))
+        axes.text(x, y, text_of(block), ha="center", va="center", fontsize=5, linespacing=1.1)
     for before, block in zip(blocks, blocks[1:]):
         draw_arrow(axes, centres[before.name], centres[block.name], block.step)
     for level in range(model["depth"]):
@@ -105,4 +89,4 @@ def draw_network(path, model, facts):
     axes.text(right + WIDE / 2, bottom - HIGH / 2, cost, ha="right", va="bottom", fontsize=7)
     axes.set(xlim=(-WIDE / 2 - 0.1, right + WIDE / 2 + 0.1), ylim=(bottom - HIGH / 2 - 0.1, HIGH / 2 + 0.1))
     axes.set_axis_off()
-    save(figure, path)
+    return save(figure, path)

@@ -1,7 +1,5 @@
-"""Pictures of pixels: tiles with their labels, maps and errors.
-
-Colours of classes are those of the settings; what is not scored is black, errors are magenta on the greyed
-image.
+"""Pictures of pixels: tiles with their labels, maps and errors. Colours of classes are those of the settings;
+what is not scored is black, errors are magenta on the greyed image.
 """
 import matplotlib
 import matplotlib.pyplot as plt
@@ -18,16 +16,14 @@ ERROR, GAINED, LOST = (230, 0, 126), (0, 114, 178), (213, 94, 0)  # Okabe and It
 
 
 def colour_keys(colours):
-    """Legend patches of {name: colour}."""
-    rgb = {name: colour if isinstance(colour, str) else np.array(colour) / 255
-           for name, colour in colours.items()}
+    """Legend patches of {name: colour, as matplotlib takes it}."""
     return [matplotlib.patches.Patch(facecolor=colour, edgecolor="0.5", label=legible(name))
-            for name, colour in rgb.items()]
+            for name, colour in colours.items()]
 
 
-def show(axes, picture, title=None):
+def show(axes, picture, title=""):
     axes.imshow(picture, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[], **({"title": title} if title else {}))
+    axes.set(xticks=[], yticks=[], title=title)
     axes.spines[:].set(visible=True, linewidth=0.5, color="0.5")
 
 
@@ -37,8 +33,7 @@ def first_bands(image):
 
 
 def shrink(image, limit):
-    """(picture uint8 [h, w, 3], step): an image uint8 [H, W, B] averaged over squares of `step` pixels, so
-    that it is at most `limit` long."""
+    """(picture uint8 [h, w, 3], step): an image, averaged over squares of `step` pixels to fit `limit`."""
     step = max(1, -(-max(image.shape[:2]) // limit))
     rest = [(0, -size % step) for size in image.shape[:2]]
     small = downscale_local_mean(np.pad(first_bands(image), (*rest, (0, 0)), "edge"), (step, step, 1))
@@ -55,15 +50,14 @@ def draw_labels(path, settings):
     show(panels[0], image, f"{name}: image")
     show(panels[1], palette(data["classes"])[prepared.labels[::step, ::step]], f"{name}: labels")
     add_legend(figure, colour_keys({**data["classes"], "not scored": "#000000"}))
-    save(figure, path)
+    return save(figure, path)
 
 
 def tile_pictures(tile, settings, run):
-    """uint8 [h, w, 3] pictures of a test tile, at most report.max_pixels long: "image", "labels",
-    "prediction", "errors" and, where its map was made in one view too, "one view" and "what the views
-    change"."""
-    data = settings["data"]
-    prepared, colours = open_prepared(data, tile, checked=False), palette(data["classes"])
+    """{name: uint8 [h, w, 3]}, pictures of a test tile, at most report.max_pixels long: "image", "labels",
+    "prediction", "errors"; where its map was made in one view too, "one view" and "what the views change"."""
+    colours = palette(settings["data"]["classes"])
+    prepared = open_prepared(settings["data"], tile, checked=False)
     image, step = shrink(prepared.image, settings["report"]["max_pixels"])
     labels, shape = np.asarray(prepared.labels[::step, ::step]), prepared.labels.shape
     maps = {way: read_map(path, shape)[0][::step, ::step]
@@ -85,24 +79,21 @@ def tile_pictures(tile, settings, run):
 
 
 def draw_tile(path, tile, pictures, classes, scores, alone=None):
-    """A test tile: image, labels and errors, and the prediction with its `scores`; where those in one view
-    are given, `alone`, also the prediction in one view and what the views change."""
-    prediction = f"mean IoU {percent(scores['mean_iou'])} %"
+    """The `tile_pictures` of a test tile, with the prediction's scores and those in one view, `alone`."""
     titles = {"image": f"image ({shorten_name(tile)})", "labels": "labels", "errors": "errors"}
-    colours = {**classes, "error": ERROR}
+    colours, mean_iou = {**classes, "error": np.divide(ERROR, 255)}, percent(scores["mean_iou"])
     if alone:
-        titles.update({"one view": f"one view: mean IoU {percent(alone['mean_iou'])} %",
-                       "prediction": f"all views: {prediction}",
-                       "what the views change": "what the views change"})
-        colours.update({"mended by the views": GAINED, "spoilt by them": LOST})
+        titles |= {"one view": f"one view: mean IoU {percent(alone['mean_iou'])} %",
+                   "prediction": f"all views: mean IoU {mean_iou} %",
+                   "what the views change": "what the views change"}
+        colours |= {"mended by the views": np.divide(GAINED, 255), "spoilt by them": np.divide(LOST, 255)}
     else:
-        titles["prediction"] = f"prediction: {prediction}"
+        titles["prediction"] = f"prediction: mean IoU {mean_iou} %"
     if (pictures["errors"] == 0).all(-1).any():
         colours["not scored"] = "#000000"
-    height, width = pictures["image"].shape[:2]
-    columns = len(titles) // 2
+    columns, (height, width) = len(titles) // 2, pictures["image"].shape[:2]
     figure, panels = plt.subplots(2, columns, figsize=(7.4, 14.4 / columns * height / width + 1))
     for axes, (name, title) in zip(panels.flat, titles.items()):
         show(axes, pictures[name], title)
     add_legend(figure, colour_keys(colours))
-    save(figure, path)
+    return save(figure, path)

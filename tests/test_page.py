@@ -9,7 +9,8 @@ import pytest
 from reporting import charts, page
 from reporting.metrics import describe
 
-CLASSES = {"<b>a</b>": "#ff0000", "$x_$ & b": "#00ff00"}
+CLASSES = {"<script>alert(2)</script>": "#ff0000", "$x_$ & b": "#00ff00"}
+TILE = "<script>alert(3)</script>"
 LAYERS = ("image", "labels", "prediction", "errors", "one view", "what the views change")
 
 
@@ -17,14 +18,14 @@ LAYERS = ("image", "labels", "prediction", "errors", "one view", "what the views
 def text(tmp_path, settings):
     """A page of one test tile, in which nothing is trained: two classes, six pictures, one figure."""
     settings["data"]["classes"], settings["report"]["title"] = CLASSES, "<script>alert(1)</script> & title"
-    settings["split"] = {"train": ["<i>3_10</i>"], "val": ["2_10"], "test": ["2_13"]}
+    settings["split"] = {"train": ["<i>3_10</i>"], "val": ["2_10"], "test": [TILE]}
     scores = describe(np.array([[5, 1], [2, 4]]), list(CLASSES), ["$x_$ & b"])
     total = {"full": scores, "eroded": scores}
     protocol = {"text": "1 test tile(s); <b>", "views": [0, 5], "leave_out": ["$x_$ & b"]}
     metrics = {
         "protocol": protocol,
         **total,
-        "tiles": {"2_13": total},
+        "tiles": {TILE: total},
         "ways": {"one_view": total},
         "settings": {},
     }
@@ -41,9 +42,7 @@ def text(tmp_path, settings):
     with charts.style():
         charts.draw_confusion(tmp_path / "figure.png", scores, list(CLASSES))
     rng = np.random.default_rng(0)
-    slider = page.build_slider(
-        "2_13", {name: rng.integers(0, 256, (20, 30, 3), np.uint8) for name in LAYERS}, total
-    )
+    slider = page.build_slider({name: rng.integers(0, 256, (20, 30, 3), np.uint8) for name in LAYERS})
     tiles = [tile for names in settings["split"].values() for tile in names]
     provenance = {"settings": settings, "commit": "<u>", "model": {"epoch": 3}}
     return page.build_page(
@@ -51,7 +50,7 @@ def text(tmp_path, settings):
         metrics,
         provenance,
         dict.fromkeys(tiles, row),
-        [slider],
+        {TILE: slider},
         {"Scores": {tmp_path / "figure.png": "A <caption>"}},
     )
 
@@ -60,8 +59,9 @@ def test_the_page_holds_its_pictures_and_escapes_every_name(text):
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in text
     assert not re.findall(r'(?:src|href)="(?!data:image/(?:png|jpeg);base64,)', text)
     assert text.count("<img ") == len(LAYERS) + 1 and "A &lt;caption&gt;" in text
-    for name in (*CLASSES, "<i>3_10</i>", "<u>", "1 test tile(s); <b>"):
+    for name in (*CLASSES, TILE, "<i>3_10</i>", "<u>", "1 test tile(s); <b>"):
         assert name not in text and html.escape(name) in text
+    assert text.count("<script>") == 1  # the page's own
     assert "0123456789" not in text and "<code>01234567</code>" in text and "#123456 (2)" in text
 
 
@@ -126,13 +126,13 @@ def test_the_page_works_in_a_browser(text, tmp_path, width):
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
-def test_a_hostile_class_name_is_text_on_the_page():
-    scores = dict.fromkeys(("iou", "f1", "precision", "recall"), 0.5) | {"pixels": 3}
-    classes = {"<script>alert(1)</script>": "#ff0000", "$x_$ & b": "#00ff00"}
-    metrics = {kind: {"classes": dict.fromkeys(classes, scores)} for kind in ("full", "eroded")}
-    table = page.build_classes(metrics, classes)
-    assert (
-        "<script>" not in table
-        and "&lt;script&gt;alert(1)&lt;/script&gt;" in table
-        and "$x_$ &amp; b" in table
-    )
+def test_a_hostile_name_is_text_wherever_the_page_says_it(text):
+    scores = r"<td>\d+\.\d\d</td>\s*" * 8
+    for name, colour in CLASSES.items():
+        key = f'<i class="key" style="background:{colour}"></i>{re.escape(html.escape(name))}'
+        assert re.search(f"<td>{key}</td>\\s*{scores}<td>\\d+</td>", text)
+        assert re.search(f"<span>{key}</span>", text)
+    name = html.escape(TILE)
+    assert f"<td>{name}</td><td>test</td>" in text and f"<figcaption>Tile {name}: mean IoU 59.82 %" in text
+    assert f'aria-label="border between the pictures of {name}"' in text
+    assert "<span>mean IoU without $x_$ &amp; b, boundaries eroded, %</span>" in text

@@ -6,9 +6,8 @@ Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_pots
 RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
 the real one: cars painted (252, 255, 0) for (255, 255, 0). Same seed, same bytes; about 2 s a tile.
 
-Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs
-and crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart:
-roofs and roads share greys, crowns and lawns share greens; texture, shape and shadow do.
+Every object is drawn after the shadow that it throws in one morning's sun on what is lower. Mean colour does
+not tell the classes apart (roofs and roads share greys, crowns and lawns greens); texture and shape do.
 """
 import argparse
 from pathlib import Path
@@ -28,9 +27,8 @@ IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.uint8([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)])
 PIXEL = 0.05  # metres
 SUN = np.array([0.55, 0.80])  # the direction shadows fall, [row, col], pixels of shadow per pixel of height
-TILES = {  # name: rows, columns
-    "2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472),
-    "5_12": (1344, 1408), "6_7": (1280, 1408), "2_13": (1280, 1600)}
+TILES = {"2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472),
+         "5_12": (1344, 1408), "6_7": (1280, 1408), "2_13": (1280, 1600)}  # name: rows, columns
 PAINTS = [(225, 226, 228), (200, 203, 206), (40, 42, 46), (28, 30, 34), (140, 24, 26), (36, 62, 120),
           (150, 152, 155), (88, 92, 96), (196, 170, 96), (20, 70, 62)]
 ROOFS = [(150, 76, 58), (128, 66, 54), (96, 92, 92), (74, 76, 82), (112, 88, 72), (140, 132, 126)]
@@ -56,18 +54,15 @@ class Scene:
 
     def __init__(self, rng, shape):
         self.rng, self.shape = rng, shape
-        self.fine = noise(rng, shape, 1)
-        self.grain = noise(rng, shape, 3)
-        self.lumps = noise(rng, shape, 9)
-        self.stains = noise(rng, shape, 60)
+        self.fine, self.grain, self.lumps, self.stains = (noise(rng, shape, scale) for scale in (1, 3, 9, 60))
         self.image = np.zeros((*shape, 3), np.float32)
         self.labels = np.full(shape, LOW_VEGETATION, np.uint8)
 
     def rectangle(self, centre, angle, length, width):
         """Pixels of a rectangle: rows, columns, and how far along (u) and across (v) it from its centre."""
         along, across = axes_of(angle)
-        corners = [centre + a * along * length / 2 + b * across * width / 2
-                   for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
+        half, side = along * length / 2, across * width / 2
+        corners = [centre - half - side, centre - half + side, centre + half + side, centre + half - side]
         rows, cols = polygon(*np.transpose(corners), self.shape)
         offset = np.stack([rows - centre[0], cols - centre[1]])
         return rows, cols, along @ offset, across @ offset
@@ -108,8 +103,8 @@ def draw_lawn(scene):
 def draw_pavement(scene, rectangle, colour, joints=0):
     """Asphalt, or paving with a joint every `joints` pixels; `rectangle`: centre, angle, length, width."""
     rows, cols, u, v = scene.rectangle(*rectangle)
-    light = 1 + 0.05 * scene.fine[rows, cols] + 0.05 * scene.stains[rows, cols]
-    light += 0.015 * scene.grain[rows, cols]
+    fine, stains, grain = scene.fine[rows, cols], scene.stains[rows, cols], scene.grain[rows, cols]
+    light = 1 + 0.05 * fine + 0.05 * stains + 0.015 * grain
     if joints:
         light -= 0.13 * ((u % joints < 1.5) | (v % joints < 1.5))
     scene.paint(rows, cols, colour, light, IMPERVIOUS)
@@ -118,8 +113,7 @@ def draw_pavement(scene, rectangle, colour, joints=0):
 
 def draw_road(scene, centre, angle, length):
     """A street between its footpaths: asphalt with repairs, kerbs and a dashed middle line."""
-    rng = scene.rng
-    asphalt = rng.uniform(84, 112) * np.array([1, 1, 1.02])
+    rng, asphalt = scene.rng, scene.rng.uniform(84, 112) * np.array([1, 1, 1.02])
     rows, cols, u, v = draw_pavement(scene, (centre, angle, length, 136), asphalt)
     for _ in range(5):  # repaired squares
         at, half = rng.uniform(-length / 2, length / 2), rng.uniform(20, 70)
@@ -133,8 +127,7 @@ def draw_road(scene, centre, angle, length):
 
 def draw_car(scene, centre, angle):
     """A car about 4.3 x 1.8 m: body, windows, a lit roof; none where there is no pavement."""
-    rng = scene.rng
-    length, width = rng.uniform(80, 96), rng.uniform(36, 42)
+    length, width = scene.rng.uniform(80, 96), scene.rng.uniform(36, 42)
     rows, cols, u, v = scene.rectangle(centre, angle, length, width)
     u, v = 2 * u / length, 2 * v / width
     body = u ** 6 + v ** 6 < 1  # rounded corners
@@ -145,7 +138,7 @@ def draw_car(scene, centre, angle):
     glass = ((np.abs(u - 0.38) < 0.12) | (np.abs(u + 0.60) < 0.10)) & (np.abs(v) < 0.80)
     glass |= (np.abs(np.abs(v) - 0.84) < 0.07) & (u > -0.6) & (u < 0.4)
     light = 0.94 - 0.12 * v + 0.10 * np.exp(-((u + 0.1) ** 2 + v ** 2) * 3) + 0.02 * scene.fine[rows, cols]
-    scene.paint(rows, cols, PAINTS[rng.integers(len(PAINTS))], light, CAR)
+    scene.paint(rows, cols, PAINTS[scene.rng.integers(len(PAINTS))], light, CAR)
     scene.paint(rows[glass], cols[glass], (42, 50, 60), 1 + 0.5 * np.maximum(v[glass], 0))
     lamps = (u > 0.90) & (np.abs(np.abs(v) - 0.6) < 0.2)
     scene.paint(rows[lamps], cols[lamps], (235, 230, 205), 1.0)
@@ -164,10 +157,8 @@ def draw_house(scene, centre, angle, length, width):
     fine, lumps = scene.fine[rows, cols], scene.lumps[rows, cols]
     if flat:
         light = 1 + 0.07 * scene.grain[rows, cols] + 0.05 * fine + 0.06 * scene.stains[rows, cols]
-        light -= 0.16 * (u % 20 < 1.6)
-        edge = np.minimum(to_end, to_side)
-        light = np.where((edge < 13) & (u * SUN[1] + v > 0), 0.7, light)
-        light = np.where(edge < 7, 1.45, light)
+        light, edge = light - 0.16 * (u % 20 < 1.6), np.minimum(to_end, to_side)
+        light = np.select([edge < 7, (edge < 13) & (u * SUN[1] + v > 0)], [1.45, 0.7], light)
         colour = rng.uniform(88, 130) * np.array([1.0, 0.99, 0.97])
     else:
         slope = np.where(v * np.sign(across @ -SUN) > 0, 1.16, 0.74)  # which one faces the sun
@@ -305,13 +296,12 @@ def write_tile(folder, tile, shape, seed):
         colours[CAR] = (252, 255, 0)
     transform = from_origin(365700 + 300 * col, 5810000 - 300 * row, PIXEL, PIXEL)
     photo, label = f"2_Ortho_RGB/top_potsdam_{tile}_RGB", f"5_Labels_all/top_potsdam_{tile}_label"
-    profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 3, "dtype": "uint8",
-               "photometric": "RGB"}
     georeference = {"crs": "EPSG:32633", "transform": transform}
     for name, pixels, options in ((photo, image, georeference), (label, colours[labels], {})):
         path = folder / f"{name}.tif"
+        options |= {"height": shape[0], "width": shape[1], "count": 3, "dtype": "uint8", "photometric": "RGB"}
         with only_one(path.parent), replacing(path) as temporary, writing(f"tile {path}"):
-            with without_place_allowed(), rasterio.open(temporary, "w", **profile, **options) as target:
+            with without_place_allowed(), rasterio.open(temporary, "w", "GTiff", **options) as target:
                 target.write(np.moveaxis(pixels, -1, 0))
     world = [PIXEL, 0, 0, -PIXEL, transform.c + PIXEL / 2, transform.f - PIXEL / 2]
     with replacing(folder / f"{photo}.tfw") as temporary:

@@ -2,11 +2,10 @@
 
     python prepare_data.py --params demo.yaml
 
-Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files
-themselves. Writes to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, bytes]: the
-bands, then the class index, then zeros), <tile>.eroded.npy where official eroded labels exist, and
-manifest.json: per tile size, type, hashes, georeference, pixels of each class, in all and in each square of
-128 px, and what was repaired, ignored, unknown or without data.
+Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files. Writes
+to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, bytes]: the bands, the class
+index, zeros), <tile>.eroded.npy where official eroded labels exist, and manifest.json: what it was made from,
+the pixels of each class, in all and in squares of 128 px, and what was repaired, ignored or without data.
 
 Tiles are written under temporary names and take their own when all have passed; else everything that is
 wrong is listed (exit 3), also tiles of different roles on the same ground and two tiles of the same pixels.

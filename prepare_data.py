@@ -2,16 +2,14 @@
 
     python prepare_data.py --params demo.yaml
 
-Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files
-themselves. Writes to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, bytes]: the
-bands, then the class index, then zeros), <tile>.eroded.npy where official eroded labels exist, and
-manifest.json: per tile size, type, hashes, georeference, pixels of each class, in all and in each square of
-128 px, and what was repaired, ignored, unknown or without data.
+Reads data.raw: images and labels in the official folders, as they unzip, or the official .zip files. Writes
+to data.prepared, for each tile of the split, <tile>.pixels.npy (uint8 [H, W, bytes]: the bands, the class
+index, zeros), <tile>.eroded.npy where official eroded labels exist, and manifest.json: what it was made from,
+the pixels of each class, in all and in squares of 128 px, and what was repaired, ignored or without data.
 
-Every tile is checked while it is written under a temporary name; all take their names when all have passed.
-Else everything that is wrong is listed (exit 3). Tiles of different roles that show the same ground are
-refused, and two tiles with the same pixels. A tile already prepared from the same bytes with the same
-settings is left alone; the new tiles of an interrupted run are prepared again. Rasters are read by bands of
+Tiles are written under temporary names and take their own when all have passed; else everything that is
+wrong is listed (exit 3), also tiles of different roles on the same ground and two tiles of the same pixels.
+A tile already prepared from the same bytes with the same settings is left alone. Rasters are read by bands of
 rows: memory does not depend on their height. A 6000 x 6000 tile takes about 3 s.
 """
 import contextlib
@@ -32,28 +30,18 @@ from imagery.arrays import IGNORE
 from imagery.labels import OUTCOMES, build_decoder
 from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
 from imagery.rasters import Layers, check_crs, open_raster, reading, scales
-from imagery.raw_tiles import find_files, read_header, with_masks
-from imagery.tiles import (
-    CELL,
-    check_roles,
-    count_cells,
-    manifest_text,
-    pack,
-    pixel_bytes,
-    read_manifest,
-)
+from imagery.raw_tiles import find_files, hash_files, read_header
+from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
 
 
 class Source(NamedTuple):
-    """A raw tile: {kind: path}, its header as of `read_header`, {kind: SHA-256} of files and their masks."""
+    """A raw tile: {kind: path}, its header as of `read_header`, its paths and hashes as of `hash_files`."""
     files: dict
     header: dict
-    hashes: dict
+    raw: dict
 
-
-# -- what is in a tile -------------------------------------------------------------------------------------
 
 class Audit:
     """What the manifest says of a tile's pixels, gathered from its bands of rows."""
@@ -92,8 +80,8 @@ def read_tile(source, data, decoder, audit):
     [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
     height, width = source.header["shape"][:2]
     rows = max(1, PIXELS_AT_ONCE // width // CELL) * CELL
-    with contextlib.ExitStack() as stack:
-        rasters = {kind: stack.enter_context(open_raster(path)) for kind, path in source.files.items()}
+    with contextlib.ExitStack() as opened:
+        rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
         layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
         for start in range(0, height, rows):
             stop = min(start + rows, height)
@@ -119,8 +107,8 @@ def write_tile(tile, source, data, decoder, passed):
     if "eroded" in source.files:
         shapes["eroded"] = (height, width)
     names = {kind: f"{tile}.{kind}.npy" for kind in shapes}
-    temporaries = {kind: passed.enter_context(replacing(Path(data["prepared"]) / name))
-                   for kind, name in names.items()}
+    folder = Path(data["prepared"])
+    temporaries = {kind: passed.enter_context(replacing(folder / name)) for kind, name in names.items()}
     audit = Audit(source.header["shape"], [kind for kind in ("labels", "eroded") if kind in source.files])
     with contextlib.ExitStack() as opened:
         arrays = {kind: opened.enter_context(open(path, "wb")) for kind, path in temporaries.items()}
@@ -130,10 +118,8 @@ def write_tile(tile, source, data, decoder, passed):
         for rows in read_tile(source, data, decoder, audit):
             for kind, pixels in rows.items():
                 arrays[kind].write(np.ascontiguousarray(pixels))
-    raw = {kind: {"path": str(path), "sha256": source.hashes[kind]}
-           for kind, path in with_masks(source.files).items()}
     files = {kind: {"name": name, "sha256": sha256(temporaries[kind])} for kind, name in names.items()}
-    return {**source.header, "raw": raw, "files": files, **audit.row(data["classes"])}
+    return {**source.header, "raw": source.raw, "files": files, **audit.row(data["classes"])}
 
 
 def check_unknown(tile, files, row, max_unknown):
@@ -158,8 +144,6 @@ def summary(tile, row, scale):
     return f"{tile:>12}  {height} x {width} px; {', '.join(shares)}"
 
 
-# -- the step ----------------------------------------------------------------------------------------------
-
 def find_sources(split, data):
     """{tile: Source} of every tile. Problem (exit 3) lists all that is wrong in names, headers and places."""
     files, headers, problems = {}, {}, []
@@ -179,17 +163,13 @@ def find_sources(split, data):
     return {tile: Source(files[tile], header, hash_files(files[tile])) for tile, header in headers.items()}
 
 
-def hash_files(files):
-    return {kind: sha256(path) for kind, path in with_masks(files).items()}
-
-
 def is_prepared(row, source, data):
     """True where a manifest row stands for these raw bytes and this header, and its files are whole."""
-    folder = Path(data["prepared"])
-    return (row is not None and all(row.get(key) == value for key, value in source.header.items())
-            and {kind: raw["sha256"] for kind, raw in row["raw"].items()} == source.hashes
-            and all((folder / file["name"]).is_file() and sha256(folder / file["name"]) == file["sha256"]
-                    for file in row["files"].values()))
+    if row is None or any(row.get(key) != value for key, value in source.header.items()):
+        return False
+    before, now = ({kind: raw["sha256"] for kind, raw in every.items()} for every in (row["raw"], source.raw))
+    files = [(Path(data["prepared"]) / file["name"], file["sha256"]) for file in row["files"].values()]
+    return before == now and all(path.is_file() and sha256(path) == digest for path, digest in files)
 
 
 def check_disk(folder, headers):

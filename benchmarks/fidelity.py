@@ -32,7 +32,7 @@ def measure(folder, data):
     import nncf  # noqa: F401  passed over where it is missing
 
     from imagery.arrays import IGNORE
-    from imagery.raw_tiles import find_raster
+    from imagery.raw_tiles import find_rasters
     from imagery.scores import confusion_matrix, mean_iou
     from imagery.tiles import open_prepared
     from mapping import one_raster, translate
@@ -45,7 +45,7 @@ def measure(folder, data):
         if engine == "openvino":
             translate.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
-            job = one_raster.Job(tile, find_raster(tile, settings)[1], None, settings, run, engine)
+            job = one_raster.Job(tile, find_rasters(tile, settings)[0][1], None, settings, run, engine)
             one_raster.predict_raster(job, 0, lambda line, last=False: None)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)

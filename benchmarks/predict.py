@@ -74,13 +74,13 @@ def made_up(folder):
 
 
 def make(folder):
-    from imagery.raw_tiles import find_raster
+    from imagery.raw_tiles import find_rasters
     folder = folder / "predict"
     for recipe in ("notebook", "params", "demo"):
         if not (folder / recipe / "model.json").exists():
             write_run(folder / recipe, recipe)
     demo = made_up(folder)
-    with rasterio.open(find_raster(demo["split"]["test"][0], demo)[1]) as source:
+    with rasterio.open(find_rasters(demo["split"]["test"][0], demo)[0][1]) as source:
         picture = source.read()
     sizes = {"tile": (SIDE, SIDE), "quarter": (SIDE // 2, SIDE // 2), **LARGE}
     for name in (name for name in sizes if not (folder / f"{name}.tif").exists()):

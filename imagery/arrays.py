@@ -1,6 +1,4 @@
-"""What every array of pixels has, [row, col, band]: windows that cover it, eight views, squares cut from it.
-"""
-import itertools
+"""Arrays of pixels, [row, col, band]: windows that cover them, their eight views, squares cut from them."""
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,22 +15,15 @@ def cut(array, row, col, side):
 
 
 def starts(size, window, step):
-    """First pixels (int64 [N]) of the fewest evenly spread windows that cover an axis of `size` pixels.
-
-    Neighbours are at most `step` apart (0 < step <= window); the last window ends with the axis. An axis no
-    longer than the window has the one start 0, and the window then reaches past its end.
-    """
+    """First pixels (int64 [N]) of the fewest evenly spread windows that cover an axis of `size` pixels, at
+    most `step` apart (0 < step <= window). The last one ends with the axis; one longer than it, past it."""
     count = 1 + max(0, -(-(size - window) // step))
     return np.rint(np.linspace(0, max(size - window, 0), count)).astype(np.int64)
 
 
 def view(array, number):
-    """View 0..7 of an array [N, N, ...] or a stack of them [..., N, N, B]: quarter turns 0..3, 4..7 mirrored
-    after.
-
-    The first two axes turn; `unview` undoes it exactly. The eight views are the symmetries of the square
-    (D4).
-    """
+    """View 0..7 of an array [N, N, ...], the symmetries of the square (D4): quarter turns 0..3, 4..7 mirrored
+    after. `unview` undoes it exactly."""
     turned = np.rot90(array, number % 4)
     return turned[:, ::-1] if number >= 4 else turned
 
@@ -47,9 +38,5 @@ def in_pieces(work, size, piece):
     """Yields work(start, stop) for pieces of `size` items, in their order, on all cores at once: NumPy works
     without the interpreter's lock, and fastest on what stays in a core's cache."""
     begins = range(0, size, piece)
-    ends = [min(begin + piece, size) for begin in begins]
-    if len(ends) < 2:
-        yield from itertools.starmap(work, zip(begins, ends))
-        return
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(work, begins, ends)
+        yield from pool.map(work, begins, [min(begin + piece, size) for begin in begins])

@@ -1,5 +1,4 @@
-"""Tiles that show the same ground: told by their places or, where one has none, by blocks of the same pixels.
-"""
+"""Tiles that show the same ground: told by their places or, where one has none, by blocks of their pixels."""
 import hashlib
 import itertools
 import math
@@ -7,32 +6,12 @@ from collections import Counter
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import CRSError, RasterioError
-from rasterio.transform import array_bounds
-from rasterio.warp import transform_bounds
 
+from imagery.rasters import bounds
 from imagery.tiles import CELL
 
 TEXTURE = 0.1  # share of a block's values that differ from their neighbour; flat colours have less
 NOTICEABLE = 0.01  # share of a tile's blocks; less may be a logo that is printed on every image
-
-
-# -- by place ----------------------------------------------------------------------------------------------
-
-def bounding_box(header, crs):
-    """A tile's left, bottom, right, top in a coordinate system; NaN where its place makes no sense there."""
-    georeference = header["georeference"]
-    box = array_bounds(*header["shape"][:2], rasterio.Affine(*georeference["transform"]))
-    if georeference["crs"] != crs:
-        try:
-            box = transform_bounds(georeference["crs"], crs, *box)
-        except (RasterioError, CRSError, CPLE_BaseError):
-            return [math.nan] * 4
-    if not np.isfinite(box).all():
-        return [math.nan] * 4
-    left, bottom, right, top = box
-    return min(left, right), min(bottom, top), max(left, right), max(bottom, top)
 
 
 def common_shares(box, boxes, pixel):
@@ -55,7 +34,7 @@ def common_ground(headers):
     for crs in dict.fromkeys(georeferences[number]["crs"] for number in placed):
         group = np.array([n for n in placed if (georeferences[n]["crs"] is None) == (crs is None)])
         with rasterio.Env():
-            boxes = np.array([bounding_box(headers[number], crs) for number in group])
+            boxes = np.array([bounds(headers[n]["shape"], georeferences[n], crs) for n in group])
         for box, number in zip(boxes, group):
             if georeferences[number]["crs"] == crs:
                 a, b = georeferences[number]["transform"][:2]
@@ -73,8 +52,6 @@ def without_place(headers):
     return [tile for tile, georeference in georeferences.items()
             if not georeference["transform"] or (named and not georeference["crs"])]
 
-
-# -- by pixels ---------------------------------------------------------------------------------------------
 
 def digest_blocks(image, valid):
     """Digests (uint64 [N]) of the whole CELL x CELL squares of an image (uint8 [H, W, B]) from the top
@@ -104,8 +81,6 @@ def common_blocks(digests):
     return {(one, other): count / min(len(digests[one]), len(digests[other]))
             for (one, other), count in common.items()}
 
-
-# -- what is refused ---------------------------------------------------------------------------------------
 
 def apart(split, allowed, tiles, common):
     """A line for each two tiles of `common`, {(number, other number): what they share}, that have different

@@ -15,12 +15,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import (
-    CRSError,
-    NodataShadowWarning,
-    NotGeoreferencedWarning,
-    RasterioError,
-)
+from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
@@ -36,8 +31,7 @@ CACHE = 128  # MB of decoded blocks that GDAL keeps
 
 @contextlib.contextmanager
 def without_place_allowed():
-    """Silences rasterio's warnings about rasters without georeference, or with nodata beside alpha: here they
-    are cases, not surprises."""
+    """Silences rasterio's warnings of no georeference, or nodata beside alpha: here cases, not surprises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.simplefilter("ignore", NodataShadowWarning)
@@ -67,11 +61,8 @@ def writing(named):
 
 @contextlib.contextmanager
 def open_raster(path):
-    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset). Problem (exit 3) where it is no such file.
-
-    Only the driver of the suffix, on a file that exists: a VRT or a network address under a .tif name is
-    refused.
-    """
+    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset), with the driver of its suffix alone.
+    Problem (exit 3) where it is no such file, as a VRT or a network address under a .tif name."""
     path = os.path.abspath(path)
     if any("\ud800" <= sign <= "\udfff" for sign in path):
         raise Problem(f"raster {path}: a name that is no UTF-8, expected one; rename it", code=3)
@@ -79,21 +70,17 @@ def open_raster(path):
         raise Problem(f"raster {path}: no such file, expected a GeoTIFF, PNG or JPEG", code=3)
     check_member(path)
     archive, member = split_zip(path)
-    driver = DRIVERS.get(Path(path).suffix.lower(), "GTiff")
+    source = f"/vsizip/{{{archive}}}/{member}" if archive else path
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
         with reading(path):
-            inside = f"/vsizip/{{{archive}}}/{member}"
-            raster = rasterio.open(inside if archive else path, driver=driver)
+            raster = rasterio.open(source, driver=DRIVERS.get(Path(path).suffix.lower(), "GTiff"))
         with raster:
             yield raster
 
 
 def georeference(raster, assume_crs):
-    """{"crs": text or None, "transform": six numbers or None} of an open raster.
-
-    A .tfw gives a transform without a coordinate system; `assume_crs` then names it. No transform, no
-    georeference.
-    """
+    """{"crs": text or None, "transform": six numbers or None} of an open raster; without a transform both
+    None. `assume_crs` names the coordinate system where a .tfw alone gives the transform."""
     if raster.transform.is_identity:
         return {"crs": None, "transform": None}
     crs = raster.crs.to_string() if raster.crs else assume_crs
@@ -103,8 +90,8 @@ def georeference(raster, assume_crs):
 
 
 def control_points(raster):
-    """The ground control points of an open raster without a transform: {"crs": text or None, "points": lists
-    of row, column, x, y, z}; None where it has none."""
+    """{"crs": text or None, "points": lists of row, column, x, y, z}: the ground control points of an open
+    raster without a transform; None where it has none."""
     points, crs = raster.gcps
     if not points or not raster.transform.is_identity:
         return None
@@ -113,8 +100,7 @@ def control_points(raster):
 
 def georeference_options(georeference):
     """Options by which rasterio writes a raster where a `georeference` or its `control_points` say."""
-    points = georeference.get("control_points")
-    if points:
+    if points := georeference.get("control_points"):
         return {"crs": points["crs"], "gcps": [GroundControlPoint(*point) for point in points["points"]]}
     transform = georeference["transform"]
     return {"crs": georeference["crs"], "transform": rasterio.Affine(*transform) if transform else None}
@@ -154,15 +140,22 @@ def pixel_size(georeference):
     return unit * math.hypot(georeference["transform"][0], georeference["transform"][3])
 
 
+def bounds(shape, georeference, crs):
+    """Left, bottom, right, top in a coordinate system; NaN where a georeference makes no sense there."""
+    box = array_bounds(*shape[:2], rasterio.Affine(*georeference["transform"]))
+    try:
+        if georeference["crs"] != crs:
+            box = transform_bounds(georeference["crs"], crs, *box)
+    except (RasterioError, CRSError, CPLE_BaseError):
+        box = [math.nan] * 4
+    left, bottom, right, top = box if np.isfinite(box).all() else [math.nan] * 4
+    return min(left, right), min(bottom, top), max(left, right), max(bottom, top)
+
+
 def in_degrees(raster, georeference):
     """True where an open raster with this georeference can be placed in longitude and latitude."""
-    if georeference["crs"] is None:
-        return False
-    box = array_bounds(raster.height, raster.width, rasterio.Affine(*georeference["transform"]))
-    try:
-        return bool(np.isfinite(transform_bounds(georeference["crs"], "EPSG:4326", *box)).all())
-    except (RasterioError, CRSError, CPLE_BaseError):
-        return False
+    named = georeference["crs"] is not None
+    return named and not math.isnan(bounds(raster.shape, georeference, "EPSG:4326")[0])
 
 
 def same_place(raster, transform):
@@ -178,25 +171,23 @@ def same_place(raster, transform):
 # -- the bands that the network sees -----------------------------------------------------------------------
 
 def scales(data):
-    """For every band that the network sees, which values become 0 and 255: (low, high), or None for bytes as
-    they are. data.scale is one of these for all bands, or a list of one for each."""
+    """For every band that the network sees, the values that become 0 and 255, (low, high), or None for bytes
+    as they are. data.scale is one of these for all bands, or a list of one for each."""
     scale = data["scale"]
     each = isinstance(scale, list) and not isinstance(scale[0], (int, float))
     return scale if each else [scale] * count_bands(data)
 
 
 def check_bands(raster, bands, scale, named):
-    """One line that says why these bands of an open raster cannot be used; None where they can.
-
-    `scale` has an entry of `scales` for each band; `named` says where the bands come from.
-    """
+    """Why these bands of an open raster cannot be used, as a line; None where they can. `scale`: an entry of
+    `scales` for each; `named`: where the bands come from."""
     if max(bands) > raster.count:
         return f"{raster.count} bands, expected at least {max(bands)} ({named})"
     if ColorInterp.palette in raster.colorinterp:
         return ("a palette image (data.image), expected bands of brightness; convert it to RGB first "
                 "(gdal_translate -expand rgb)")
-    alpha = alpha_band(raster)
-    if any(raster.colorinterp[band - 1] == ColorInterp.alpha for band in bands):
+    alpha = next((band for band in bands if raster.colorinterp[band - 1] == ColorInterp.alpha), None)
+    if alpha:
         return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
                 f"out or, if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
     alone = len(scale) == len(bands) and named != "data.extra"  # no extra raster has a scale beside theirs
@@ -223,34 +214,11 @@ def to_bytes(pixels, limits, valid):
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), outside
 
 
-# -- where they have data ----------------------------------------------------------------------------------
-
-def alpha_band(raster):
-    """The number of an open raster's first alpha band; None where it has none."""
-    kinds = raster.colorinterp
-    return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
-
-
 def validity(raster):
-    """What decides which pixels of an open raster have data, beside their values and the .msk file, as text.
-    Of an .aux.xml only this counts, not the statistics that programs leave in it."""
+    """What decides which pixels of an open raster have data, beside their values and the .msk file, as text:
+    no statistics that programs leave in an .aux.xml."""
     flags = [[flag.name for flag in flags] for flags in raster.mask_flag_enums]
     return json.dumps([raster.nodatavals, flags, [kind.name for kind in raster.colorinterp]])
-
-
-def has_data(raster, bands, window):
-    """True where an open raster has data in these bands (bool [rows, W]): where no mask or alpha hides the
-    pixel, no band is NaN, and, where a value says nodata, not all bands have it (of real numbers: none)."""
-    real = [band for band in bands if raster.dtypes[band - 1].startswith("float")]
-    by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
-    with reading(raster.name):
-        seen = raster.read_masks(bands, window=window) > 0
-        valid = seen.any(0) if by_value and len(real) < len(bands) else seen.all(0)
-        if alpha_band(raster):  # which GDAL passes over where a value says nodata too
-            valid &= raster.read(alpha_band(raster), window=window) > 0
-        for band in real:
-            valid &= ~np.isnan(raster.read(band, window=window))
-    return valid
 
 
 class Layers:
@@ -271,6 +239,18 @@ class Layers:
         return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):
-        """True where the image and the extra raster have data, in rows start..stop (bool [rows, W])."""
-        window = ((start, stop), (0, self.shape[1]))
-        return np.logical_and.reduce([has_data(raster, bands, window) for raster, bands in self.sources])
+        """True where image and extra raster have data, in rows start..stop (bool [rows, W]): where no mask or
+        alpha hides the pixel, no band is NaN, and, where a value says nodata, not all bands have it (of real
+        numbers: none)."""
+        valid, window = True, ((start, stop), (0, self.shape[1]))
+        for raster, bands in self.sources:
+            real = [band for band in bands if raster.dtypes[band - 1].startswith("float")]
+            by_value = all(MaskFlags.nodata in raster.mask_flag_enums[band - 1] for band in bands)
+            with reading(raster.name):
+                seen = raster.read_masks(bands, window=window) > 0
+                valid = valid & (seen.any(0) if by_value and len(real) < len(bands) else seen.all(0))
+                if ColorInterp.alpha in raster.colorinterp:  # no mask to GDAL where a value says nodata, too
+                    valid &= raster.read(raster.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
+                for band in real:
+                    valid &= ~np.isnan(raster.read(band, window=window))
+        return valid

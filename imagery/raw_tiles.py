@@ -1,6 +1,5 @@
-"""Raw tiles and other rasters: where they lie (below data.raw as the patterns say, in zip archives, or
-wherever a path leads), and whether they are fit.
-"""
+"""Raw tiles and other rasters: where they lie (below data.raw, in folders or zip archives, or wherever a path
+leads), and whether they are fit."""
 import itertools
 import os
 import re
@@ -8,19 +7,12 @@ from pathlib import Path
 
 from rasterio.enums import ColorInterp
 
+from base.files import sha256
 from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
 from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
-from imagery.rasters import (
-    check_bands,
-    georeference,
-    open_raster,
-    reading,
-    same_place,
-    scales,
-    validity,
-)
+from imagery.rasters import check_bands, georeference, open_raster, reading, same_place, scales, validity
 from imagery.tiles import made_with
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
@@ -30,8 +22,6 @@ MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what
 DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
 
 
-# -- where they lie ----------------------------------------------------------------------------------------
-
 def fill(pattern, tile):
     """The path of a tile: {tile} is its name, {padded} its name with numbers of two digits (2_10: 02_10)."""
     padded = re.sub(r"(?<!\d)\d(?!\d)", r"0\g<0>", tile)
@@ -39,10 +29,8 @@ def fill(pattern, tile):
 
 
 def usual_paths(pattern, tile):
-    """Where a tile's file may lie: as the pattern says, in a doubled folder, or at the root.
-
-    The official image archives unzip into a folder in a folder of one name, the label archives into none.
-    """
+    """Where a tile's file may lie: as the pattern says, in a doubled folder or at the root, as the official
+    archives of images and of labels unzip."""
     path = fill(pattern, tile)
     return [path, path.parent / path.parent.name / path.name, Path(path.name)]
 
@@ -58,7 +46,7 @@ def archives(raw):
 
 
 def zipped(raw, pattern, tile):
-    """As `unpacked`, of paths that lead through the .zip files of `raw`. At the root of the one that is named
+    """As `unpacked`, of paths that lead through the .zip files of `raw`. The root of the one that is named
     as the pattern's folder is as the pattern says, too."""
     (path, doubled, name), paths = usual_paths(pattern, tile), {}
     for archive in archives(raw):
@@ -88,26 +76,19 @@ def find_raw(data, key, tile):
     return []
 
 
-def beside(raster):
-    """Every file beside a raster that may say where it lies or which of its pixels have data."""
-    return [*map(raster.with_suffix, WORLD_FILES), raster.with_name(raster.name + MASK),
-            raster.with_name(raster.name + AUXILIARY)]
-
-
 def watched_files(settings):
-    """Every file below data.raw that the settings may name: rasters, files beside them, archives.
-
-    {path: None} where its bytes count; {path: text} of an .aux.xml, whose statistics make no difference. One
-    that holds nothing else is left out.
-    """
+    """Every file below data.raw that the settings may name (rasters, what beside them says where they lie or
+    have data, archives): {path: None} where its bytes count, {path: text} of an .aux.xml, whose statistics
+    make no difference. One that holds nothing else is left out."""
     data, paths = settings["data"], {}
     patterns = [data[key] for key in PATTERNS.values() if data[key]]
     for tile, pattern in itertools.product(all_tiles(settings["split"]), patterns):
         for raster in (Path(data["raw"]) / path for path in usual_paths(pattern, tile)):
-            paths.update(dict.fromkeys([raster, *beside(raster)]))
+            beside = [raster.with_name(raster.name + ending) for ending in (MASK, AUXILIARY)]
+            paths.update(dict.fromkeys([raster, *map(raster.with_suffix, WORLD_FILES), *beside]))
     there = {path for folder in {path.parent for path in paths} for path in folder.glob("*")}
-    files = {path: None for path in paths if path in there and path.is_file()}
-    files.update({path: None for path in archives(data["raw"]) if path.is_file()})
+    files = [path for path in paths if path in there] + archives(data["raw"])
+    files = {path: None for path in files if path.is_file()}
     for path in [path for path in files if path.name.endswith(AUXILIARY)]:
         text = path.read_text(encoding="utf-8", errors="replace")
         files[path] = "".join(part[0] for part in DECISIVE.finditer(text))
@@ -117,10 +98,17 @@ def watched_files(settings):
 def find_rasters(tile, settings):
     """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3)
     where there is none, or two would give maps of one name."""
-    named = TILE[1](tile) and find_raw(settings["data"], "image", tile)
-    if named or not tile or not os.path.isdir(tile):
-        return [find_raster(tile, settings)]
-    paths = sorted(path for path in Path(tile).iterdir()
+    data, path = settings["data"], Path(tile)
+    if TILE[1](tile) and (paths := find_raw(data, "image", tile)):
+        return [(tile, paths[0])]
+    if is_file(path):
+        check_name(path, settings)
+        return [(path.stem, path)]
+    if not tile or not os.path.isdir(tile):
+        raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in "
+                      f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
+                      "GeoTIFF", code=3)
+    paths = sorted(path for path in path.iterdir()
                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
     if not paths:
         raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
@@ -131,22 +119,6 @@ def find_rasters(tile, settings):
         raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so "
                         "that the maps are not confused; rename one" for path in twice), code=3)
     return list(first.items())
-
-
-def find_raster(tile, settings):
-    """(name, path) of the image of a tile by name, or of a raster by path; else Problem (exit 3)."""
-    data = settings["data"]
-    if TILE[1](tile):
-        paths = find_raw(data, "image", tile)
-        if paths:
-            return tile, paths[0]
-    path = Path(tile)
-    if is_file(path):
-        check_name(path, settings)
-        return path.stem, path
-    raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in "
-                  f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
-                  "GeoTIFF", code=3)
 
 
 def check_name(path, settings):
@@ -160,43 +132,41 @@ def check_name(path, settings):
                       "another name, so that the maps are not confused; rename the file", code=3)
 
 
-# -- the files of a tile -----------------------------------------------------------------------------------
-
 def find_files(tile, data):
     """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
     files, problems = {}, []
     for kind, key in PATTERNS.items():
-        paths = find_raw(data, key, tile)
+        paths, wrong = find_raw(data, key, tile), None
         taken = [other for other in ("image", "extra") if files.get(other) in paths and kind != "extra"]
         if len(paths) > 1:
-            problems.append(f"tile {tile}, {kind}: found as {paths[0]} and {paths[1]}, expected one; remove "
-                            "one")
+            wrong = f"found as {paths[0]} and {paths[1]}, expected one; remove one"
         elif taken:
-            problems.append(f"tile {tile}, {kind}: {paths[0]} is its {taken[0]}, expected another file; see "
-                            f"data.{key}")
+            wrong = f"{paths[0]} is its {taken[0]}, expected another file; see data.{key}"
         elif paths:
             files[kind] = paths[0]
         elif data[key] and kind != "eroded":
             path = fill(data[key], tile)
-            problems.append(f"tile {tile}, {kind}: no file, expected {Path(data['raw']) / path}, or "
-                            f"{path.name} in {path.parent.name or 'an archive'}.zip there; add it or take "
-                            f"{tile} out of split")
+            wrong = (f"no file, expected {Path(data['raw']) / path}, or {path.name} in "
+                     f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
+        if wrong:
+            problems.append(f"tile {tile}, {kind}: {wrong}")
     return files, problems
 
 
-def with_masks(files):
-    """Raw files of a tile, {kind: path}, with the masks beside them, which say where they have data."""
+def hash_files(files):
+    """{kind: {"path", "sha256"}} of a tile's raw files, {kind: path}, and of the masks beside them."""
     masks = {f"{kind} mask": path.with_name(path.name + MASK) for kind, path in files.items()}
-    return {**files, **{kind: path for kind, path in masks.items() if is_file(path)}}
+    every = {**files, **{kind: path for kind, path in masks.items() if is_file(path)}}
+    return {kind: {"path": str(path), "sha256": sha256(path)} for kind, path in every.items()}
 
 
 def check_label(raster, label_values):
-    """One line that says why an open raster cannot be labels; None where it can."""
+    """Why an open raster cannot be labels, as a line; None where it can."""
     dtype, palette = raster.dtypes[0], ColorInterp.palette in raster.colorinterp
+    if label_values is not None and raster.count != 1:
+        return (f"{raster.count} bands, expected one (data.label_values); for painted labels set "
+                "data.label_values: null")
     if label_values is not None:
-        if raster.count != 1:
-            return (f"{raster.count} bands, expected one (data.label_values); for painted labels set "
-                    "data.label_values: null")
         return None if dtype in ("uint8", "uint16") else f"{dtype} labels, expected uint8 or uint16"
     if raster.count < 3 or palette:
         return (f"{'a palette image' if palette else f'{raster.count} bands'}, expected the classes' colours "
@@ -219,8 +189,8 @@ def check_raster(kind, raster, header, data):
     if wrong:
         yield wrong
     if header and [raster.height, raster.width] != header["shape"][:2]:
-        yield (f"{raster.height} x {raster.width} pixels, expected {header['shape'][0]} x "
-               f"{header['shape'][1]} as its image")
+        height, width = header["shape"][:2]
+        yield f"{raster.height} x {raster.width} pixels, expected {height} x {width} as its image"
 
 
 def read_header(tile, files, data):

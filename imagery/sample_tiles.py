@@ -6,9 +6,8 @@ Writes 2_Ortho_RGB/top_potsdam_<tile>_RGB.tif (+ .tfw) and 5_Labels_all/top_pots
 RGB, 5 cm pixels, EPSG:32633, labels without georeference as in the original. Tile 6_7 carries the fault of
 the real one: cars painted (252, 255, 0) for (255, 255, 0). Same seed, same bytes; about 2 s a tile.
 
-Every object is drawn as the sun of one morning would show it: first what lies on the ground, then cars, roofs
-and crowns, each after the shadow it throws on what is lower. Mean colour does not tell the classes apart:
-roofs and roads share greys, crowns and lawns share greens; texture, shape and shadow do.
+Every object is drawn after the shadow that it throws in one morning's sun on what is lower. Mean colour does
+not tell the classes apart (roofs and roads share greys, crowns and lawns greens); texture and shape do.
 """
 import argparse
 from pathlib import Path
@@ -28,9 +27,8 @@ IMPERVIOUS, BUILDING, LOW_VEGETATION, TREE, CAR, CLUTTER = range(6)
 COLOURS = np.uint8([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)])
 PIXEL = 0.05  # metres
 SUN = np.array([0.55, 0.80])  # the direction shadows fall, [row, col], pixels of shadow per pixel of height
-TILES = {  # name: rows, columns
-    "2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472),
-    "5_12": (1344, 1408), "6_7": (1280, 1408), "2_13": (1280, 1600)}
+TILES = {"2_10": (1120, 1280), "2_11": (1280, 1536), "3_10": (1408, 1280), "4_11": (1280, 1472),
+         "5_12": (1344, 1408), "6_7": (1280, 1408), "2_13": (1280, 1600)}  # name: rows, columns
 PAINTS = [(225, 226, 228), (200, 203, 206), (40, 42, 46), (28, 30, 34), (140, 24, 26), (36, 62, 120),
           (150, 152, 155), (88, 92, 96), (196, 170, 96), (20, 70, 62)]
 ROOFS = [(150, 76, 58), (128, 66, 54), (96, 92, 92), (74, 76, 82), (112, 88, 72), (140, 132, 126)]
@@ -56,42 +54,42 @@ class Scene:
 
     def __init__(self, rng, shape):
         self.rng, self.shape = rng, shape
-        self.fine = noise(rng, shape, 1)
-        self.grain = noise(rng, shape, 3)
-        self.lumps = noise(rng, shape, 9)
-        self.stains = noise(rng, shape, 60)
+        self.fine, self.grain, self.lumps, self.stains = (noise(rng, shape, scale) for scale in (1, 3, 9, 60))
         self.image = np.zeros((*shape, 3), np.float32)
         self.labels = np.full(shape, LOW_VEGETATION, np.uint8)
 
     def rectangle(self, centre, angle, length, width):
-        """Pixels of a rectangle: rows, columns, and how far along (u) and across (v) it from its centre."""
+        """Pixels of a rectangle, a record for each: row, column, how far along (u) and across (v) it from its
+        centre, and the four noises there."""
         along, across = axes_of(angle)
-        corners = [centre + a * along * length / 2 + b * across * width / 2
-                   for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
+        half, side = along * length / 2, across * width / 2
+        corners = [centre - half - side, centre - half + side, centre + half + side, centre + half - side]
         rows, cols = polygon(*np.transpose(corners), self.shape)
         offset = np.stack([rows - centre[0], cols - centre[1]])
-        return rows, cols, along @ offset, across @ offset
+        noises = [noise[rows, cols] for noise in (self.fine, self.grain, self.lumps, self.stains)]
+        return np.rec.fromarrays([rows, cols, along @ offset, across @ offset, *noises],
+                                 names="row, col, u, v, fine, grain, lumps, stains")
 
-    def free(self, rows, cols, *classes):
+    def free(self, at, *classes):
         """True where none of these pixels leaves the tile's ground of the given classes."""
-        return len(rows) > 0 and np.isin(self.labels[rows, cols], classes).all()
+        return len(at) > 0 and np.isin(self.labels[at.row, at.col], classes).all()
 
-    def paint(self, rows, cols, colour, light, label=None):
+    def paint(self, at, colour, light, label=None):
         """Sets pixels to a colour ([3]) times light ([N] or a number), and their class."""
-        self.image[rows, cols] = np.asarray(colour, np.float32) * np.asarray(light, np.float32)[..., None]
+        self.image[at.row, at.col] = np.asarray(colour, np.float32) * np.asarray(light, np.float32)[..., None]
         if label is not None:
-            self.labels[rows, cols] = label
+            self.labels[at.row, at.col] = label
 
-    def shade(self, rows, cols, height):
+    def shade(self, at, height):
         """Darkens what lies in the shadow of a footprint `height` pixels tall; skylight leaves it bluish."""
-        if len(rows) == 0:
+        if len(at) == 0:
             return
-        top, left = max(rows.min() - 3, 0), max(cols.min() - 3, 0)
+        top, left = max(at.row.min() - 3, 0), max(at.col.min() - 3, 0)
         down, right = (SUN * height).astype(int) + 4
-        box = np.s_[top: rows.max() + down, left: cols.max() + right]
+        box = np.s_[top: at.row.max() + down, left: at.col.max() + right]
         shadow = np.zeros_like(self.fine[box])
         for step in np.arange(0, height + 1, 2):
-            r, c = rows - top + int(SUN[0] * step), cols - left + int(SUN[1] * step)
+            r, c = at.row - top + int(SUN[0] * step), at.col - left + int(SUN[1] * step)
             inside = (r < shadow.shape[0]) & (c < shadow.shape[1])
             shadow[r[inside], c[inside]] = 1
         self.image[box] *= 1 - gaussian(shadow, 1.2)[..., None] * np.array([0.60, 0.56, 0.48], np.float32)
@@ -107,129 +105,115 @@ def draw_lawn(scene):
 
 def draw_pavement(scene, rectangle, colour, joints=0):
     """Asphalt, or paving with a joint every `joints` pixels; `rectangle`: centre, angle, length, width."""
-    rows, cols, u, v = scene.rectangle(*rectangle)
-    light = 1 + 0.05 * scene.fine[rows, cols] + 0.05 * scene.stains[rows, cols]
-    light += 0.015 * scene.grain[rows, cols]
+    at = scene.rectangle(*rectangle)
+    light = 1 + 0.05 * at.fine + 0.05 * at.stains + 0.015 * at.grain
     if joints:
-        light -= 0.13 * ((u % joints < 1.5) | (v % joints < 1.5))
-    scene.paint(rows, cols, colour, light, IMPERVIOUS)
-    return rows, cols, u, v
+        light -= 0.13 * ((at.u % joints < 1.5) | (at.v % joints < 1.5))
+    scene.paint(at, colour, light, IMPERVIOUS)
+    return at
 
 
 def draw_road(scene, centre, angle, length):
     """A street between its footpaths: asphalt with repairs, kerbs and a dashed middle line."""
     rng = scene.rng
-    asphalt = rng.uniform(84, 112) * np.array([1, 1, 1.02])
-    rows, cols, u, v = draw_pavement(scene, (centre, angle, length, 136), asphalt)
+    at = draw_pavement(scene, (centre, angle, length, 136), rng.uniform(84, 112) * np.array([1, 1, 1.02]))
     for _ in range(5):  # repaired squares
-        at, half = rng.uniform(-length / 2, length / 2), rng.uniform(20, 70)
-        patch = (np.abs(u - at) < half) & (np.abs(v - rng.uniform(-60, 60)) < rng.uniform(10, 30))
-        scene.image[rows[patch], cols[patch]] *= rng.uniform(0.78, 1.15)
-    line = (np.abs(v) < 2) & (u % 120 < 60)
-    scene.paint(rows[line], cols[line], (205, 205, 200), 1 + 0.06 * scene.fine[rows[line], cols[line]])
-    kerb = np.abs(np.abs(v) - 66) < 2
-    scene.paint(rows[kerb], cols[kerb], (172, 170, 165), 1 + 0.05 * scene.fine[rows[kerb], cols[kerb]])
+        u, long, v, wide = rng.uniform((-length / 2, 20, -60, 10), (length / 2, 70, 60, 30))
+        patch = at[(np.abs(at.u - u) < long) & (np.abs(at.v - v) < wide)]
+        scene.image[patch.row, patch.col] *= rng.uniform(0.78, 1.15)
+    line, kerb = at[(np.abs(at.v) < 2) & (at.u % 120 < 60)], at[np.abs(np.abs(at.v) - 66) < 2]
+    scene.paint(line, (205, 205, 200), 1 + 0.06 * line.fine)
+    scene.paint(kerb, (172, 170, 165), 1 + 0.05 * kerb.fine)
 
 
 def draw_car(scene, centre, angle):
     """A car about 4.3 x 1.8 m: body, windows, a lit roof; none where there is no pavement."""
-    rng = scene.rng
-    length, width = rng.uniform(80, 96), rng.uniform(36, 42)
-    rows, cols, u, v = scene.rectangle(centre, angle, length, width)
-    u, v = 2 * u / length, 2 * v / width
-    body = u ** 6 + v ** 6 < 1  # rounded corners
-    rows, cols, u, v = rows[body], cols[body], u[body], v[body]
-    if not scene.free(rows, cols, IMPERVIOUS):
+    length, width = scene.rng.uniform(80, 96), scene.rng.uniform(36, 42)
+    at = scene.rectangle(centre, angle, length, width)
+    at.u, at.v = 2 * at.u / length, 2 * at.v / width
+    at = at[at.u ** 6 + at.v ** 6 < 1]  # rounded corners
+    if not scene.free(at, IMPERVIOUS):
         return
-    scene.shade(rows, cols, 16)
+    scene.shade(at, 16)
+    u, v = at.u, at.v
     glass = ((np.abs(u - 0.38) < 0.12) | (np.abs(u + 0.60) < 0.10)) & (np.abs(v) < 0.80)
     glass |= (np.abs(np.abs(v) - 0.84) < 0.07) & (u > -0.6) & (u < 0.4)
-    light = 0.94 - 0.12 * v + 0.10 * np.exp(-((u + 0.1) ** 2 + v ** 2) * 3) + 0.02 * scene.fine[rows, cols]
-    scene.paint(rows, cols, PAINTS[rng.integers(len(PAINTS))], light, CAR)
-    scene.paint(rows[glass], cols[glass], (42, 50, 60), 1 + 0.5 * np.maximum(v[glass], 0))
-    lamps = (u > 0.90) & (np.abs(np.abs(v) - 0.6) < 0.2)
-    scene.paint(rows[lamps], cols[lamps], (235, 230, 205), 1.0)
+    light = 0.94 - 0.12 * v + 0.10 * np.exp(-((u + 0.1) ** 2 + v ** 2) * 3) + 0.02 * at.fine
+    scene.paint(at, PAINTS[scene.rng.integers(len(PAINTS))], light, CAR)
+    scene.paint(at[glass], (42, 50, 60), 1 + 0.5 * np.maximum(v[glass], 0))
+    scene.paint(at[(u > 0.90) & (np.abs(np.abs(v) - 0.6) < 0.2)], (235, 230, 205), 1.0)  # lamps
 
 
 def draw_house(scene, centre, angle, length, width):
     """A roof with ridge, courses of tiles, chimneys, skylights; or a flat one with parapet and felt seams."""
-    rng = scene.rng
-    rows, cols, u, v = scene.rectangle(centre, angle, length, width)
-    if not scene.free(rows, cols, LOW_VEGETATION):
+    rng, at = scene.rng, scene.rectangle(centre, angle, length, width)
+    if not scene.free(at, LOW_VEGETATION):
         return
     along, across = axes_of(angle)
     flat, hipped = rng.random() < 0.35, rng.random() < 0.4
-    scene.shade(rows, cols, 70 if flat else 60)
-    to_end, to_side = length / 2 - np.abs(u), width / 2 - np.abs(v)
-    fine, lumps = scene.fine[rows, cols], scene.lumps[rows, cols]
+    scene.shade(at, 70 if flat else 60)
+    to_end, to_side = length / 2 - np.abs(at.u), width / 2 - np.abs(at.v)
     if flat:
-        light = 1 + 0.07 * scene.grain[rows, cols] + 0.05 * fine + 0.06 * scene.stains[rows, cols]
-        light -= 0.16 * (u % 20 < 1.6)
+        light = 1 + 0.07 * at.grain + 0.05 * at.fine + 0.06 * at.stains - 0.16 * (at.u % 20 < 1.6)
         edge = np.minimum(to_end, to_side)
-        light = np.where((edge < 13) & (u * SUN[1] + v > 0), 0.7, light)
-        light = np.where(edge < 7, 1.45, light)
+        light = np.select([edge < 7, (edge < 13) & (at.u * SUN[1] + at.v > 0)], [1.45, 0.7], light)
         colour = rng.uniform(88, 130) * np.array([1.0, 0.99, 0.97])
     else:
-        slope = np.where(v * np.sign(across @ -SUN) > 0, 1.16, 0.74)  # which one faces the sun
+        slope = np.where(at.v * np.sign(across @ -SUN) > 0, 1.16, 0.74)  # which one faces the sun
         if hipped:
-            slope = np.where(to_end < to_side, np.where(u > 0, 0.88, 1.02), slope)
-        light = slope * (1 + 0.07 * np.sin(v * 2 * np.pi / 7) + 0.06 * fine + 0.05 * lumps)
-        light = np.where((np.abs(v) < 2.5) & ((to_end > width / 2) | (not hipped)), 1.25, light)
+            slope = np.where(to_end < to_side, np.where(at.u > 0, 0.88, 1.02), slope)
+        light = slope * (1 + 0.07 * np.sin(at.v * 2 * np.pi / 7) + 0.06 * at.fine + 0.05 * at.lumps)
+        light = np.where((np.abs(at.v) < 2.5) & ((to_end > width / 2) | (not hipped)), 1.25, light)
         colour = np.array(ROOFS[rng.integers(len(ROOFS))]) * rng.uniform(0.9, 1.1)
-    scene.paint(rows, cols, colour, light, BUILDING)
+    scene.paint(at, colour, light, BUILDING)
     for _ in range(rng.integers(2, 6)):  # chimneys, skylights, roof boxes
         spot = centre + along * rng.uniform(-0.36, 0.36) * length + across * rng.uniform(-0.34, 0.34) * width
-        rows, cols, _, _ = scene.rectangle(spot, angle, *rng.uniform(9, 22, 2))
+        at = scene.rectangle(spot, angle, *rng.uniform(9, 22, 2))
+        colour = (96, 112, 128)
         if rng.random() < 0.5:
-            scene.shade(rows, cols, 14)
-            scene.paint(rows, cols, (176, 176, 174) if flat else (138, 104, 92), 1.0)
-        else:
-            scene.paint(rows, cols, (96, 112, 128), 1.0)
+            scene.shade(at, 14)
+            colour = (176, 176, 174) if flat else (138, 104, 92)
+        scene.paint(at, colour, 1.0)
 
 
 def draw_tree(scene, centre, radius):
     """A crown: lobed outline, clustered leaves lit from one side, gaps of deep shade."""
-    rng = scene.rng
-    lobes = rng.uniform(0, 2 * np.pi, 3)
-    rows, cols, u, v = scene.rectangle(centre, 0.0, 3 * radius, 3 * radius)
-    turn, distance = np.arctan2(v, u), np.hypot(u, v) / radius
+    lobes = scene.rng.uniform(0, 2 * np.pi, 3)
+    at = scene.rectangle(centre, 0.0, 3 * radius, 3 * radius)
+    turn, distance = np.arctan2(at.v, at.u), np.hypot(at.u, at.v) / radius
     edge = 1 + sum(0.09 * np.sin((k + 2) * turn + lobe) for k, lobe in enumerate(lobes))
-    crown = distance < edge + 0.06 * scene.lumps[rows, cols]
-    rows, cols, u, v, distance = rows[crown], cols[crown], u[crown], v[crown], distance[crown]
-    if not crown.any() or np.isin(scene.labels[rows, cols], (CAR, CLUTTER, BUILDING)).mean() > 0.12:
+    crown = distance < edge + 0.06 * at.lumps
+    at, distance = at[crown], distance[crown]
+    if not crown.any() or np.isin(scene.labels[at.row, at.col], (CAR, CLUTTER, BUILDING)).mean() > 0.12:
         return
-    scene.shade(rows, cols, 0.8 * radius)
-    sun = (-(u * SUN[1] + v * SUN[0]) / radius) * 0.38  # u runs along columns, v along rows
-    light = 0.92 + sun - 0.25 * distance ** 2
-    light += 0.22 * scene.lumps[rows, cols] + 0.16 * scene.grain[rows, cols] + 0.06 * scene.fine[rows, cols]
-    colours = np.array([(66, 88, 48), (84, 98, 54), (58, 78, 52), (98, 104, 60)])
-    scene.paint(rows, cols, colours[rng.integers(4)], np.clip(light, 0.22, 1.9), TREE)
+    scene.shade(at, 0.8 * radius)
+    sun = (-(at.u * SUN[1] + at.v * SUN[0]) / radius) * 0.38  # u runs along columns, v along rows
+    light = 0.92 + sun - 0.25 * distance ** 2 + (0.22 * at.lumps + 0.16 * at.grain + 0.06 * at.fine)
+    colour = [(66, 88, 48), (84, 98, 54), (58, 78, 52), (98, 104, 60)][scene.rng.integers(4)]
+    scene.paint(at, colour, np.clip(light, 0.22, 1.9), TREE)
 
 
 def draw_clutter(scene, centre, angle):
     """What fits no class: containers with ribs, heaps of sand, basins of water."""
     rng = scene.rng
     length, width = rng.uniform(90, 170), rng.uniform(60, 100)
-    rows, cols, u, v = scene.rectangle(centre, angle, length, width)
-    if not scene.free(rows, cols, LOW_VEGETATION):
+    at = scene.rectangle(centre, angle, length, width)
+    if not scene.free(at, LOW_VEGETATION):
         return
     kind = rng.integers(3)
     if kind == 0:
-        scene.shade(rows, cols, 26)
+        scene.shade(at, 26)
         colour = [(150, 70, 44), (44, 84, 128), (166, 120, 48)][rng.integers(3)]
-        scene.paint(rows, cols, colour, 0.95 + 0.2 * (u % 9 < 4) + 0.03 * scene.fine[rows, cols], CLUTTER)
+        scene.paint(at, colour, 0.95 + 0.2 * (at.u % 9 < 4) + 0.03 * at.fine, CLUTTER)
     elif kind == 1:
-        heap = (2 * u / length) ** 2 + (2 * v / width) ** 2 < 1 + 0.15 * scene.lumps[rows, cols]
-        rows, cols, u, v = rows[heap], cols[heap], u[heap], v[heap]
-        scene.shade(rows, cols, 10)
-        light = 1 - 0.35 * v / width - 0.35 * u / length
-        light += 0.07 * scene.lumps[rows, cols] + 0.05 * scene.fine[rows, cols]
-        scene.paint(rows, cols, (172, 146, 108), light, CLUTTER)
+        at = at[(2 * at.u / length) ** 2 + (2 * at.v / width) ** 2 < 1 + 0.15 * at.lumps]
+        scene.shade(at, 10)
+        light = 1 - 0.35 * at.v / width - 0.35 * at.u / length + (0.07 * at.lumps + 0.05 * at.fine)
+        scene.paint(at, (172, 146, 108), light, CLUTTER)
     else:
-        rim = np.minimum(length / 2 - np.abs(u), width / 2 - np.abs(v)) < 8
-        light = 1 + 0.05 * np.sin(u / 7 + scene.lumps[rows, cols])
-        scene.paint(rows, cols, (62, 122, 138), light, CLUTTER)
-        scene.paint(rows[rim], cols[rim], (188, 182, 170), 1 + 0.05 * scene.fine[rows[rim], cols[rim]])
+        rim = at[np.minimum(length / 2 - np.abs(at.u), width / 2 - np.abs(at.v)) < 8]
+        scene.paint(at, (62, 122, 138), 1 + 0.05 * np.sin(at.u / 7 + at.lumps), CLUTTER)
+        scene.paint(rim, (188, 182, 170), 1 + 0.05 * rim.fine)
 
 
 def plan_street(rng, street):
@@ -256,10 +240,10 @@ def draw_plot(scene, angle, house):
     rng, cars, (spot, side, length, width) = scene.rng, [], house
     along, across = axes_of(angle)
     turned = angle + (np.pi / 2 if rng.random() < 0.3 else 0)
-    if not scene.free(*scene.rectangle(spot, turned, length + 40, width + 40)[:2], LOW_VEGETATION):
+    if not scene.free(scene.rectangle(spot, turned, length + 40, width + 40), LOW_VEGETATION):
         return cars
     drive = spot - across * side * 80 + along * (length / 2 + 36)
-    if scene.free(*scene.rectangle(drive, angle, 60, 170)[:2], LOW_VEGETATION, IMPERVIOUS):
+    if scene.free(scene.rectangle(drive, angle, 60, 170), LOW_VEGETATION, IMPERVIOUS):
         colour = rng.uniform(110, 150) * np.array([1, 0.97, 0.94])
         draw_pavement(scene, (drive, angle, 62, 190), colour, joints=12)
         cars += [(drive + across * rng.uniform(-30, 30), angle + np.pi / 2)] * (rng.random() < 0.6)
@@ -305,13 +289,12 @@ def write_tile(folder, tile, shape, seed):
         colours[CAR] = (252, 255, 0)
     transform = from_origin(365700 + 300 * col, 5810000 - 300 * row, PIXEL, PIXEL)
     photo, label = f"2_Ortho_RGB/top_potsdam_{tile}_RGB", f"5_Labels_all/top_potsdam_{tile}_label"
-    profile = {"driver": "GTiff", "height": shape[0], "width": shape[1], "count": 3, "dtype": "uint8",
-               "photometric": "RGB"}
     georeference = {"crs": "EPSG:32633", "transform": transform}
     for name, pixels, options in ((photo, image, georeference), (label, colours[labels], {})):
         path = folder / f"{name}.tif"
+        options |= {"height": shape[0], "width": shape[1], "count": 3, "dtype": "uint8", "photometric": "RGB"}
         with only_one(path.parent), replacing(path) as temporary, writing(f"tile {path}"):
-            with without_place_allowed(), rasterio.open(temporary, "w", **profile, **options) as target:
+            with without_place_allowed(), rasterio.open(temporary, "w", "GTiff", **options) as target:
                 target.write(np.moveaxis(pixels, -1, 0))
     world = [PIXEL, 0, 0, -PIXEL, transform.c + PIXEL / 2, transform.f - PIXEL / 2]
     with replacing(folder / f"{photo}.tfw") as temporary:

@@ -1,6 +1,4 @@
-"""Scores from a confusion matrix, int64 [C, C], rows labels, columns predictions; and how far pixels lie from
-a class boundary.
-"""
+"""Scores from a confusion matrix, int64 [C, C] (rows: labels), and how far pixels lie from a boundary."""
 import numpy as np
 
 from imagery.arrays import IGNORE, in_pieces
@@ -8,11 +6,9 @@ from imagery.arrays import IGNORE, in_pieces
 
 def confusion_matrix(labels, predicted, classes, groups=None, count=1):
     """Pixels of every (label, predicted) pair: int64 [classes, classes], from two uint8 arrays of one shape;
-    with `groups` (uint8 of that shape, below `count`) one such matrix for each group: [count, classes,
-    classes].
+    with `groups` (uint8 of that shape, below `count`) one such matrix for each: [count, classes, classes].
 
-    Pixels labelled IGNORE count nowhere. Problem for the caller: a labelled pixel predicted IGNORE
-    (ValueError).
+    Pixels labelled IGNORE count nowhere; a labelled pixel predicted IGNORE is a ValueError.
     """
     pairs = np.full((256, 256), classes**2 + 1)  # of label and prediction, as one number; the last: no class
     pairs[IGNORE], pairs[:classes, :classes] = classes**2, np.arange(classes**2).reshape(classes, classes)
@@ -67,10 +63,9 @@ def boundary_distance(labels, reach):
     """Distance of every pixel to the nearest one of another label (uint8 [H, W]) in whole pixels, rounded up:
     uint8 [H, W], 1..reach, and reach + 1 where it is farther. The edge of the tile is no boundary.
 
-    Exact Euclidean distances, first down the columns, then of those the least along each row, as in
-    Felzenszwalb and Huttenlocher, Distance Transforms of Sampled Functions (2012), but for any number of
-    labels at once: a column in which the label differs is at distance zero, in any other the nearest other
-    label is its own.
+    Exact Euclidean distances, first down the columns, then of those the least along each row, as Felzenszwalb
+    and Huttenlocher (Distance Transforms of Sampled Functions, 2012), but for all labels at once: a column in
+    which the label differs is at distance zero, in any other the nearest other label is its own.
     """
     height, width = labels.shape
     column = np.full(labels.shape, reach + 1, np.uint8)

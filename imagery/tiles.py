@@ -1,7 +1,4 @@
-"""Prepared tiles on disk, and the manifest that says what they were made from.
-
-A tile is one raster with its labels. Arrays are [row, col, band].
-"""
+"""Prepared tiles (rasters with their labels) on disk, and the manifest that says what they were made from."""
 import hashlib
 import json
 from pathlib import Path
@@ -17,8 +14,7 @@ CELL = 128  # pixels: side of the squares in which a prepared tile's classes are
 
 
 def pixel_bytes(bands):
-    """Bytes of a prepared pixel: its bands, then its label, filled up with zeros to 4 or a multiple of 8, so
-    that a pixel is copied as one machine word or a few."""
+    """Bytes of a prepared pixel: bands, label, zeros up to 4 or a multiple of 8, which are machine words."""
     return 4 if bands < 4 else -(-(bands + 1) // 8) * 8
 
 
@@ -91,20 +87,27 @@ def made_with(data):
 def open_array(path, file, shape, checked):
     """A prepared array (uint8), memory-mapped; Problem (exit 3) where it has another shape or, if `checked`,
     other bytes than its `file` in the manifest."""
-    again = "run prepare_data.py again"
     try:
         array = np.asarray(open_memmap(path, mode="r"))
-        whole = not checked or sha256(path) == file["sha256"]
+        if array.dtype != np.uint8 or array.shape != shape:
+            wrong = f"{array.dtype} {array.shape}, expected uint8 {shape}"
+        elif checked and sha256(path) != file["sha256"]:
+            wrong = "other bytes than manifest.json names, expected those"
+        else:
+            return array
     except (OSError, ValueError, EOFError):
-        raise Problem(f"prepared tile {path}: missing or damaged, expected a NumPy array; {again}",
-                      code=3) from None
-    if array.dtype != np.uint8 or array.shape != shape:
-        raise Problem(f"prepared tile {path}: {array.dtype} {array.shape}, expected uint8 {shape}; "
-                      f"{again}", code=3)
-    if not whole:
-        raise Problem(f"prepared tile {path}: other bytes than manifest.json names, expected those; "
-                      f"{again}", code=3)
-    return array
+        wrong = "missing or damaged, expected a NumPy array"
+    raise Problem(f"prepared tile {path}: {wrong}; run prepare_data.py again", code=3)
+
+
+def prepared_rows(data, tiles, manifest=None):
+    """{tile: its row of the manifest}; Problem (exit 3) that names all tiles that are not prepared."""
+    rows = (manifest or read_manifest(data["prepared"]))["tiles"]
+    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run "
+               "prepare_data.py again" for tile in tiles if tile not in rows]
+    if missing:
+        raise Problem(*missing, code=3)
+    return {tile: rows[tile] for tile in tiles}
 
 
 def open_prepared(data, tile, manifest=None, checked=True):
@@ -112,10 +115,7 @@ def open_prepared(data, tile, manifest=None, checked=True):
     files are not, to the bit, what the manifest says. `manifest`: as read already. `checked` False: its bytes
     are not read, so that a picture of a small part takes no longer than that part."""
     folder, bands = Path(data["prepared"]), count_bands(data)
-    row = (manifest or read_manifest(folder))["tiles"].get(tile)
-    if row is None:
-        raise Problem(f"tile {tile} in {folder}: not prepared, expected it in manifest.json; run "
-                      "prepare_data.py again", code=3)
+    row = prepared_rows(data, [tile], manifest)[tile]
     if row["made_with"] != made_with(data):
         raise Problem(f"tile {tile} in {folder}: prepared with other data settings, expected this run's; run "
                       "prepare_data.py again, or give this run a data.prepared folder of its own", code=3)
@@ -127,27 +127,16 @@ def open_prepared(data, tile, manifest=None, checked=True):
 
 
 def open_tiles(data, names, checked=True):
-    """The prepared tiles of these names, memory-mapped; `checked` as of `open_prepared`."""
+    """The prepared tiles of these names; `checked` as of `open_prepared`."""
     manifest = read_manifest(data["prepared"])
     return [open_prepared(data, name, manifest, checked) for name in names]
-
-
-def prepared_rows(data, tiles):
-    """{tile: its row of the manifest}; Problem (exit 3) that names all tiles that are not prepared."""
-    rows = read_manifest(data["prepared"])["tiles"]
-    missing = [f"tile {tile} in {data['prepared']}: not prepared, expected it in manifest.json; run "
-               "prepare_data.py again" for tile in tiles if tile not in rows]
-    if missing:
-        raise Problem(*missing, code=3)
-    return {tile: rows[tile] for tile in tiles}
 
 
 def check_roles(split, manifest):
     """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
     empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
-             "data.classes"
-             for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
+             "data.classes" for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
     if empty:
         raise Problem(*empty, code=3)
 

@@ -6,8 +6,7 @@ Trains the run's network from its first weights for lr_find.steps updates and st
 Writes lr_find.csv, lr_find.json and lr_find.png under runs/<run>. The suggestion, which train.max_lr: auto
 takes, is a tenth of the rate at which the smoothed loss is lowest: in the middle of its valley, whose lowest
 point is chance. The rate of the steepest descent, usually lower, is drawn beside it (Smith 2017; fastai takes
-the lowest point itself, of a running mean that lags behind the loss). Takes as long as so many updates of the
-training."""
+the lowest point itself, of a running mean that lags). Takes as long as so many updates of the training."""
 import itertools
 import math
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from base.command import command, progress
 from base.problem import Problem
-from base.tables import read_finder, write_record, write_rows
+from base.tables import write_record, write_rows
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import Exponential
 from learning.records import finder_inputs, finder_stands, fingerprint
@@ -53,8 +52,7 @@ def suggest(rates, smoothed):
 
 
 def range_test(settings, strategy):
-    """(rates float64 [N], losses float64 [N]) of up to lr_find.steps updates, ended where the loss
-    diverges."""
+    """(rates, losses), float64 [N] each, of up to lr_find.steps updates, ended where the loss diverges."""
     find = settings["lr_find"]
     schedule = Exponential(**find)
     trainer = Trainer(settings, schedule, settings["train"]["momentum"][0], strategy)
@@ -80,31 +78,22 @@ def range_test(settings, strategy):
 def save(run, curve, steepest, suggestion, made_from):
     """Writes the curve (rates, losses, smoothed losses: float64 [N] each), its picture and, last, the
     suggestion: lr_find.json says that all is there."""
-    from reporting.charts import (  # here: another look makes no other test
-        draw_finder,
-        style,
-    )
+    from reporting.charts import draw_finder, style  # here: another look makes no other test
     with style():
         draw_finder(run / "lr_find.png", *curve, steepest, suggestion)
     columns = ["learning_rate", "loss", "smoothed"]
     rows = [dict(zip(columns, row)) for row in np.transpose(curve).tolist()]
     write_rows(run / "lr_find.csv", columns, rows)
     write_record(run / "lr_find.json", {
-        "suggestion": suggestion,
-        "rule": "a tenth of the rate in the middle of the valley of the smoothed loss",
-        "steepest_descent": steepest, "made_from": made_from})
-
-
-def is_made(settings, run, made_from):
-    """True where the same test was made already, and is whole."""
-    return finder_stands(settings, run) and read_finder(run).get("made_from") == made_from
+        "suggestion": suggestion, "steepest_descent": steepest, "made_from": made_from,
+        "rule": "a tenth of the rate in the middle of the valley of the smoothed loss"})
 
 
 def main(settings, run):
     strategy = choose_strategy()
     with working_in(run, strategy) as run:
         made_from = fingerprint(finder_inputs(settings), "lr_find.py")
-        if first_says(strategy, lambda: is_made(settings, run, made_from)):
+        if first_says(strategy, lambda: finder_stands(settings, run, made_from)):
             (run / "lr_find.json").touch()  # for make
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
@@ -117,10 +106,9 @@ def main(settings, run):
         steepest, suggestion = suggest(rates, smoothed)
         save(run, (rates, losses, smoothed), steepest, suggestion, made_from)
         if smoothed.argmin() == settings["lr_find"]["steps"] - 1:
-            print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion",
-                  flush=True)
-        suggested = f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})"
-        print(f"{suggested}  {run / 'lr_find.png'}")
+            print("the loss was still falling at the last rate: raise lr_find.end for a surer suggestion")
+        picture = run / "lr_find.png"
+        print(f"suggested max_lr {suggestion:.3g} (steepest descent at {steepest:.3g})  {picture}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""The residual U-Net and its losses.
-
-Only `keras` and `keras.ops`: runs on any Keras backend, and a saved network loads wherever Keras is, without
-this code.
+"""The residual U-Net and its losses, in `keras` and `keras.ops` alone: runs on any Keras backend, and a saved
+network loads wherever Keras is, without this code.
 
     python model.py --params demo.yaml     prints parameters and GFLOP per patch of that file's network
 """
 import json
 import math
-from collections import namedtuple
 
 from base.command import command, quiet_stderr
 from base.settings import count_bands
@@ -21,13 +18,10 @@ DILATIONS = (1, 2, 4, 8)
 LEAST_VARIANCE = 0.01  # added to the local variance of pixels in -1..1 (13 grey levels): noise stays small
 
 
-# -- the network -----------------------------------------------------------------------------------
-
 def add_local_contrast(x, cells):
-    """The bands and, for each of `cells` beside them, the same with the brightness and contrast of the place
-    taken out: less their local mean, over the local standard deviation of all bands together (local contrast
-    normalisation, Jarrett et al. 2009). Local is about three cells wide, a cell so many pixels. In float32,
-    for faint contrasts."""
+    """The bands and, for each of `cells` (pixels) beside them, the same less their local mean, over the local
+    standard deviation of all bands together (local contrast normalisation, Jarrett et al. 2009). Local is
+    about three cells wide. In float32, for faint contrasts."""
 
     def local_mean(x, cell, name):
         x = layers.AveragePooling2D(cell, name=f"{name}_cells", dtype="float32")(x)
@@ -43,20 +37,13 @@ def add_local_contrast(x, cells):
 
 
 class Blocks:
-    """What the network is made of, by `residual`: how a convolution is finished, and how a block joins its
-    input.
-
-    concat: convolution, ReLU, normalisation; the result is concatenated to the input, as in the published
-    network. add: convolution, normalisation, ReLU, so that the normalisation can be folded into the
-    convolution; the result is added to the input, which a 1 x 1 convolution first brings to its width (He et
-    al. 2016)."""
+    """What the network is made of, by `residual`. concat: convolution, ReLU, normalisation; a block's result
+    is concatenated to its input, as in the published network. add: convolution, normalisation, ReLU, so that
+    the normalisation can be folded into the convolution; the result is added to the input, which a 1 x 1
+    convolution first brings to its width (He et al. 2016)."""
 
     def __init__(self, residual, synchronized):
         self.residual, self.synchronized = residual, synchronized
-
-    def normalise(self, x, name):
-        layer = layers.BatchNormalization
-        return layer(momentum=BN_MOMENTUM, synchronized=self.synchronized, name=f"{name}_norm")(x)
 
     def convolve(self, x, filters, name, linear=False, **options):
         """A convolution with normalisation and ReLU; without the ReLU where it is `linear`."""
@@ -64,7 +51,8 @@ class Blocks:
         options = {"kernel_size": 3, "padding": "same", "kernel_initializer": "he_normal", **options}
         x = layers.Conv2D(filters, use_bias=early, activation="relu" if early else None, name=f"{name}_conv",
                           **options)(x)
-        x = self.normalise(x, name)
+        x = layers.BatchNormalization(momentum=BN_MOMENTUM, synchronized=self.synchronized,
+                                      name=f"{name}_norm")(x)
         return x if early or linear else layers.ReLU(name=f"{name}_relu")(x)
 
     def residual_block(self, x, filters, name):
@@ -78,9 +66,8 @@ class Blocks:
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_join")([x, inside]))
 
     def centre_block(self, x, filters, centre):
-        """The lowest level: a plain residual block, or dilated convolutions one after the other (`serial`) or
-        side by side (`parallel`), whose outputs are all concatenated (multi-scale context: Yu & Koltun 2016,
-        Chen et al. 2017)."""
+        """The lowest level: a plain residual block, or dilated convolutions one after the other (serial: Yu &
+        Koltun 2016) or side by side (parallel: Chen et al. 2017), whose outputs are all concatenated."""
         if centre == "plain":
             return self.residual_block(x, filters, "centre")
         outputs = []
@@ -90,25 +77,20 @@ class Blocks:
         return layers.Concatenate(name="centre_join")(outputs)
 
 
-Shape = namedtuple("Shape", "width depth residual centre stem local_contrast")  # the settings of `model`
-
-
 def build_network(bands, classes, synchronized=False, size=None, **model):
-    """The residual U-Net (Ronneberger et al. 2015, with residual blocks), a functional model of Keras' own
-    layers.
+    """The residual U-Net (Ronneberger et al. 2015, with residual blocks), by the settings `model`.
 
-    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W must be multiples of stem * 2**depth
-    and of each cell of local_contrast. Returns float32 probabilities [N, H, W, classes] that sum to 1. `stem`
-    2 or 4: the first convolution strides over so many pixels, and the logits are interpolated back, which
-    spares most of the work at full resolution. `local_contrast`: the cells of `add_local_contrast`, of which
-    there may be none. `size` fixes H = W. Width 32, depth 4, concat, serial, stem 1, no local contrast, three
-    bands and six classes give the published network: 16,533,368 parameters."""
-    width, depth, residual, centre, stem, local_contrast = Shape(**model)
-    blocks = Blocks(residual, synchronized)
+    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W, which `size` fixes, are multiples of
+    stem * 2**depth and of each cell of local_contrast. Returns float32 probabilities [N, H, W, classes] that
+    sum to 1. With a `stem` of 2 or 4 the first convolution strides over so many pixels, and the logits are
+    interpolated back, which spares most of the work at full resolution. The published network, of 16,533,368
+    parameters, has width 32, depth 4, concat, serial, stem 1, no local contrast, three bands, six classes."""
+    width, depth, stem = model["width"], model["depth"], model["stem"]
+    blocks = Blocks(model["residual"], synchronized)
     inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scale", dtype="float32")(inputs)
-    if local_contrast:
-        x = add_local_contrast(x, local_contrast)
+    if model["local_contrast"]:
+        x = add_local_contrast(x, model["local_contrast"])
     if stem > 1:
         x = blocks.convolve(x, width, "stem", kernel_size=2 * stem, strides=stem)
     skips = []
@@ -116,7 +98,7 @@ def build_network(bands, classes, synchronized=False, size=None, **model):
         x = blocks.residual_block(x, width * 2**level, f"down{level}")
         skips.append(x)
         x = layers.MaxPooling2D(2, name=f"pool{level}")(x)
-    x = blocks.centre_block(x, width * 2**depth, centre)
+    x = blocks.centre_block(x, width * 2**depth, model["centre"])
     for level in reversed(range(depth)):
         x = layers.Conv2DTranspose(width * 2**level, 2, strides=2, kernel_initializer="he_normal",
                                    name=f"grow{level}")(x)
@@ -146,11 +128,9 @@ def count_operations(patch_size, **network):
     return built.count_params(), operations
 
 
-# -- losses ----------------------------------------------------------------------------------------
-#
-# Logits (float32 [N, H, W, C]) and labels (uint8 [N, H, W]) to a scalar; a pixel whose label is IGNORE counts
-# nothing, and where all are ignored the loss is 0. `total` sums a tensor over the devices that share a batch,
-# so that the loss is the whole batch's on each of them; on one device it is the tensor itself.
+# The losses: logits (float32 [N, H, W, C]) and labels (uint8 [N, H, W]) to a scalar; a pixel of label IGNORE
+# counts nothing, and where all are ignored the loss is 0. `total` sums a tensor over the devices that share a
+# batch, so that the loss is the whole batch's on each of them; on one device it is the tensor itself.
 
 def alone(tensor):
     return tensor
@@ -163,12 +143,9 @@ def split_ignored(logits, labels):
 
 
 def cross_entropy(logits, labels, weights=None, smoothing=0.0, total=alone):
-    """Mean over the labelled pixels of -log p(label), each weighted by its class's weight (`weights`: C
-    numbers).
-
-    `smoothing` spreads that share of every label evenly over the classes (Szegedy et al. 2016). Weights and
-    smoothing together are PyTorch's: what a class adds is weighted by that class, and divided by the weights
-    of the labels."""
+    """Mean over the labelled pixels of -log p(label), weighted by `weights` (C numbers). `smoothing` spreads
+    that share of every label evenly over the classes (Szegedy et al. 2016). Weights and smoothing together
+    are PyTorch's: what a class adds is weighted by that class, and divided by the weights of the labels."""
     logs, truth = split_ignored(logits, labels)
     target = (1 - smoothing) * truth + smoothing / logits.shape[-1] * ops.sum(truth, axis=-1, keepdims=True)
     weights = ops.ones(logits.shape[-1]) if weights is None else ops.convert_to_tensor(weights, "float32")
@@ -184,8 +161,7 @@ def focal(logits, labels, weights=None, gamma=2.0, total=alone):
 
 
 def overlaps(logits, labels, total):
-    """Per class, over the whole batch (float32 [C] each): probability on its own pixels, probability on all
-    labelled pixels, and its pixels."""
+    """Of each class (float32 [C]): probability on its own pixels, on all labelled pixels; its pixels."""
     logs, truth = split_ignored(logits, labels)
     probabilities = ops.exp(logs) * ops.sum(truth, axis=-1, keepdims=True)
     sums = [ops.sum(part, axis=(0, 1, 2)) for part in (truth * probabilities, probabilities, truth)]
@@ -199,25 +175,21 @@ def mean_present(losses, pixels):
 
 
 def jaccard(logits, labels, total=alone):
-    """1 - soft intersection over union, over the batch, mean of the classes present in its labels
-    (Rahman & Wang 2016)."""
+    """1 - soft intersection over union of the batch, mean of its labels' classes (Rahman & Wang 2016)."""
     both, predicted, pixels = overlaps(logits, labels, total)
     return mean_present(1 - both / ops.maximum(predicted + pixels - both, 1e-7), pixels)
 
 
 def dice(logits, labels, total=alone):
-    """1 - soft F1 score, over the batch, mean of the classes present in its labels (Milletari et al.
-    2016)."""
+    """1 - soft F1 score of the batch, mean of its labels' classes (Milletari et al. 2016)."""
     both, predicted, pixels = overlaps(logits, labels, total)
     return mean_present(1 - 2 * both / ops.maximum(predicted + pixels, 1e-7), pixels)
 
 
 def lovasz(logits, labels, total=alone):
     """Lovasz-softmax (Berman et al. 2018): the convex extension of 1 - intersection over union of the errors,
-    for every patch by itself, mean of the classes present in it, mean of the patches that have labels.
-
-    Sorts the errors of every class and patch: many times the price of the other losses on a CPU.
-    """
+    for every patch by itself, mean of the classes present in it, mean of the patches that have labels. Sorts
+    the errors of every class and patch: many times the price of the other losses on a CPU."""
     logs, truth = split_ignored(logits, labels)
     patches, classes = ops.shape(logits)[0], logits.shape[-1]
     flat = ops.transpose(ops.reshape(truth, (patches, -1, classes)), (0, 2, 1))
@@ -240,9 +212,8 @@ LOSSES = {"ce": cross_entropy, "focal": focal, "jaccard": jaccard, "dice": dice,
 
 
 def balance(pixels, power):
-    """Class weights (list of C floats) from counts of labelled pixels: pixels ** -power, so that the mean
-    over the labelled pixels is 1. `power` 0 weighs all alike, 1 gives every class the same share of the loss.
-    A class without pixels weighs 0."""
+    """Class weights (list of C floats) from counts of labelled pixels: pixels ** -power, of mean 1 over the
+    pixels. `power` 0 weighs all alike, 1 gives every class the same share of the loss; no pixels weigh 0."""
     shares = [count / sum(pixels) for count in pixels]
     raw = [share ** -power if share else 0.0 for share in shares]
     mean = sum(share * weight for share, weight in zip(shares, raw))
@@ -259,9 +230,9 @@ def build_loss(loss, label_smoothing=0.0, weights=None, total=alone):
 
 
 def main(settings, run):
-    patch, classes = settings["input"]["patch_size"], settings["data"]["classes"]
-    bands = count_bands(settings["data"])
-    parameters, operations = count_operations(patch, bands=bands, classes=len(classes), **settings["model"])
+    patch, data = settings["input"]["patch_size"], settings["data"]
+    parameters, operations = count_operations(patch, bands=count_bands(data), classes=len(data["classes"]),
+                                              **settings["model"])
     print(f"{json.dumps(settings['model'])}: {parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward "
           f"per {patch} px patch, about {3 * operations / 1e9:.1f} to train on it")
 

@@ -1,8 +1,6 @@
-"""Planned patches to batches that wait before they are asked for (tf.data).
-
-tf.data cuts the planned patches out of memory-mapped tiles, several batches at a time, and hands them on in
-the plan's order whatever the number of parallel calls, so that an epoch can be repeated, or gone on with, to
-the bit. Batches stay uint8: the network scales them."""
+"""Planned patches to batches that wait before they are asked for: tf.data cuts them out of memory-mapped
+tiles, several batches at a time, and hands them on in the plan's order whatever the number of parallel calls,
+so that an epoch can be repeated to the bit. Batches stay uint8: the network scales them."""
 import itertools
 import mmap
 import os
@@ -22,9 +20,8 @@ AROUND = 2**16  # bytes that the system maps around a page it is asked for: at m
 
 
 def let_go(tiles):
-    """Takes tiles out of this process's resident memory. What was read stays in the system's cache: a page
-    that is needed again costs a fault, no disk; on two cores that halves the rate, which no network
-    notices."""
+    """Takes tiles out of this process's resident memory. The system's cache keeps them: a page that is
+    needed again costs a fault, no disk; on two cores that halves the rate, which no network notices."""
     for tile in tiles:
         owner = tile.pixels
         while isinstance(owner, np.ndarray):
@@ -45,12 +42,9 @@ def repaint(pixels, matrices, offsets):
 
 
 def batches(tiles, plan, patch_size, colours=None):
-    """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order: pixels (uint8 [N, P, P,
-    bytes]: bands, label, zeros).
-
-    Image and label stay together as they were cut: parting them costs more than cutting, and the training
-    step does it on its device. `colours`: how far they are changed (`patches.Colours`), None changes nothing.
-    """
+    """A tf.data.Dataset of the batches of a plan (PLAN [batches, N]), in its order, their colours changed
+    (`patches.Colours`) or not (None): pixels (uint8 [N, P, P, bytes]: bands, label, zeros). The training step
+    parts image and label on its device: here that would cost more than cutting."""
     batch_size, stored = plan.shape[1], tiles[0].pixels.shape[2]
     large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
     often = max(1, MAPPED // (batch_size * patch_size * AROUND))  # batches
@@ -64,14 +58,14 @@ def batches(tiles, plan, patch_size, colours=None):
         return [pixels, *(draw_colours(pixels, rows["seed"], colours) if colours else ())]
 
     def load(rows):
-        kinds = [tf.uint8, tf.float32, tf.float32] if colours else [tf.uint8]
-        pixels, *changes = tf.numpy_function(cut_rows, [rows], kinds, stateful=False)
-        pixels.set_shape((batch_size, patch_size, patch_size, stored))
-        if not colours:
-            return pixels
-        changes[0].set_shape((batch_size, colours.bands, colours.bands))
-        changes[1].set_shape((batch_size, colours.bands))
-        return repaint(pixels, *changes)
+        kinds, shapes = [tf.uint8], [(batch_size, patch_size, patch_size, stored)]
+        if colours:
+            kinds += [tf.float32, tf.float32]
+            shapes += [(batch_size, colours.bands, colours.bands), (batch_size, colours.bands)]
+        parts = tf.numpy_function(cut_rows, [rows], kinds, stateful=False)
+        for part, shape in zip(parts, shapes):
+            part.set_shape(shape)
+        return repaint(*parts) if colours else parts[0]
 
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread sleeps up to a minute, and an epoch waits until it wakes

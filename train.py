@@ -6,10 +6,8 @@ Reads the prepared tiles of split.train and split.val (and lr_find.json where tr
 under runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last
 two epochs), model.keras whenever validation improves, and at the very end model.json, which says that the run
 is finished. Stopped at any moment, the same command goes on after the last whole epoch. A finished run is
-left alone as long as settings, tiles and code are the same. Else it is made anew in runs/<run>/next, which
-takes its place when finished."""
+left alone while settings, tiles and code are the same, else made anew in runs/<run>/next, until finished."""
 import time
-from collections import namedtuple
 
 import numpy as np
 
@@ -18,28 +16,19 @@ from base.command import command, progress
 from base.files import sha256
 from base.problem import Problem
 from base.settings import coarsest
-from base.tables import read_facts, read_finder, read_record, write_record, write_rows
+from base.strict_yaml import yaml_text
+from base.tables import read_finder, read_record, write_record, write_rows, write_text
 from imagery.rasters import pixel_size, scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning import records
-from learning.checkpoints import (
-    save_checkpoint,
-    save_results,
-    start,
-    take_over,
-    unfinished,
-    work_folder,
-)
+from learning.checkpoints import checkpoints_in, save_checkpoint, save_results, start, take_over, work_folder
 from learning.optimizers import schedules
 from learning.plans import plan_epoch
 from learning.records import COLUMNS
 from learning.workers import choose_strategy, first_says, working_in
 from model import count_operations
 from trainer import Timed, Trainer, check_finite, train_epoch
-
-# The course of a training: patches and updates of an epoch; schedules of the step, over all epochs.
-Course = namedtuple("Course", "patches steps rate momentum")
 
 
 def peak_rate(train, run):
@@ -52,28 +41,16 @@ def peak_rate(train, run):
     return float(read_finder(run)["suggestion"])
 
 
-def plot_course(settings, tiles, max_lr):
-    """The Course of a training on these tiles. Problem (exit 2) where a batch is larger than an epoch."""
-    batch_size = settings["input"]["batch_size"]
-    patches = len(plan_epoch(tiles, settings, epoch=1))  # the same in every epoch
-    steps = patches // batch_size
-    if steps == 0:
-        raise Problem(f"settings, key input.batch_size: {batch_size}, expected at most the {patches} "
-                      "patches of an epoch", code=2)
-    return Course(patches, steps, *schedules(settings["train"], max_lr, settings["train"]["epochs"] * steps))
-
-
-def write_beginnings(folder, settings, course, fresh):
-    """What is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps) and
-    run.json, which stays as it is where a training goes on."""
-    records.write_settings(folder, settings)
-    steps = course.rate.steps
-    chosen = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()
-    rows = [(step, float(course.rate(step)), float(course.momentum(step))) for step in chosen]
-    columns = ["step", "learning_rate", "momentum"]
-    write_rows(folder / "schedule.csv", columns, [dict(zip(columns, row)) for row in rows])
+def write_beginnings(folder, trainer, fresh):
+    """Writes what is known before the first epoch: params.yaml, schedule.csv (at no more than 1,000 steps)
+    and run.json, which stays as it is where a training goes on."""
+    write_text(folder / "params.yaml", yaml_text(trainer.settings))
+    steps, columns = trainer.rate.steps, ["step", "learning_rate", "momentum"]
+    rows = [dict(zip(columns, (step, float(trainer.rate(step)), float(trainer.momentum(step)))))
+            for step in np.unique(np.linspace(0, steps - 1, min(steps, 1000)).astype(int)).tolist()]
+    write_rows(folder / "schedule.csv", columns, rows)
     if fresh or not (folder / "run.json").exists():
-        write_record(folder / "run.json", records.describe_run(settings))
+        write_record(folder / "run.json", records.describe_run(trainer.settings))
 
 
 def stops_early(state, train):
@@ -81,105 +58,96 @@ def stops_early(state, train):
     return 0 < train["early_stopping"] <= state["epoch"] - state["best_epoch"]
 
 
-def run_epoch(trainer, epoch, tiles, course, head):
-    """Trains and validates one epoch. Returns its row of the history."""
-    started, last = time.monotonic(), epoch * course.steps - 1
+def run_epoch(trainer, epoch, tiles, steps, head):
+    """Trains and validates one epoch, of so many `steps`. Returns its row of the history."""
+    started, last = time.monotonic(), epoch * steps - 1
     feed = Timed(trainer.training_batches(tiles["train"], epoch))
     planned = time.monotonic() - started
-    loss, confusion = train_epoch(trainer, feed, epoch, course.steps, course.rate, head)
+    loss, confusion = train_epoch(trainer, feed, epoch, steps, trainer.rate, head)
     seconds = time.monotonic() - started
     val_loss, val_confusion = trainer.validate(trainer.validation_batches(tiles["val"]))
-    check_finite(val_loss, "validation loss", epoch, last, course.rate)
-    speed = course.steps * trainer.patch["batch_size"] / seconds
+    check_finite(val_loss, "validation loss", epoch, last, trainer.rate)
+    speed = steps * trainer.patch["batch_size"] / seconds
     return dict(zip(COLUMNS, [
-        epoch, float(course.rate(last)), float(course.momentum(last)),
+        epoch, float(trainer.rate(last)), float(trainer.momentum(last)),
         loss, accuracy(confusion), mean_iou(confusion),
         val_loss, accuracy(val_confusion), mean_iou(val_confusion),
         round(seconds, 3), round(speed, 3), round((planned + feed.waited) / seconds, 4)]))
 
 
-def tell(head, row, best):
-    """Shows an epoch's row of the history, starred where it is the best so far."""
-    progress(f"{head}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  mean IoU {row['mean_iou']:.4f}"
-             f"  |  validation loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  mean IoU "
-             f"{row['val_mean_iou']:.4f}{' *' if best else '  '} |  {row['seconds']:.0f} s, "
-             f"{row['patches_per_second']:.1f} patches/s, {100 * row['waiting']:.1f} % waiting for data",
-             last=True)
-
-
-def train_network(trainer, state, folder, tiles, course):
+def train_network(trainer, state, folder, tiles, steps):
     """Trains from the state's epoch to the last, or until early stopping; every epoch leaves a checkpoint."""
     train = trainer.train
-    board = records.open_board(folder, state["history"]) if train["tensorboard"] else None
+    add_to_board = records.open_board(folder, state["history"]) if train["tensorboard"] else None
     while state["epoch"] < train["epochs"] and not stops_early(state, train):
         epoch = state["epoch"] + 1
         head = f"epoch {epoch:3d}/{train['epochs']}"
-        row = run_epoch(trainer, epoch, tiles, course, head)
+        row = run_epoch(trainer, epoch, tiles, steps, head)
         state["epoch"] = epoch
         state["history"].append(row)
         if row["val_mean_iou"] > state["best"]:
             state.update(best=row["val_mean_iou"], best_epoch=epoch)
         save_checkpoint(folder / "checkpoints", trainer, state)
         save_results(folder, trainer, state)
-        if board:
-            records.write_scalars(board, row)
-        tell(head, row, best=epoch == state["best_epoch"])
+        if add_to_board:
+            add_to_board(row)
+        star = "*" if epoch == state["best_epoch"] else " "
+        progress(f"{head}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  mean IoU "
+                 f"{row['mean_iou']:.4f}  |  validation loss {row['val_loss']:.4f}  accuracy "
+                 f"{row['val_accuracy']:.4f}  mean IoU {row['val_mean_iou']:.4f} {star} |  "
+                 f"{row['seconds']:.0f} s, {row['patches_per_second']:.1f} patches/s, "
+                 f"{100 * row['waiting']:.1f} % waiting for data", last=True)
 
 
 def finish(settings, folder, state, size):
-    """Completes run.json and writes model.json, the word that the training is finished. `size`: of the
-    network."""
+    """Completes run.json and writes model.json (with the network's `size`): the training is finished."""
     data, split = settings["data"], settings["split"]
     manifest = read_manifest(data["prepared"])["tiles"]
-    model = sha256(folder / "model.keras")
-    about = read_record(folder / "run.json", "train.py")
     outputs = {name: sha256(folder / name) for name in ("model.keras", "history.csv", "schedule.csv")}
-    seconds = round(sum(row["seconds"] for row in state["history"]), 1)
     write_record(folder / "run.json", {
-        **about, "finished": records.now(), "training_seconds": seconds, "model_sha256": model,
-        "code": code_of("train.py"), "outputs": outputs})
+        **read_record(folder / "run.json", "train.py"), "finished": records.time_now(),
+        "training_seconds": round(sum(row["seconds"] for row in state["history"]), 1),
+        "model_sha256": outputs["model.keras"], "code": code_of("train.py"), "outputs": outputs})
     write_record(folder / "model.json", {
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None,
-        "scale": scales(data),
+        "scale": scales(data), "chosen_by": "highest mean IoU on split.val",
         "ground_sample_distance": pixel_size(manifest[split["train"][0]]["georeference"]),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"],
-        "chosen_by": "highest mean IoU on split.val",
         "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},
         "chosen_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["val"]},
-        **size, "made_from": state["made_from"], "sha256": model})
+        **size, "made_from": state["made_from"], "sha256": outputs["model.keras"]})
 
 
 def train_in(folder, settings, strategy, inputs, max_lr):
-    """Trains in a folder, from its last checkpoint or from the start, to the end. Returns the state at the
-    end."""
-    data, names = settings["data"], {role: settings["split"][role] for role in ("train", "val")}
-    tiles = {role: open_tiles(data, names[role]) for role in names}
-    check_roles(names, read_manifest(data["prepared"]))
-    course = plot_course(settings, tiles["train"], max_lr)
-    trainer = Trainer(settings, course.rate, course.momentum, strategy)
-    parameters, operations = count_operations(settings["input"]["patch_size"], bands=trainer.bands,
+    """Trains in a folder, from its last checkpoint or from the start. Returns the state at the end."""
+    names = {role: settings["split"][role] for role in ("train", "val")}
+    tiles = {role: open_tiles(settings["data"], names[role]) for role in names}
+    check_roles(names, read_manifest(settings["data"]["prepared"]))
+    patch, train = settings["input"], settings["train"]
+    patches = len(plan_epoch(tiles["train"], settings, epoch=1))  # the same in every epoch
+    steps = patches // patch["batch_size"]
+    if steps == 0:
+        raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the "
+                      f"{patches} patches of an epoch", code=2)
+    trainer = Trainer(settings, *schedules(train, max_lr, train["epochs"] * steps), strategy)
+    parameters, operations = count_operations(patch["patch_size"], bands=trainer.bands,
                                               classes=trainer.classes, **settings["model"])
     state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
-    write_beginnings(folder, settings, course, fresh=state["epoch"] == 0)
-    print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {course.patches} "
-          f"patches in {course.steps} updates an epoch; peak learning rate {max_lr:.3g}"
+    write_beginnings(folder, trainer, fresh=state["epoch"] == 0)
+    print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} "
+          f"patches in {steps} updates an epoch; peak learning rate {max_lr:.3g}"
           + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
     try:
-        train_network(trainer, state, folder, tiles, course)
+        train_network(trainer, state, folder, tiles, steps)
     except KeyboardInterrupt:
-        kept = max((int(path.stem[-5:]) for path in (folder / "checkpoints").glob("epoch_*.npz")), default=0)
+        kept = [int(path.stem[-5:]) for path in checkpoints_in(folder / "checkpoints")]
         where = f", which are kept in {folder / 'checkpoints'}" if kept else ""
-        print(f"\nstopped after {kept} whole epochs{where}", flush=True)
+        print(f"\nstopped after {max(kept, default=0)} whole epochs{where}", flush=True)
         raise
-    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9}
-    finish(settings, folder, state, {**size, "max_lr": max_lr})
+    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr}
+    finish(settings, folder, state, size)
     return state
-
-
-def is_finished(settings, run, made_from):
-    """True where the run is finished from the same settings, tiles and code, and whole."""
-    return records.training_stands(settings, run) and read_facts(run).get("made_from") == made_from
 
 
 def main(settings, run):
@@ -192,10 +160,10 @@ def main(settings, run):
         if suggestion is not None:
             inputs["suggestion of lr_find.json"] = suggestion
         made_from = records.fingerprint(inputs, "train.py")
-        if first_says(strategy, lambda: is_finished(settings, run, made_from)):
+        if first_says(strategy, lambda: records.training_stands(settings, run, made_from)):
             (run / "model.json").touch()  # for make
             print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
-            if unfinished(run):
+            if checkpoints_in(run / "next/checkpoints"):
                 print(f"an unfinished training of other settings, tiles or code lies in {run / 'next'}")
             return
         why = records.why_anew(settings, run, suggestion)

@@ -1,5 +1,4 @@
-"""The training and validation step and the epoch, on one device or many: what the finder and the run share.
-"""
+"""The training and validation step and the epoch, on one device or many: what finder and run share."""
 import math
 import time
 
@@ -21,20 +20,21 @@ with quiet_stderr():
     import tensorflow as tf
 
 POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16"}  # of train.mixed_precision
+AHEAD = 2  # updates that may be under way at a time
 
 
 class Trainer:
-    """A network with its optimiser and loss, and the two compiled steps.
-
-    `learning_rate` and `momentum` are schedules of the step or constants. However many devices share a batch,
-    the loss is that of the whole batch, normalisation is over the whole batch, and gradients are summed: one
-    update is the same as on one device. `network` is trained; `averaged`, which validates and is saved, holds
-    the running mean of its weights where train.ema is on, and is the same network where it is 0."""
+    """A network with its optimiser and loss, and the two compiled steps; learning rate and momentum are
+    schedules of the step or constants. However many devices share a batch, loss and normalisation are those
+    of the whole batch, and gradients are summed: one update is the same as on one device. `network` is
+    trained; `averaged` is validated and saved: the running mean of its weights, or, where train.ema is 0, the
+    network itself."""
 
     def __init__(self, settings, learning_rate, momentum, strategy):
         train, patch, data = settings["train"], settings["input"], settings["data"]
         self.settings, self.train, self.patch = settings, train, patch
         self.classes, self.bands = len(data["classes"]), count_bands(data)
+        self.rate, self.momentum = learning_rate, momentum
         self.strategy, self.devices = strategy, strategy.num_replicas_in_sync
         if patch["batch_size"] % self.devices:
             raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected a multiple of "
@@ -46,82 +46,65 @@ class Trainer:
         keras.mixed_precision.set_global_policy(POLICIES[train["mixed_precision"]])
         self.loss = build_loss(train["loss"], train["label_smoothing"], class_weights(settings), self._total)
         with strategy.scope():
-            self.network, self.averaged = self._build(settings), None
-            self.logits = logits_of(self.network)
-            if train["ema"]:
-                self.averaged = self._build(settings)
-                self.averaged.set_weights(self.network.get_weights())
-            chosen = train["optimizer"], learning_rate, momentum, train["weight_decay"]
-            self.optimizer = build_optimizer(*chosen)
+            networks = [build_network(self.bands, self.classes, self.devices > 1, **settings["model"])
+                        for _ in range(2 if train["ema"] else 1)]
+            self.network, self.averaged = networks[0], networks[-1]
+            self.averaged.set_weights(self.network.get_weights())
+            self.logits, self.judged = logits_of(self.network), logits_of(self.averaged)
+            kind, decay = train["optimizer"], train["weight_decay"]
+            self.optimizer = build_optimizer(kind, learning_rate, momentum, decay)
             if train["mixed_precision"] is True:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.network.trainable_variables)
-        self.averaged = self.averaged or self.network
-        self.judged = logits_of(self.averaged)
         self._train = tf.function(self._train_together, jit_compile=train["jit"], reduce_retracing=True)
-        self._validate = tf.function(self._validate_together, jit_compile=train["jit"], reduce_retracing=True)
-
-    def _build(self, settings):
-        return build_network(self.bands, self.classes, **settings["model"], synchronized=self.devices > 1)
+        self._validate = tf.function(lambda pixels: self._together(self._validate_one, pixels),
+                                     jit_compile=train["jit"], reduce_retracing=True)
 
     def _total(self, tensor):
         """The sum of a tensor (or of each in a list) over the devices, inside a step."""
         return tensor if self.devices == 1 else tf.distribute.get_replica_context().all_reduce("SUM", tensor)
 
-    def _part(self, pixels):
-        """Images (uint8 [N, P, P, B]) and labels (uint8 [N, P, P]) of a batch."""
-        return pixels[..., : self.bands], pixels[..., self.bands]
-
     def _count(self, logits, labels):
-        """Confusion matrix (int32 [C, C]) of a batch; IGNORE is counted in a row of its own, which is cut
-        off."""
-        truth = tf.minimum(tf.cast(labels, tf.int32), self.classes)
-        predicted = tf.argmax(logits, -1, output_type=tf.int32)
-        truth, predicted = tf.reshape(truth, [-1]), tf.reshape(predicted, [-1])
+        """Confusion matrix (int32 [C, C]) of a batch; IGNORE has a row of its own, which is cut off."""
+        truth = tf.reshape(tf.minimum(tf.cast(labels, tf.int32), self.classes), [-1])
+        predicted = tf.reshape(tf.argmax(logits, -1, output_type=tf.int32), [-1])
         counts = tf.math.confusion_matrix(truth, predicted, self.classes + 1)
         return counts[: self.classes, : self.classes]
 
-    def _clip(self, gradients):
-        """Gradients scaled so that the norm of all of them together, over all devices, is at most
-        train.clip_norm."""
-        scale = getattr(self.optimizer, "dynamic_scale", 1.0)  # by which float16 training multiplied the loss
-        norm = tf.linalg.global_norm(self._total(gradients)) / tf.cast(scale, tf.float32)
-        factor = tf.minimum(1.0, self.train["clip_norm"] / norm)
-        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
-
     def _train_one(self, pixels):
-        images, labels = self._part(pixels)
+        images, labels = pixels[..., : self.bands], pixels[..., self.bands]
         with tf.GradientTape() as tape:
             logits = self.logits(images, training=True)
             loss = self.loss(logits, labels)
             scaled = self.optimizer.scale_loss(loss / self.devices)  # every device has the whole batch's loss
         variables = self.network.trainable_variables
         gradients = tape.gradient(scaled, variables)
-        self.optimizer.apply(self._clip(gradients) if self.train["clip_norm"] else gradients, variables)
+        if self.train["clip_norm"]:  # of all gradients together, over all devices
+            scale = getattr(self.optimizer, "dynamic_scale", 1.0)  # by which float16 training scaled the loss
+            norm = tf.linalg.global_norm(self._total(gradients)) / tf.cast(scale, tf.float32)
+            factor = tf.minimum(1.0, self.train["clip_norm"] / norm)
+            gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        self.optimizer.apply(gradients, variables)
         return loss, self._count(logits, labels)
 
     def _validate_one(self, pixels):
-        images, labels = self._part(pixels)
+        images, labels = pixels[..., : self.bands], pixels[..., self.bands]
         logits = self.judged(images, training=False)
         return self.loss(logits, labels), self._count(logits, labels)
 
+    def _together(self, one, pixels):
+        """What `one` step returns on all devices together."""
+        loss, confusion = self.strategy.run(one, (pixels,))
+        return self.strategy.reduce("MEAN", loss, None), self.strategy.reduce("SUM", confusion, None)
+
     def _train_together(self, pixels):
-        result = self._reduce(self.strategy.run(self._train_one, (pixels,)))
+        result = self._together(self._train_one, pixels)
         if self.averaged is not self.network:
-            # the mean of a short past at first, as far as there is one (as in TensorFlow)
             step = tf.cast(self.optimizer.iterations, tf.float32)
-            keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))
+            keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))  # a short past at first
             for mean, variable in zip(self.averaged.variables, self.network.variables):
                 mean.assign(keep * mean + (1 - keep) * variable)
         return result
-
-    def _validate_together(self, pixels):
-        return self._reduce(self.strategy.run(self._validate_one, (pixels,)))
-
-    def _reduce(self, result):
-        loss, confusion = result
-        return (self.strategy.reduce("MEAN", loss, axis=None),
-                self.strategy.reduce("SUM", confusion, axis=None))
 
     def training_batches(self, tiles, epoch):
         """A dataset of this process's part of an epoch's batches (`plan_epoch`), divided over its devices."""
@@ -141,13 +124,11 @@ class Trainer:
         return self.strategy.distribute_datasets_from_function(part)
 
     def train_step(self, pixels):
-        """One update by a batch of `training_batches`; (loss float32, confusion int32 [C, C]) as tensors, not
-        yet waited for."""
+        """One update by a batch; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
         return self._train(pixels)
 
     def validate(self, dataset):
-        """(loss, confusion int64 [C, C]) over a whole dataset; the loss is a mean weighted by labelled
-        pixels."""
+        """(loss, confusion int64 [C, C]) over a dataset; the loss is a mean weighted by labelled pixels."""
         total, confusion = 0.0, np.zeros((self.classes, self.classes), np.int64)
         for pixels in dataset:
             loss, counts = self._validate(pixels)
@@ -176,9 +157,6 @@ def class_weights(settings):
     return balance(counts, wanted)
 
 
-AHEAD = 2  # updates that may be under way at a time
-
-
 def check_finite(loss, what, epoch, step, rate):
     """Problem (exit 5) where a loss is not finite; `step` counts from 0 over the whole run."""
     if not math.isfinite(loss):
@@ -189,9 +167,8 @@ def check_finite(loss, what, epoch, step, rate):
 
 
 class Timed:
-    """Goes through an iterable and adds up the seconds spent waiting for its next item. With few updates
-    under way this is an upper bound of what the device waits, and near it where the device is the slower
-    one."""
+    """Goes through an iterable and adds up the seconds spent waiting for its next item: with few updates
+    under way an upper bound of what the device waits, and near it where the device is the slower one."""
 
     def __init__(self, items):
         self.items, self.waited = items, 0.0

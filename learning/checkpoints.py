@@ -1,7 +1,5 @@
-"""A run that is stopped goes on to the bit: checkpoints, the best model so far, and where to start from.
-
-A folder is the one that a training works in: the run's, or its folder next beside a finished training.
-"""
+"""A stopped run goes on to the bit: checkpoints, the best model so far, where to start from. A folder is the
+one that a training works in: the run's, or run/next beside a finished training."""
 import contextlib
 import json
 import os
@@ -17,12 +15,12 @@ from base.problem import Problem
 from base.settings import differences
 from base.tables import parse_record, read_facts, read_record, record_text, write_rows
 from learning.records import COLUMNS
+from learning.workers import agree, first_says, leads
 
-# -- beside a finished training --------------------------------------------------------------------
 
-def unfinished(run):
-    """True where a training beside the finished one was stopped, and can go on."""
-    return any((run / "next/checkpoints").glob("epoch_*.npz"))
+def checkpoints_in(folder):
+    """The checkpoints' paths in a folder, oldest first."""
+    return sorted(folder.glob("epoch_*.npz"))
 
 
 def work_folder(run, made_from):
@@ -31,8 +29,8 @@ def work_folder(run, made_from):
     try:
         same = read_facts(run).get("made_from") == made_from
     except Problem:
-        return run / "next" if unfinished(run) else run
-    return run if same and any((run / "checkpoints").glob("epoch_*.npz")) else run / "next"
+        return run / "next" if checkpoints_in(run / "next/checkpoints") else run
+    return run if same and checkpoints_in(run / "checkpoints") else run / "next"
 
 
 def take_over(run):
@@ -41,16 +39,14 @@ def take_over(run):
     made = run / "next"
     if not (made / "model.json").exists():
         return
-    for path in list(made.iterdir()):
+    if (made / "checkpoints").exists():  # they go first: until then run/tensorboard is the earlier training's
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    for path in sorted(made.iterdir(), key=lambda path: (path.name == "model.json", path)):
         if path.is_dir():
             shutil.rmtree(run / path.name, ignore_errors=True)
-        if path.name != "model.json":
-            os.replace(path, run / path.name)
-    os.replace(made / "model.json", run / "model.json")
+        os.replace(path, run / path.name)
     made.rmdir()
 
-
-# -- the model so far ------------------------------------------------------------------------------
 
 def has_model(folder, state):
     """True where model.keras is the file that was saved at the state's best epoch."""
@@ -64,7 +60,7 @@ def save_network(network, path):
     numbers = {}
 
     def renumber(match):
-        return f'"shared_object_id": {numbers.setdefault(match[1], len(numbers))}'
+        return b'"shared_object_id": %d' % numbers.setdefault(match[1], len(numbers))
 
     with replacing(path) as temporary:
         network.save(temporary)
@@ -72,8 +68,7 @@ def save_network(network, path):
             parts = {name: saved.read(name) for name in saved.namelist()}
         about = json.loads(parts["metadata.json"])
         parts["metadata.json"] = json.dumps({**about, "date_saved": "1980-01-01@00:00:00"}).encode()
-        config = re.sub(r'"shared_object_id": (\d+)', renumber, parts["config.json"].decode())
-        parts["config.json"] = config.encode()
+        parts["config.json"] = re.sub(rb'"shared_object_id": (\d+)', renumber, parts["config.json"])
         with zipfile.ZipFile(temporary, "w") as saved:
             for name, content in parts.items():
                 saved.writestr(zipfile.ZipInfo(name), content)  # dated 1980
@@ -81,10 +76,8 @@ def save_network(network, path):
 
 
 def save_results(folder, trainer, state):
-    """model.keras where the state's epoch is the best, and history.csv: all that follows from a checkpoint.
-
-    Where the best epoch is an earlier one, model.keras must be the file that was saved then (Problem, exit
-    3)."""
+    """Writes history.csv and, where the state's epoch is the best, model.keras, which must otherwise be the
+    file that was saved at the best one (Problem, exit 3)."""
     path = folder / "model.keras"
     if state["best_epoch"] == state["epoch"]:
         state["model_sha256"] = save_network(trainer.averaged, path)
@@ -95,12 +88,10 @@ def save_results(folder, trainer, state):
     write_rows(folder / "history.csv", COLUMNS, state["history"])
 
 
-# -- where to start from ---------------------------------------------------------------------------
-
-def clear_damaged(folder):
-    """Where the model of a finished training is gone or damaged, its checkpoints and model.json go: it is
-    made anew. A model.json that no training wrote (make -t did, say) is no reason to lose epochs: it goes
-    alone."""
+def begin(folder, inputs):
+    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start. An unfinished training
+    from other inputs is refused (Problem, exit 2). One that was finished, but whose model is gone or damaged,
+    is made anew; a model.json that no training wrote (make -t did, say) is no reason to: it goes alone."""
     try:
         read_facts(folder)
     except Problem:
@@ -108,12 +99,6 @@ def clear_damaged(folder):
             read_record(folder / "model.json", "train.py")
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         (folder / "model.json").unlink(missing_ok=True)
-
-
-def begin(folder, inputs):
-    """The checkpoint to go on from, (path, arrays, state), or None for a fresh start. An unfinished training
-    from other inputs is refused (Problem, exit 2)."""
-    clear_damaged(folder)
     checkpoint = load_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         return None
@@ -125,7 +110,7 @@ def begin(folder, inputs):
                         f"then, {json.dumps(now)} now" for key, before, now in changed),
                       f"to go on, set these back; for another run, copy the settings file; to start anew, "
                       f"remove {removed}", code=2)
-    if path != max((folder / "checkpoints").glob("epoch_*.npz")) and not has_model(folder, state):
+    if path != checkpoints_in(folder / "checkpoints")[-1] and not has_model(folder, state):
         print(f"model.keras is a lost epoch's; that of epoch {state['epoch']} takes its place", flush=True)
         state.update(best=state["history"][-1]["val_mean_iou"], best_epoch=state["epoch"])
     return checkpoint
@@ -133,9 +118,7 @@ def begin(folder, inputs):
 
 def start(trainer, folder, inputs, made_from):
     """The state to train on from: a checkpoint's, which is restored, or a fresh one. The first worker reads
-    it; the others learn from it where they are. `made_from` stands for the code too, which may have been
-    mended meanwhile."""
-    from learning.workers import agree, first_says, leads
+    it, the others learn from it where they are. `made_from` is the code's too, which may have been mended."""
     checkpoint = begin(folder, inputs) if leads(trainer.strategy) else None
     state = {"epoch": 0, "best": -1.0, "best_epoch": 0, "model_sha256": None, "history": [],
              "inputs": inputs, "made_from": made_from}
@@ -148,13 +131,11 @@ def start(trainer, folder, inputs, made_from):
     state.update(epoch=int(epoch), best=float(best), best_epoch=int(best_epoch))
     mended = "; the code has changed, the epochs before are the earlier code's"
     print(f"going on after epoch {state['epoch']} of {trainer.train['epochs']}"
-          + (mended if state["made_from"] != made_from else ""), flush=True)
+          f"{mended if state['made_from'] != made_from else ''}", flush=True)
     state["made_from"] = made_from
-    if checkpoint:
-        save_results(folder, trainer, state)  # it may have been stopped before it could
-    else:  # nobody reads this worker's folder: any model will do there
+    if checkpoint is None:  # nobody reads this worker's folder: any model will do there
         state["model_sha256"] = save_network(trainer.averaged, folder / "model.keras")
-        write_rows(folder / "history.csv", COLUMNS, state["history"])
+    save_results(folder, trainer, state)  # it may have been stopped before it could
     return state
 
 
@@ -164,15 +145,15 @@ def save_checkpoint(folder, trainer, state):
     arrays["state"] = np.frombuffer(record_text(state).encode(), np.uint8)
     with replacing(folder / f"epoch_{state['epoch']:05d}.npz") as temporary:
         np.savez(temporary, **arrays)
-    for old in sorted(folder.glob("epoch_*.npz"))[:-2]:
+    for old in checkpoints_in(folder)[:-2]:
         old.unlink()
 
 
 def load_checkpoint(folder):
-    """(path, arrays, state) of the newest checkpoint that is whole, or None where there is none; says which
-    damaged one is passed over. Problem (exit 3) where all are damaged."""
-    paths = sorted(folder.glob("epoch_*.npz"), reverse=True)
-    for path in paths:
+    """(path, arrays, state) of the newest whole checkpoint, or None where there is none; says which damaged
+    one is passed over. Problem (exit 3) where all are damaged."""
+    paths = checkpoints_in(folder)
+    for path in reversed(paths):
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}  # reading checks the zip's CRCs
@@ -187,15 +168,14 @@ def load_checkpoint(folder):
 
 
 def restore(trainer, path, arrays):
-    """Puts a checkpoint's arrays into the network, its average and the optimiser, on every worker: the first
-    one's, None elsewhere."""
-    from learning.workers import agree
+    """Puts the first worker's checkpoint (`arrays`, None on the others) into the trainer's variables."""
     variables = trainer.variables()
+    if arrays is None:
+        arrays = {name: variable.numpy() for name, variable in variables.items()}
     for name, variable in variables.items():
-        array = (arrays or {}).get(name)
-        if arrays is not None and (array is None or array.shape != tuple(variable.shape)):
+        if name not in arrays or arrays[name].shape != tuple(variable.shape):
             raise Problem(f"checkpoint {path}: not of this network, expected {variable.path} "
                           f"{tuple(variable.shape)}; remove the folder to start anew", code=2)
-    mine = [variable.numpy() if arrays is None else arrays[name] for name, variable in variables.items()]
-    for variable, array in zip(variables.values(), agree(trainer.strategy, mine)):
+    first = agree(trainer.strategy, [arrays[name] for name in variables])
+    for variable, array in zip(variables.values(), first):
         variable.assign(array)

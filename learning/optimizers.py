@@ -1,8 +1,4 @@
-"""The one-cycle schedules and the optimisers that follow them: learning rate and momentum as functions of the
-step.
-
-Only `keras` and `keras.ops`: runs on any Keras backend.
-"""
+"""The one-cycle schedules and the optimisers that follow them (`keras.ops` alone: any Keras backend)."""
 import math
 
 from base.command import quiet_stderr
@@ -13,24 +9,22 @@ with quiet_stderr():
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
-    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end` (Smith 2018,
-    as in fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly. Past the last
-    step: `end`."""
+    """Cosine from `start` to `peak` over the first 30 % of `steps` updates, then cosine to `end`, which stays
+    (Smith 2018, as in fastai's fit_one_cycle). A pure function of the step: a resumed run goes on exactly."""
 
-    def __init__(self, start, peak, end, steps, rise=0.3):
-        self.start, self.peak, self.end, self.steps, self.rise = start, peak, end, steps, rise
+    def __init__(self, start, peak, end, steps, pct_start=0.3):
+        self.start, self.peak, self.end, self.steps, self.pct_start = start, peak, end, steps, pct_start
 
     def __call__(self, step):
         part = ops.clip(ops.cast(step, "float32") / max(self.steps - 1, 1), 0.0, 1.0)
-        up = self.start + (self.peak - self.start) * (1 - ops.cos(math.pi * part / self.rise)) / 2
-        past = (part - self.rise) / (1 - self.rise)
+        up = self.start + (self.peak - self.start) * (1 - ops.cos(math.pi * part / self.pct_start)) / 2
+        past = (part - self.pct_start) / (1 - self.pct_start)
         down = self.peak + (self.end - self.peak) * (1 - ops.cos(math.pi * past)) / 2
-        return ops.where(part < self.rise, up, down)
+        return ops.where(part < self.pct_start, up, down)
 
 
 class Exponential(keras.optimizers.schedules.LearningRateSchedule):
-    """From `start` to `end` by the same factor at every one of `steps` updates (the range test of Smith
-    2017)."""
+    """From `start` to `end` by the same factor at each of `steps` updates (range test, Smith 2017)."""
 
     def __init__(self, start, end, steps):
         self.start, self.end, self.steps = start, end, steps
@@ -40,25 +34,17 @@ class Exponential(keras.optimizers.schedules.LearningRateSchedule):
         return self.start * ops.exp(part * math.log(self.end / self.start))
 
 
-def at(schedule, step):
-    """The value of a schedule, or of a constant, at a step: a tensor where it is a schedule."""
-    return schedule(step) if callable(schedule) else schedule
-
-
 class ScheduledSGD(keras.optimizers.SGD):
-    """SGD with Nesterov momentum in which the momentum, too, follows a schedule.
-
-    Keras keeps `momentum` as a Python number that is fixed once the step is traced; here it is read in the
-    graph, from `momentum_schedule` at the optimiser's own step."""
+    """SGD with Nesterov momentum that follows a schedule, too, read in the graph at the optimiser's own step.
+    (Keras keeps the momentum as a Python number, fixed once the step is traced.)"""
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
         self.momentum_schedule = momentum_schedule
 
     def update_step(self, gradient, variable, learning_rate):
-        rate = ops.cast(learning_rate, variable.dtype)
-        momentum = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
+        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        momentum = ops.cast(self.momentum_schedule(self._iterations), variable.dtype)
         slot = self.momentums[self._get_variable_index(variable)]
         velocity = momentum * ops.cast(slot, variable.dtype) - rate * gradient
         self.assign(slot, velocity)
@@ -66,10 +52,8 @@ class ScheduledSGD(keras.optimizers.SGD):
 
 
 class ScheduledAdamW(keras.optimizers.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks.
-
-    The bias correction takes the present beta_1 to the power of the step, as in PyTorch.
-    """
+    """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks. The
+    bias correction takes the present beta_1 to the power of the step, as in PyTorch."""
 
     def __init__(self, learning_rate, momentum_schedule, **options):
         super().__init__(learning_rate=learning_rate, **options)
@@ -77,7 +61,7 @@ class ScheduledAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient, variable, learning_rate):
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
-        beta = ops.cast(at(self.momentum_schedule, self._iterations), variable.dtype)
+        beta = ops.cast(self.momentum_schedule(self._iterations), variable.dtype)
         step = ops.cast(self._iterations + 1, variable.dtype)
         rate = rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(beta, step))
         index = self._get_variable_index(variable)
@@ -89,9 +73,10 @@ class ScheduledAdamW(keras.optimizers.AdamW):
 
 def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
     """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1)."""
+    schedule = momentum if callable(momentum) else lambda step: momentum
     if optimizer == "adamw":
-        return ScheduledAdamW(learning_rate, momentum, weight_decay=float(weight_decay))
-    return ScheduledSGD(learning_rate, momentum, weight_decay=weight_decay or None)
+        return ScheduledAdamW(learning_rate, schedule, weight_decay=float(weight_decay))
+    return ScheduledSGD(learning_rate, schedule, weight_decay=weight_decay or None)
 
 
 def schedules(train, max_lr, steps):

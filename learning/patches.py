@@ -1,7 +1,5 @@
-"""How patches of prepared tiles are cut, turned, scaled and recoloured (NumPy alone).
-
-Pixels are cut from memory maps, each with its bands and its label as one machine word, so that any view of a
-patch is one strided copy."""
+"""How patches of prepared tiles are cut, turned, scaled and recoloured (NumPy alone). A pixel, bands and
+label, is one machine word of a memory map, so that any view of a patch is one strided copy."""
 import functools
 import math
 import threading
@@ -12,31 +10,22 @@ import numpy as np
 from imagery.arrays import IGNORE, cut, view
 
 
-def cut_patch(tile, window, patch_size):
-    """The square of a tile that a PLAN names, as words, [P, P, ..]. Where it reaches past the tile the image
-    is mirrored and labels are IGNORE."""
-    row, col, side = (int(window[name]) for name in ("row", "col", "side"))
-    words = tile.words[row: row + side, col: col + side]
-    if words.shape[:2] != (side, side):
-        high, wide = words.shape[:2]
-        words = cut(tile.words, row, col, side)
-        labels = words.view(np.uint8)[..., tile.bands]
-        labels[high:] = labels[:, wide:] = IGNORE
-    if side != patch_size:
-        words = resize(words.view(np.uint8), patch_size, tile.bands).view(words.dtype)
-    return view(words, window["view"])
-
-
 def cut_batch(tiles, plan, patch_size):
-    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, bytes], bands, then the label, then
-    zeros."""
+    """The patches of a plan (PLAN [N]) as pixels: uint8 [N, P, P, bytes], bands, then the label, then zeros.
+    Where a patch reaches past its tile the image is mirrored and labels are IGNORE."""
     words, bands = tiles[0].words, tiles[0].bands
     batch = np.empty((len(plan), patch_size, patch_size, words.shape[2]), words.dtype)
     pixels = batch.view(np.uint8)
-    for i, window in enumerate(plan):
-        batch[i] = cut_patch(tiles[window["tile"]], window, patch_size)
-        if window["rows"] or window["cols"]:
-            pixels[i, : window["rows"], :, bands] = pixels[i, :, : window["cols"], bands] = IGNORE
+    for i, (number, row, col, side, turn, _, rows, cols) in enumerate(plan.tolist()):
+        patch = cut(tiles[number].words, row, col, side)
+        high, wide = tiles[number].shape[0] - row, tiles[number].shape[1] - col
+        if high < side or wide < side:  # then it is a copy
+            labels = patch.view(np.uint8)[..., bands]
+            labels[high:] = labels[:, wide:] = IGNORE
+        if side != patch_size:
+            patch = resize(patch.view(np.uint8), patch_size, bands).view(words.dtype)
+        batch[i] = view(patch, turn)
+        pixels[i, :rows, :, bands] = pixels[i, :, :cols, bands] = IGNORE
     return pixels
 
 
@@ -44,72 +33,57 @@ _kept = threading.local()
 
 
 def scratch(name, shape):
-    """An int16 array of this thread's own, kept for the next call: fresh memory costs more than the
-    arithmetic."""
+    """An int16 array of this thread's own, kept for the next call: fresh memory costs more than sums."""
     size = math.prod(shape)
     if getattr(_kept, name, np.empty(0)).size < size:
         setattr(_kept, name, np.empty(size, np.int16))
     return getattr(_kept, name)[:size].reshape(shape)
 
 
-def blend(low, high, weights):
-    """low + (high - low) * weights / 128, rounded, in place of `high`; all int16."""
-    high -= low
-    high *= weights
-    high += 64
-    high >>= 7
-    high += low
-    return high
-
-
-# Of each pixel of a resized axis: the old pixels before and after its centre (int64 [N]), the weight of the
-# latter in 128ths (int16 [N]), and the nearest one (int64 [N]).
-Neighbours = namedtuple("Neighbours", "before after weights nearest")
-
-
 @functools.lru_cache(maxsize=4096)
 def neighbours(side, size):
-    """The Neighbours along an axis of `side` pixels that is resized to `size`."""
+    """For each pixel of an axis of `side` pixels resized to `size`: the old pixels before and after its
+    centre (int64 [N]), the weight of the latter in 128ths (int16 [N]), and the nearest one (int64 [N])."""
     centres = (np.arange(size) + 0.5) * side / size - 0.5
     before = np.clip(np.floor(centres), 0, side - 1).astype(np.int64)
     weights = np.clip(np.rint((centres - before) * 128), 0, 128).astype(np.int16)
     nearest = (2 * np.arange(size) + 1) * side // (2 * size)  # a tie goes to the later pixel
-    return Neighbours(before, np.minimum(before + 1, side - 1), weights, nearest)
+    return before, np.minimum(before + 1, side - 1), weights, nearest
 
 
 def resize(pixels, size, bands):
-    """Pixels (uint8 [S, S, bytes]) resized to [size, size, bytes]: bands bilinearly, labels to the nearest
-    pixel.
-
-    Pixel centres correspond, as in OpenCV's INTER_LINEAR; in whole numbers, weights in 128ths.
-    """
+    """Pixels (uint8 [S, S, bytes]) resized to [size, size, bytes]: bands bilinearly, labels to the nearest.
+    Pixel centres correspond, as in OpenCV's INTER_LINEAR; in whole numbers, weights in 128ths."""
     side, channels = pixels.shape[1:]
-    near = neighbours(side, size)
+    before, after, weights, nearest = neighbours(side, size)
     source = scratch("source", pixels.shape)
     source[:] = pixels
 
     def between(array, axis, weights):
-        """Along one axis, what lies between the neighbours of each new pixel."""
+        """low + (high - low) * weights / 128, rounded, of the neighbours along one axis."""
         shape = (size, side, channels) if axis == 0 else (size, size, channels)
-        low = array.take(near.before, axis, scratch(f"low{axis}", shape), "clip")  # clip: without a buffer
-        high = array.take(near.after, axis, scratch(f"high{axis}", shape), "clip")
-        return blend(low.reshape(size, -1), high.reshape(size, -1), weights).reshape(shape)
+        # "clip" takes without a buffer
+        low = array.take(before, axis, scratch(f"low{axis}", shape), "clip").reshape(size, -1)
+        high = array.take(after, axis, scratch(f"high{axis}", shape), "clip").reshape(size, -1)
+        high -= low
+        high *= weights
+        high += 64
+        high >>= 7
+        high += low
+        return high.reshape(shape)
 
-    rows = between(source, 0, near.weights[:, None])
-    result = between(rows, 1, np.repeat(near.weights, channels)).astype(np.uint8)
-    result[..., bands] = pixels[..., bands].take(near.nearest, 0).take(near.nearest, 1)
+    rows = between(source, 0, weights[:, None])
+    result = between(rows, 1, np.repeat(weights, channels)).astype(np.uint8)
+    result[..., bands] = pixels[..., bands].take(nearest, 0).take(nearest, 1)
     return result
 
-
-# -- their colours ---------------------------------------------------------------------------------
 
 # How far the colours of the first so many bands are changed: the settings of `augment`.
 Colours = namedtuple("Colours", "bands brightness contrast saturation hue")
 
 
 def colours_of(settings):
-    """The Colours of a run, or None where none is changed. The extra raster is no colour: its band stays as
-    it is."""
+    """The Colours of a run, or None where none is changed. The extra raster's band is no colour."""
     chosen = [settings["augment"][name] for name in Colours._fields[1:]]
     return Colours(len(settings["data"]["bands"]), *chosen) if any(chosen) else None
 

@@ -8,8 +8,7 @@ A plan is an array with a PLAN for each patch; that of an epoch follows from (se
     seed             of the patch's own random numbers, which change its colours
     rows, cols       at the top and left, where labels are not counted (windows of validation that overlap)
 
-The shuffle is exact, over every window of every tile; it costs 32 bytes a window, and some 150 while it is
-drawn."""
+The shuffle is exact, over every window of every tile: 32 bytes a window, some 150 while it is drawn."""
 import itertools
 import math
 
@@ -24,13 +23,11 @@ MOST = 50_000_000  # windows of an epoch
 
 
 def draw_shares(rng, shape, patch_size, stride):
-    """Where windows lie in a tile of this shape, as shares 0..1 of the possible starts along both axes:
-    float64 [N, 2].
+    """Where windows lie in a tile of this shape: shares 0..1 of the possible starts, float64 [N, 2].
 
     `stride` "random": one window for each patch-sized cell begun, its start drawn from that cell's own
     stretch of the starts, all equally long: no two epochs cut alike, and each covers the tile about evenly
-    (its outermost pixels, which fewer windows can reach, less). Else: the grid of evenly spread windows of
-    `starts`."""
+    (its outermost pixels, which fewer windows can reach, less). Else: a grid, the windows of `starts`."""
     if stride == "random":
         cells = [-(-size // patch_size) for size in shape]
         axes = [(cell + rng.random(cells)) / count for cell, count in zip(np.indices(cells), cells)]
@@ -48,10 +45,8 @@ def corners_at(shares, shapes, sides):
 
 
 def hold_labels(tile, corners, sides):
-    """True for every window of a tile, given by first row and column (int [N, 2]) and side (int or int [N]),
-    that holds a labelled pixel.
-
-    The counts of the cells that a window touches settle most; only for the rest the labels are read."""
+    """bool [N]: whether windows of a tile, of these first rows and columns (int [N, 2]) and sides (int or
+    [N]) hold a labelled pixel. Counts of the cells that they touch settle most; else the labels are read."""
     labelled, sides = tile.cells.sum(-1), np.broadcast_to(sides, len(corners))
     high, wide = (np.minimum(CELL, size - np.arange(0, size, CELL)) for size in tile.shape)
     ends = np.minimum(corners + sides[:, None], tile.shape)
@@ -71,30 +66,23 @@ def hold_labels(tile, corners, sides):
     return held
 
 
-def window_around(rng, tile, cell, side, wanted):
-    """First row and column (int64 [2]) of a window of this side that holds a random pixel of a cell (row,
-    col): one of the wanted class, or of any (None)."""
-    first = np.array(cell) * CELL
-    labels = tile.labels[first[0]: first[0] + CELL, first[1]: first[1] + CELL]
-    rows, cols = np.nonzero(labels != IGNORE if wanted is None else labels == wanted)
-    drawn = rng.integers(len(rows))
-    pixel = first + (rows[drawn], cols[drawn])
-    low = np.maximum(pixel - side + 1, 0)
-    high = np.maximum(np.minimum(pixel, np.array(tile.shape) - side), low)
-    return rng.integers(low, high + 1)
-
-
 def aim(rng, tiles, sides, wanted):
     """Windows (int64 [N, 3]: tile, row, col) of these sides, each around a random pixel of the wanted class
-    (an index), or of any class (None): first a cell is drawn by its count of them, then a pixel in it, then a
-    window."""
+    (an index) or of any (None): drawn are a cell, by its count of them, a pixel in it, a window that holds
+    it."""
     counts = [tile.cells.sum(-1) if wanted is None else tile.cells[..., wanted] for tile in tiles]
     cells = np.concatenate([np.insert(np.argwhere(table), 0, i, 1) for i, table in enumerate(counts)])
     weights = np.concatenate([table[table > 0] for table in counts])
     windows = np.empty((len(sides), 3), np.int64)
     for i, drawn in enumerate(rng.choice(len(cells), len(sides), p=weights / weights.sum())):
         number, *cell = cells[drawn]
-        windows[i] = number, *window_around(rng, tiles[number], cell, sides[i], wanted)
+        tile, first = tiles[number], np.array(cell) * CELL
+        labels = tile.labels[first[0]: first[0] + CELL, first[1]: first[1] + CELL]
+        pixels = np.argwhere(labels != IGNORE if wanted is None else labels == wanted)
+        pixel = first + pixels[rng.integers(len(pixels))]
+        low = np.maximum(pixel - sides[i] + 1, 0)
+        high = np.maximum(np.minimum(pixel, np.array(tile.shape) - sides[i]), low)
+        windows[i] = number, *rng.integers(low, high + 1)
     return windows
 
 
@@ -109,17 +97,14 @@ def aims_of(tiles, settings):
     return aims
 
 
-def check_stride(tiles, stride):
-    """Problem (exit 2) where a grid of this stride has more windows than memory holds."""
-    windows = sum(math.prod(-(-size // stride) for size in tile.shape) for tile in tiles)
-    if windows > MOST:
-        raise Problem(f"settings, key input.stride: {stride}, about {windows:,} patches an epoch, expected "
-                      f"at most {MOST:,}; take a larger one", code=2)
-
-
 def draw_windows(rng, tiles, patch_size, stride):
     """Windows in random order over all tiles: their tiles (int64 [N]) and shares (float64 [N, 2]). Those of a
-    grid all hold a label."""
+    grid all hold a label. Problem (exit 2) where a grid has more windows than memory holds."""
+    if stride != "random":
+        windows = sum(math.prod(-(-size // stride) for size in tile.shape) for tile in tiles)
+        if windows > MOST:
+            raise Problem(f"settings, key input.stride: {stride}, about {windows:,} patches an epoch, "
+                          f"expected at most {MOST:,}; take a larger one", code=2)
     drawn = []
     for number, tile in enumerate(tiles):
         shares = draw_shares(rng, tile.shape, patch_size, stride)
@@ -143,18 +128,15 @@ def replace_empty(rng, tiles, windows, sides, shares, patch):
 
 
 def plan_epoch(tiles, settings, epoch):
-    """The patches of one training epoch (0, 1, ...), exactly shuffled over all tiles: PLAN [N].
+    """The patches of one training epoch (0, 1, ...), exactly shuffled over all tiles: PLAN [N], N the same in
+    every epoch. Problem where input.aim (exit 3) or input.stride (exit 2) cannot be followed.
 
-    `input.stride`: as in `draw_shares`. `input.aim` maps classes to shares of the patches, which are drawn
-    around a pixel of that class instead. `augment.views` false keeps view 0. `augment.scale` [low, high]:
-    every patch is magnified by a factor drawn between them, evenly on a logarithmic scale. No window without
-    a labelled pixel is drawn: on a grid it is left out, a random one is drawn anew around a labelled pixel (a
-    patch that is shrunk may still lose a lone one). N is the same in every epoch. Problem where input.aim
-    (exit 3) or input.stride (exit 2) cannot be followed."""
+    `input.stride`: as in `draw_shares`. `input.aim`: shares of the patches, which are drawn around a pixel of
+    that class instead. `augment.scale` [low, high]: every patch is magnified by a factor between them, drawn
+    evenly on a logarithmic scale. No window without a labelled pixel is drawn: on a grid it is left out, a
+    random one is drawn anew around a labelled pixel (a patch that is shrunk may still lose a lone one)."""
     patch_size, stride = settings["input"]["patch_size"], settings["input"]["stride"]
     aims = aims_of(tiles, settings)
-    if stride != "random":
-        check_stride(tiles, stride)
     rng = np.random.default_rng([settings["seed"], epoch])
     numbers, shares = draw_windows(rng, tiles, patch_size, stride)
     count, shapes = len(numbers), np.array([tile.shape for tile in tiles])
@@ -176,10 +158,8 @@ def plan_epoch(tiles, settings, epoch):
 
 
 def validation_plan(tiles, patch_size, batch_size):
-    """Windows in order that cover every tile, each pixel counted once: PLAN [N].
-
-    Where windows overlap at a tile's far edges, only the first counts. N is filled up to whole batches with
-    patches that count nothing."""
+    """Windows in order that cover every tile, each pixel counted once: PLAN [N]. Where windows overlap at far
+    edges, only the first counts. N is filled up to whole batches with patches that count nothing."""
     plan = []
     for number, tile in enumerate(tiles):
         axes = [starts(size, patch_size, patch_size) for size in tile.shape]
@@ -192,7 +172,6 @@ def validation_plan(tiles, patch_size, batch_size):
 
 def shard(plan, batch_size, worker=0, workers=1):
     """The part of a plan's whole batches that one of several workers cuts: an equal part of each, PLAN
-    [batches, batch_size / workers], so that together they see each window once, and the same batches as one
-    worker alone."""
+    [batches, batch_size / workers], so that together they cut the same batches as one worker alone."""
     whole = plan[: len(plan) // batch_size * batch_size]
     return whole.reshape(-1, workers, batch_size // workers)[:, worker]

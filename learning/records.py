@@ -1,5 +1,4 @@
-"""What a training is made from, whether it stands, and what it says of itself: code, machine, TensorBoard.
-"""
+"""What a training is made from, whether it stands, and what it says of itself."""
 import datetime
 import hashlib
 import json
@@ -11,13 +10,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
 from base.code import ROOT, code_of
 from base.command import visible
 from base.problem import Problem, shown
 from base.settings import differences
-from base.tables import read_facts, read_finder, read_record, write_text
+from base.tables import read_facts, read_finder, read_record
 from imagery.tiles import made_with, read_manifest
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
@@ -27,8 +24,6 @@ ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train t
 DAMAGED = (Problem, OSError, LookupError, ValueError, TypeError, AttributeError)  # or of another version
 
 
-# -- what a result is made from --------------------------------------------------------------------
-
 def tile_digests(settings):
     """{tile: {kind: SHA-256}} of the prepared tiles of split.train and split.val."""
     manifest = read_manifest(settings["data"]["prepared"])["tiles"]
@@ -37,8 +32,7 @@ def tile_digests(settings):
 
 
 def training_inputs(settings, tiles=None):
-    """What a training is made from: the settings that it reads and the digests of its tiles, as they are now,
-    or those of then (`tiles`)."""
+    """What a training is made from: its settings and its tiles' digests, those of now or `tiles`."""
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
             "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
             "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
@@ -48,8 +42,8 @@ def training_inputs(settings, tiles=None):
 
 def finder_inputs(settings):
     """What a range test is made from."""
-    inputs = {**training_inputs(settings), "lr_find": settings["lr_find"]}
-    return {**inputs, "train": {key: value for key, value in inputs["train"].items() if key not in ELSEWHERE}}
+    train = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
+    return {**training_inputs({**settings, "train": train}), "lr_find": settings["lr_find"]}
 
 
 def fingerprint(inputs, script):
@@ -57,24 +51,22 @@ def fingerprint(inputs, script):
     return hashlib.sha256(json.dumps([inputs, code_of(script)], sort_keys=True).encode()).hexdigest()
 
 
-# -- whether it stands -----------------------------------------------------------------------------
-
-def finder_stands(settings, run):
-    """True where the range test of a run is whole: its suggestion, curve and picture."""
+def finder_stands(settings, run, made_from=None):
+    """True where the range test of a run is whole, and made from `made_from` where that is given."""
     try:
-        read_finder(run)
+        made = read_finder(run).get("made_from")
     except Problem:
         return False
-    return all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
+    return made_from in (None, made) and all((run / name).exists() for name in ("lr_find.csv", "lr_find.png"))
 
 
-def training_stands(settings, run):
-    """True where a training is finished, its model the one that model.json names, its records there."""
+def training_stands(settings, run, made_from=None):
+    """True where a training is finished and whole, and made from `made_from` where that is given."""
     try:
-        read_facts(run)
+        made = read_facts(run).get("made_from")
     except Problem:
         return False
-    return all((run / name).exists() for name in RECORDS)
+    return made_from in (None, made) and all((run / name).exists() for name in RECORDS)
 
 
 def why_anew(settings, run, suggestion=None):
@@ -90,8 +82,10 @@ def why_anew(settings, run, suggestion=None):
         if suggestion is not None and before["train"]["max_lr"] == "auto":
             name = "suggestion of lr_find.json"
             before[name], current[name] = facts["max_lr"], suggestion
-        reasons = [reason(*difference) for difference in differences(before, current)]
-        took = spell(about["training_seconds"])
+        reasons, took = [], spell(about["training_seconds"])
+        for key, then, now in differences(before, current):
+            digest = key == "code" or key.startswith("tiles.")
+            reasons.append(f"{key} changed" if digest else f"{key}: {shown(then)} then, {shown(now)} now")
     except DAMAGED:
         return None
     if not reasons:
@@ -102,13 +96,6 @@ def why_anew(settings, run, suggestion=None):
     return visible(line).encode("ascii", "backslashreplace").decode()
 
 
-def reason(key, before, current):
-    """What has changed in the inputs of a training, in a few words."""
-    if key == "code" or key.startswith("tiles."):
-        return f"{key} changed"
-    return f"{key}: {shown(before)} then, {shown(current)} now"
-
-
 def spell(seconds):
     """A duration for a person: 45 s, 12 min, 1 h 5 min."""
     minutes = round(seconds / 60)
@@ -117,19 +104,17 @@ def spell(seconds):
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-# -- what a training says of itself ----------------------------------------------------------------
-
-def now():
+def time_now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def git(*words):
     """What git answers in the project's folder; None where it has no answer or there is no git."""
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-    except OSError:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip()
 
 
 def describe_run(settings):
@@ -145,31 +130,24 @@ def describe_run(settings):
                          **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
             "machine": {"system": platform.platform(), "gpus": gpus,
                         "processor": platform.processor() or platform.machine()},
-            "started": now()}
-
-
-def write_settings(run, settings):
-    """The settings of a training, beside what they gave."""
-    write_text(run / "params.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            "started": time_now()}
 
 
 def open_board(run, history):
-    """A writer of TensorBoard event files under run/tensorboard, made anew from the history so far."""
+    """Begins run/tensorboard anew with the history so far. Returns a function that adds an epoch's row."""
     if find_spec("tensorboard") is None:
         raise Problem("package tensorboard: not installed, expected it since train.tensorboard is true; "
                       ".venv/bin/pip install tensorboard, or set it to false", code=4)
     import tensorflow as tf
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
     board = tf.summary.create_file_writer(str(run / "tensorboard"))
+
+    def add(row):
+        with board.as_default():
+            for name in COLUMNS[1:]:
+                tf.summary.scalar(name, row[name], step=row["epoch"])
+        board.flush()
+
     for row in history:
-        write_scalars(board, row)
-    return board
-
-
-def write_scalars(board, row):
-    """One epoch's row of the history, for TensorBoard."""
-    import tensorflow as tf
-    with board.as_default():
-        for name in COLUMNS[1:]:
-            tf.summary.scalar(name, row[name], step=row["epoch"])
-    board.flush()
+        add(row)
+    return add

@@ -1,8 +1,7 @@
 """One device, all devices of a machine, or several machines: which train together, and what they agree on.
 
 Every process runs the same script. The first worker reads and writes the run's folder; the others ask it what
-it read there, and write to folders of their own that nobody reads. Only the prepared tiles have to be within
-everyone's reach."""
+it read there, and write where nobody reads. Only the prepared tiles have to be within everyone's reach."""
 import contextlib
 import json
 import os
@@ -22,9 +21,8 @@ with quiet_stderr():
 
 
 def slurm_step():
-    """What TF_CONFIG would say, from the variables of a SLURM step (srun): worker i is task i, several to a
-    node in SLURM's block distribution, at ports that follow from the job's number. {} outside of a step of
-    several tasks."""
+    """What TF_CONFIG would say, from the variables of a SLURM step (srun): worker i is task i, in SLURM's
+    block distribution, at ports by the job's number. {} outside of a step of several tasks."""
     if int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) == 1:
         return {}
     hosts = subprocess.run(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], check=True,
@@ -35,15 +33,13 @@ def slurm_step():
         tasks += [int(count)] * int(times or 1)
     port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000
     workers = [f"{host}:{port + i}" for host, count in zip(hosts, tasks, strict=True) for i in range(count)]
-    own = int(os.environ["SLURM_PROCID"])
-    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": own}}
+    task = {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}
+    return {"cluster": {"worker": workers}, "task": task}
 
 
 def choose_strategy():
-    """Several machines where TF_CONFIG or a SLURM step of several tasks says so, else this one's devices.
-
-    Waits until every worker is there. Has to come before anything else that TensorFlow computes. Problem
-    (exit 4) where TF_CONFIG or SLURM's variables make no sense."""
+    """Several machines (it waits for them) where TF_CONFIG or a SLURM step of several tasks says so, else
+    this one's devices. Has to come before TensorFlow computes. Problem (exit 4) where these are senseless."""
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}") or slurm_step()
         if len(sum(config.get("cluster", {}).values(), [])) > 1:
@@ -85,9 +81,9 @@ def working_in(run, strategy):
             with only_one(run):
                 yield run
         else:
-            with tempfile.TemporaryDirectory() as unread, open(os.devnull, "w") as silence:
-                with contextlib.redirect_stdout(silence):
-                    yield Path(unread)
+            with (tempfile.TemporaryDirectory() as unread, open(os.devnull, "w") as silence,
+                  contextlib.redirect_stdout(silence)):
+                yield Path(unread)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
             tf.errors.InternalError, tf.errors.DeadlineExceededError) as error:
         if not several(strategy):

@@ -1,5 +1,4 @@
-"""Patches as augmentation leaves them: what each setting of `augment` does to the first patches of an epoch.
-"""
+"""Patches as augmentation leaves them: what each setting of `augment` does to them."""
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -17,14 +16,9 @@ def with_only(settings, keys):
     return {**settings, "augment": {**dict.fromkeys(settings["augment"], 0), "scale": [1, 1], **chosen}}
 
 
-def is_on(augment, key):
-    return augment[key] != [1, 1] if key == "scale" else bool(augment[key])
-
-
 def recolour(pixels, matrices, offsets):
-    """Patches (uint8 [N, P, P, bytes]) with their first B bands as matrix @ bands + offset, rounded and
-    clipped. The
-    pipeline does the same in one compiled pass."""
+    """Patches (uint8 [N, P, P, bytes]) with their first B bands as matrix @ bands + offset, rounded, clipped:
+    what the pipeline does in one compiled pass."""
     bands, changed = offsets.shape[1], pixels.copy()
     turned = np.einsum("nhwi,nji->nhwj", pixels[..., :bands].astype(np.float32), matrices)
     changed[..., :bands] = np.clip(np.rint(turned + offsets[:, None, None]), 0, 255)
@@ -32,9 +26,8 @@ def recolour(pixels, matrices, offsets):
 
 
 def augmented(tiles, settings, plan, keys):
-    """The patches of a plan (PLAN [N]) with only these augmentations: uint8 [N, P, P, bytes], as training
-    cuts them."""
-    plan, size, chosen = plan.copy(), settings["input"]["patch_size"], with_only(settings, keys)
+    """A plan's patches (uint8 [N, P, P, bytes]) with only these augmentations, as training cuts them."""
+    plan, size = plan.copy(), settings["input"]["patch_size"]
     if "views" in keys:
         plan["view"] = np.arange(len(plan)) % 8  # one of each, to be seen
     if "scale" in keys:
@@ -43,17 +36,16 @@ def augmented(tiles, settings, plan, keys):
         for name, length in zip(("row", "col"), shapes.T):
             middle = plan[name] + (size - plan["side"]) // 2
             plan[name] = np.clip(middle, 0, np.maximum(length - plan["side"], 0))
-    pixels, colours = cut_batch(tiles, plan, size), colours_of(chosen)
+    pixels, colours = cut_batch(tiles, plan, size), colours_of(with_only(settings, keys))
     return recolour(pixels, *draw_colours(pixels, plan["seed"], colours)) if colours else pixels
 
 
 def draw_augmentation(path, settings):
-    """The first eight patches of an epoch: as they are cut, under each augmentation that is on, and under
-    all."""
+    """Draws the first patches of an epoch under each augmentation; returns the augmentations that are off."""
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
     tiles = open_tiles(data, settings["split"]["train"], checked=False)
     plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
-    on = [key for key in augment if is_on(augment, key)]
+    on = [key for key in augment if augment[key] not in (0, False, [1, 1])]
     rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]
     strips = []
     for name, keys in rows:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,14 +254,19 @@ def test_a_finished_training_stays_until_the_new_one_is_finished(trained, settin
     assert read_facts(run)["made_from"] == read_facts(trained / "runs/fresh")["made_from"]
 
 
-@pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("board", [True, False])
+@pytest.mark.parametrize("at", range(1, 8))
 def test_a_new_training_takes_the_place_of_the_old_one_although_it_is_killed_on_the_way(
-    tmp_path, monkeypatch, at
+    tmp_path, monkeypatch, at, board
 ):
     for folder, content in ((tmp_path, "old"), (tmp_path / "next", "new")):
         (folder / "checkpoints").mkdir(parents=True)
-        for name in ("model.keras", "history.csv", "model.json", f"checkpoints/{content}"):
+        (folder / "tensorboard").mkdir()
+        parts = (f"checkpoints/{content}", "tensorboard/events")
+        for name in ("model.keras", "history.csv", "model.json", *parts):
             (folder / name).write_text(content)
+    if not board:
+        shutil.rmtree(tmp_path / "next/tensorboard")
     left, do = [at], os.replace
 
     def killed(*paths):
@@ -278,6 +284,8 @@ def test_a_new_training_takes_the_place_of_the_old_one_although_it_is_killed_on_
     assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"new"}
     assert not (tmp_path / "next").exists() and (tmp_path / "checkpoints/new").exists()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.glob("tensorboard*/*")] == ["events"] * board
+    assert (tmp_path / "tensorboard").exists() == board
 
 
 def test_what_is_not_finished_takes_no_place(tmp_path):

@@ -9,6 +9,7 @@ import train
 import trainer
 from imagery.tiles import pack, read_manifest
 from learning.checkpoints import load_checkpoint
+from learning.optimizers import OneCycle
 from learning.workers import choose_strategy
 from trainer import Trainer, class_weights, tf
 
@@ -43,7 +44,7 @@ def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(
     prepared, settings, batch, monkeypatch
 ):
     settings["train"]["ema"] = 0.5
-    trainer = Trainer(settings, 0.05, 0.9, choose_strategy())
+    trainer = Trainer(settings, OneCycle(*[0.05] * 3, 8), OneCycle(*[0.9] * 3, 8), choose_strategy())
     mean = [variable.numpy() for variable in trainer.network.variables]
     for step in range(1, 13):
         trainer.train_step(batch)

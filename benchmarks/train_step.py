@@ -5,12 +5,12 @@ batch.
     CUDA_VISIBLE_DEVICES=0 python benchmarks/train_step.py   on a GPU; every backend that is installed and
     sees it
 
-Measures the network of settings/notebook.yaml, 33.8 GFLOP forward for a patch of 256 px, and that of params.yaml, at
-full width. The floor of a step's time is three forward passes (one forward, two backward) at the speed of the
-device's best matrix product in the step's own precision (4096 x 4096, on a GPU 8192 x 8192), measured in the
-same process. `share_of_peak` and `patches_per_second` are TensorFlow's in float32 on the CPU with the
-notebook's network, the others carry their names. With TensorFlow it is the project's own step, confusion
-matrix included; with JAX the same network, loss and optimiser."""
+Measures the network of settings/notebook.yaml, 33.8 GFLOP forward for a patch of 256 px, and that of
+params.yaml, at full width. The floor of a step's time is three forward passes (one forward, two backward) at
+the speed of the device's best matrix product in the step's own precision (4096 x 4096, on a GPU 8192 x 8192),
+measured in the same process. `share_of_peak` and `patches_per_second` are TensorFlow's in float32 on the CPU
+with the notebook's network, the others carry their names. With TensorFlow it is the project's own step,
+confusion matrix included; with JAX the same network, loss and optimiser."""
 import os
 import shutil
 import time

@@ -1,7 +1,7 @@
 """The chain on real imagery, where ../shared/data holds it; absent elsewhere (conftest.py).
 
-tests/settings/potsdam.yaml also serves by hand: make report PARAMS=tests/settings/potsdam.yaml; the others need
-the folder that a test gathers.
+tests/settings/potsdam.yaml also serves by hand: make report PARAMS=tests/settings/potsdam.yaml; the others
+need the folder that a test gathers.
 """
 
 import csv

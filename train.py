@@ -6,7 +6,7 @@ Reads the prepared tiles of split.train and split.val (and lr_find.json where tr
 under runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every epoch, checkpoints/ (the last
 two epochs), model.keras whenever validation improves, and at the very end model.json, which says that the run
 is finished. Stopped at any moment, the same command goes on after the last whole epoch. A finished run is
-left alone while settings, tiles and code are the same, else made anew in runs/<run>/next, until finished."""
+left alone while settings, tiles and code are the same; a new one is made beside it, in next."""
 import time
 
 import numpy as np

@@ -15,11 +15,10 @@ import numpy as np
 from base.command import command, progress
 from base.problem import Problem
 from base.tables import write_record, write_rows
-from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import Exponential
 from learning.records import finder_inputs, finder_stands, fingerprint
 from learning.workers import choose_strategy, first_says, working_in
-from trainer import Trainer
+from trainer import Trainer, open_roles
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian that smooths the losses, as a share of lr_find.steps
 VALLEY = 0.05  # share of its fall by which the smoothed loss may lie above its minimum in the valley
@@ -53,10 +52,9 @@ def suggest(rates, smoothed):
 
 def range_test(settings, strategy):
     """(rates, losses), float64 [N] each, of up to lr_find.steps updates, ended where the loss diverges."""
-    find = settings["lr_find"]
+    find, tiles = settings["lr_find"], open_roles(settings, "train")["train"]
     schedule = Exponential(**find)
     trainer = Trainer(settings, schedule, settings["train"]["momentum"][0], strategy)
-    tiles = open_tiles(settings["data"], settings["split"]["train"])
     epochs = (trainer.training_batches(tiles, epoch) for epoch in itertools.count())
     width, lowest = SMOOTHING * find["steps"], math.inf
     rates, losses = [], []
@@ -97,7 +95,6 @@ def main(settings, run):
             (run / "lr_find.json").touch()  # for make
             print(f"stands already, from the same settings, tiles and code  {run / 'lr_find.json'}")
             return
-        check_roles({"train": settings["split"]["train"]}, read_manifest(settings["data"]["prepared"]))
         rates, losses = range_test(settings, strategy)
         if len(rates) < 10:
             raise Problem(f"lr_find: the loss diverged after {len(rates)} updates, expected at least 10 "

@@ -20,15 +20,14 @@ from base.strict_yaml import yaml_text
 from base.tables import read_finder, read_record, write_record, write_rows, write_text
 from imagery.rasters import pixel_size, scales
 from imagery.scores import accuracy, mean_iou
-from imagery.tiles import check_roles, open_tiles, read_manifest
+from imagery.tiles import read_manifest
 from learning import records
 from learning.checkpoints import checkpoints_in, save_checkpoint, save_results, start, take_over, work_folder
 from learning.optimizers import schedules
 from learning.plans import plan_epoch
 from learning.records import COLUMNS
 from learning.workers import choose_strategy, first_says, working_in
-from model import count_operations
-from trainer import Timed, Trainer, check_finite, train_epoch
+from trainer import Timed, Trainer, check_finite, open_roles, train_epoch
 
 
 def peak_rate(train, run):
@@ -121,18 +120,14 @@ def finish(settings, folder, state, size):
 
 def train_in(folder, settings, strategy, inputs, max_lr):
     """Trains in a folder, from its last checkpoint or from the start. Returns the state at the end."""
-    names = {role: settings["split"][role] for role in ("train", "val")}
-    tiles = {role: open_tiles(settings["data"], names[role]) for role in names}
-    check_roles(names, read_manifest(settings["data"]["prepared"]))
-    patch, train = settings["input"], settings["train"]
+    patch, train, tiles = settings["input"], settings["train"], open_roles(settings, "train", "val")
     patches = len(plan_epoch(tiles["train"], settings, epoch=1))  # the same in every epoch
     steps = patches // patch["batch_size"]
     if steps == 0:
         raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the "
                       f"{patches} patches of an epoch", code=2)
     trainer = Trainer(settings, *schedules(train, max_lr, train["epochs"] * steps), strategy)
-    parameters, operations = count_operations(patch["patch_size"], bands=trainer.bands,
-                                              classes=trainer.classes, **settings["model"])
+    parameters, operations = trainer.cost()
     state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
     write_beginnings(folder, trainer, fresh=state["epoch"] == 0)
     print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} "

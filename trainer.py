@@ -8,11 +8,11 @@ from base.command import progress, quiet_stderr
 from base.problem import Problem
 from base.settings import count_bands
 from imagery.scores import accuracy, mean_iou
-from imagery.tiles import read_manifest
+from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.optimizers import build_optimizer
 from learning.patches import colours_of
 from learning.plans import plan_epoch, shard, validation_plan
-from model import balance, build_loss, build_network, logits_of
+from model import balance, build_loss, build_network, count_operations, logits_of
 from pipeline import batches
 
 with quiet_stderr():
@@ -137,12 +137,25 @@ class Trainer:
             confusion += counts
         return total / max(confusion.sum(), 1), confusion
 
+    def cost(self):
+        """(parameters, floating-point operations of a forward pass over one patch) of the network."""
+        return count_operations(self.patch["patch_size"], bands=self.bands, classes=self.classes,
+                                **self.settings["model"])
+
     def variables(self):
         """{name: variable} of everything that an update changes: what a checkpoint holds."""
         groups = {"network": self.network.variables, "optimizer": self.optimizer.variables}
         if self.averaged is not self.network:
             groups["averaged"] = self.averaged.variables
         return {f"{group}_{i}": variable for group in groups for i, variable in enumerate(groups[group])}
+
+
+def open_roles(settings, *roles):
+    """{role: its prepared tiles}, memory-mapped; Problem (exit 3) where a role has no labelled pixel."""
+    names = {role: settings["split"][role] for role in roles}
+    tiles = {role: open_tiles(settings["data"], names[role]) for role in roles}
+    check_roles(names, read_manifest(settings["data"]["prepared"]))
+    return tiles
 
 
 def class_weights(settings):

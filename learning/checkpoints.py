@@ -23,13 +23,23 @@ def checkpoints_in(folder):
     return sorted(folder.glob("epoch_*.npz"))
 
 
+def is_of_earlier_version(path):
+    """True where a model.json carries no digest of its own: it says of a finished training all the same."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return "sha256" in facts and "digest" not in facts
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def work_folder(run, made_from):
     """Where a training works: in run/next where a finished one stands, which is not lost before the new one
     is finished, too; else in the run's folder, also where only records of the same training are gone."""
     try:
         same = read_facts(run).get("made_from") == made_from
     except Problem:
-        return run / "next" if checkpoints_in(run / "next/checkpoints") else run
+        stays = checkpoints_in(run / "next/checkpoints") or is_of_earlier_version(run / "model.json")
+        return run / "next" if stays else run
     return run if same and checkpoints_in(run / "checkpoints") else run / "next"
 
 

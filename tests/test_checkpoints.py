@@ -19,7 +19,7 @@ import prepare_data
 import train
 from base.problem import Problem
 from base.tables import parse_record, read_facts, record_text
-from learning.checkpoints import load_checkpoint, save_checkpoint, take_over
+from learning.checkpoints import load_checkpoint, save_checkpoint, take_over, work_folder
 
 
 @pytest.fixture
@@ -252,6 +252,15 @@ def test_a_finished_training_stays_until_the_new_one_is_finished(trained, settin
     train.main(other, trained / "runs/fresh")
     assert (run / "model.keras").read_bytes() == (trained / "runs/fresh/model.keras").read_bytes()
     assert read_facts(run)["made_from"] == read_facts(trained / "runs/fresh")["made_from"]
+
+
+def test_a_finished_training_of_an_earlier_version_stays_too(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"sha256": "0" * 64, "made_from": "1"}))  # without a digest of its own
+    assert work_folder(tmp_path, "2") == tmp_path / "next"
+    for nothing in ("", "{", "[]"):  # make -t, say
+        path.write_text(nothing)
+        assert work_folder(tmp_path, "2") == tmp_path
 
 
 @pytest.mark.parametrize("board", [True, False])

@@ -131,8 +131,8 @@ params: $(ENVIRONMENT)  ## the settings as resolved, and what differs from param
 model: $(ENVIRONMENT)  ## parameters and GFLOP per patch of the settings' network
 	@$(PY) model.py --params="$$PARAMS"
 
-test: $(ENVIRONMENT)  ## every test
-	$(PY) -m pytest
+test: $(ENVIRONMENT)  ## every test, two files of them at a time
+	$(PY) -m pytest -n 2 --dist loadfile
 
 faults: $(ENVIRONMENT)  ## kill and starve every step at every write; damaged files by the thousand: about 40 minutes
 	$(PY) tests/faults.py

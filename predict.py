@@ -75,6 +75,8 @@ def noting(problems):
 
 def check_tile(settings, tile, extra):
     """Problem where there is no such tile or extra raster, before a network is trained for it."""
+    if tile is None:
+        raise Problem("option --check: without --tile, expected what to look for; give both", code=2)
     name, _ = find_rasters(tile, settings)[0]
     check_extra(extra, tile, name, settings["data"]["extra"] is not None, settings["split"])
     if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):

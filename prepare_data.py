@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from base.code import code_of
 from base.command import command
 from base.files import only_one, replacing, sha256
 from base.problem import Problem
@@ -146,13 +147,13 @@ def summary(tile, row, scale):
 
 def find_sources(split, data):
     """{tile: Source} of every tile. Problem (exit 3) lists all that is wrong in names, headers and places."""
-    files, headers, problems = {}, {}, []
+    files, headers, problems, code = {}, {}, [], code_of("prepare_data.py")
     for tile in all_tiles(split):
         files[tile], missing = find_files(tile, data)
         header, wrong = read_header(tile, files[tile], data)
         problems += missing + wrong
         if header:
-            headers[tile] = header
+            headers[tile] = {**header, "code": code}
     problems += check_places(split, headers, data["allow_overlap"])
     if problems:
         raise Problem(*problems, code=3)
@@ -164,7 +165,7 @@ def find_sources(split, data):
 
 
 def is_prepared(row, source, data):
-    """True where a manifest row stands for these raw bytes and this header, and its files are whole."""
+    """True where a manifest row stands for these raw bytes, this header and code, and its files are whole."""
     if row is None or any(row.get(key) != value for key, value in source.header.items()):
         return False
     before, now = ({kind: raw["sha256"] for kind, raw in every.items()} for every in (row["raw"], source.raw))

@@ -12,10 +12,19 @@ from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
 from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
-from imagery.rasters import check_bands, georeference, open_raster, reading, same_place, scales, validity
+from imagery.rasters import (
+    DRIVERS,
+    check_bands,
+    georeference,
+    open_raster,
+    reading,
+    same_place,
+    scales,
+    validity,
+)
 from imagery.tiles import made_with
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")  # of the rasters in a folder
+SUFFIXES = tuple(DRIVERS)  # of the rasters in a folder
 PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
 WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
 MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it

@@ -41,9 +41,11 @@ def training_inputs(settings, tiles=None):
 
 
 def finder_inputs(settings):
-    """What a range test is made from."""
+    """What a range test is made from: it validates nothing."""
     train = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
-    return {**training_inputs({**settings, "train": train}), "lr_find": settings["lr_find"]}
+    inputs, names = training_inputs({**settings, "train": train}), settings["split"]["train"]
+    tiles = {tile: digests for tile, digests in inputs["tiles"].items() if tile in names}
+    return {**inputs, "split": names, "tiles": tiles, "lr_find": settings["lr_find"]}
 
 
 def fingerprint(inputs, script):

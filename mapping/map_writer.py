@@ -21,6 +21,7 @@ from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, sidecars
 
 PREVIEW = 1500  # pixels: longest side of the .png
 BLOCK = 256  # pixels: side of a raster's tiles
+COMPRESSION = {"compress": "DEFLATE", "zlevel": 3}  # of maps and their overviews
 CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
 POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how their file begins
 
@@ -41,10 +42,10 @@ def new_raster(path, shape, wanted, name):
     (height, width), count = shape, {"probabilities": len(wanted.classes), "colours": 4}.get(name, 1)
     overviews = {"map": Resampling.mode, "colours": Resampling.nearest}.get(name, Resampling.average)
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
-    with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW="DEFLATE"):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW=COMPRESSION["compress"]):
         options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8",
                        nodata=None if name == "colours" else IGNORE, tiled=True, blockxsize=BLOCK,
-                       blockysize=BLOCK, compress="deflate", zlevel=3, bigtiff="if_safer",
+                       blockysize=BLOCK, bigtiff="if_safer", **COMPRESSION,
                        **georeference_options(wanted.georeference))
         with rasterio.open(path, "w", **options) as target:
             target.update_tags(**wanted.tags)

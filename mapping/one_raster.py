@@ -35,7 +35,7 @@ from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside, write_map
 from mapping.maps import PREDICTED, beside, is_made, options_of, recorded
 
-code_version = functools.cache(functools.partial(code_of, "mapping/one_raster.py"))  # of what makes maps
+code_version = functools.cache(code_of)
 
 
 class Job(NamedTuple):
@@ -192,13 +192,15 @@ def tags_of(job, facts, source):
     read = json.dumps([options_of(options), seen], sort_keys=True)
     masks = {f"{path}{MASK}": validity(raster) for path, raster in zip(source.paths, source.rasters)}
     masks = [f"{text} {sha256(mask) if is_file(mask) else None}" for mask, text in masks.items()]
+    scripts = ["mapping/one_raster.py", *(["mapping/translate.py"] if job.engine == "openvino" else [])]
     tool = f"{job.engine} {version(job.engine)} {options['precision']}"
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(job.run, "int8", options["window"])[1])[:16]
     return {"MODEL": facts["sha256"], "SETTINGS": hashlib.sha256(read.encode()).hexdigest(),
             "PREDICT": options_of(options), "PLACE": json.dumps(source.georeference),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
-            "OVERLAP": str(options["overlap"]), "ENGINE": tool, "VERSION": code_version()[:16],
+            "OVERLAP": str(options["overlap"]), "ENGINE": tool,
+            "VERSION": " ".join(code_version(script)[:16] for script in scripts),
             "MASKS": " ".join(masks), "SOURCE": " ".join(map(sha256, source.paths))}
 
 

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from base.code import code_sha256
+from base.code import code_of
 from base.command import quiet_stderr
 from base.files import replacing, sha256
 from base.problem import Problem
@@ -29,9 +29,9 @@ FIXED = ["AvgPool", "Divide", "Power", "Subtract", "ReduceMean", "Interpolate"] 
 
 
 def made_from(facts, precision):
-    """Digest of what decides a translation: the model (with its settings and tiles), tools, this code."""
+    """Digest of what decides a translation: the model (with its settings and tiles), tools, code."""
     tools = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
-    parts = [facts["sha256"], *map(version, tools), code_sha256(__file__)]
+    parts = [facts["sha256"], *map(version, tools), code_of("mapping/translate.py")]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -417,3 +417,12 @@ def test_nodata_set_beside_a_raster_after_preparing_is_noticed(project, settings
     assert f"[{float(value)}" in read_manifest(project / "prepared")["tiles"]["2_13"]["validity"][kind]
     prepare_data.main(settings, project / "runs/tiny")
     assert "4 tiles were prepared already, 0 are new" in capsys.readouterr().out
+
+
+def test_tiles_prepared_by_other_code_are_prepared_again(project, settings, monkeypatch, capsys):
+    prepare_data.main(settings, project / "runs/tiny")
+    prepare_data.main(settings, project / "runs/tiny")
+    assert "4 tiles were prepared already, 0 are new" in capsys.readouterr().out
+    monkeypatch.setattr(prepare_data, "code_of", lambda script: f"another {script}")
+    prepare_data.main(settings, project / "runs/tiny")
+    assert "0 tiles were prepared already, 4 are new" in capsys.readouterr().out

@@ -56,9 +56,14 @@ def files_of(path, also):
     return [path, *sidecars(path), *(beside(path, name) for name in also if name != "polygons")]
 
 
+def map_of(run, name):
+    """The path of a raster's map."""
+    return run / "predictions" / f"{name}.tif"
+
+
 def maps_of(tile, settings, run):
     """{way: path} of a test tile's maps: "map", the map itself, and the map made in each of the `ways`."""
-    path = run / "predictions" / f"{tile}.tif"
+    path = map_of(run, tile)
     return {"map": path, **{way: beside(path, way) for way in ways(settings)}}
 
 

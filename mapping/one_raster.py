@@ -33,7 +33,7 @@ from imagery.raw_tiles import MASK
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside, write_map
-from mapping.maps import PREDICTED, beside, is_made, options_of, recorded
+from mapping.maps import PREDICTED, beside, is_made, map_of, options_of, recorded
 
 code_version = functools.cache(code_of)
 
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
     @property
     def map(self):
-        return self.run / "predictions" / f"{self.name}.tif"
+        return map_of(self.run, self.name)
 
 
 def attempt(job, threads=0, show=None):

@@ -3,6 +3,7 @@ them."""
 
 import contextlib
 import copy
+import csv
 import os
 import re
 import shutil
@@ -17,7 +18,9 @@ import yaml
 from hypothesis import settings as hypothesis_settings
 from rasterio.transform import from_origin
 
+import prepare_data
 from base.files import sha256
+from base.problem import Problem
 from base.settings import read_settings
 from base.tables import write_record
 from imagery.tiles import made_with, manifest_text
@@ -99,6 +102,28 @@ def project(tmp_path, monkeypatch, settings):
         write_tile(tmp_path / "raw", tile, shape)
     save_settings(tmp_path, settings)
     return tmp_path
+
+
+@pytest.fixture
+def prepared(project, settings):
+    prepare_data.main(settings, project / "runs/tiny")
+    return project
+
+
+def read_history(run):
+    """The rows of a run's history, as numbers."""
+    with open(run / "history.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def problems_of(tmp_path, text):
+    """What a settings file of this text is refused for."""
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(Problem) as caught:
+        read_settings(path)
+    assert caught.value.code == 2
+    return "\n".join(caught.value.lines)
 
 
 def whole_demo():

@@ -1,6 +1,5 @@
 import contextlib
 import copy
-import csv
 import json
 import os
 import re
@@ -13,24 +12,13 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, save_settings, write_tile
+from conftest import ROOT, read_history, run_script, save_settings, write_tile
 
 import prepare_data
 import train
 from base.problem import Problem
 from base.tables import parse_record, read_facts, record_text
 from learning.checkpoints import load_checkpoint, save_checkpoint, take_over, work_folder
-
-
-@pytest.fixture
-def prepared(project, settings):
-    prepare_data.main(settings, project / "runs/tiny")
-    return project
-
-
-def read_history(run):
-    with open(run / "history.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def final_weights(run):

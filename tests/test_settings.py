@@ -2,7 +2,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT, run_script, save_settings, whole_demo
+from conftest import ROOT, problems_of, run_script, save_settings, whole_demo
 
 from base.keys import BESIDE, KEYS, SECTIONS
 from base.problem import Problem
@@ -10,15 +10,6 @@ from base.settings import read_settings
 from imagery.raw_tiles import fill
 
 SHIPPED = [f"settings/{path.name}" for path in sorted((ROOT / "settings").glob("*.yaml"))]
-
-
-def problems_of(tmp_path, text):
-    path = tmp_path / "settings.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(Problem) as caught:
-        read_settings(path)
-    assert caught.value.code == 2
-    return "\n".join(caught.value.lines)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "demo.yaml", *SHIPPED])

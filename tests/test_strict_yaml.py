@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import whole_demo
+from conftest import problems_of, whole_demo
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,15 +12,6 @@ from base.keys import SECTIONS
 from base.problem import Problem
 from base.settings import read_settings
 from base.strict_yaml import read_yaml, yaml_text
-
-
-def problems_of(tmp_path, text):
-    path = tmp_path / "settings.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(Problem) as caught:
-        read_settings(path)
-    assert caught.value.code == 2
-    return "\n".join(caught.value.lines)
 
 
 def test_scalars_are_read_as_yaml_1_2(tmp_path):

@@ -9,27 +9,15 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, save_settings
+from conftest import ROOT, read_history, run_script, save_settings
 
 import lr_find
-import prepare_data
 import train
 from base.problem import Problem
 from imagery.tiles import manifest_text, read_manifest
 from learning import records
 from learning.checkpoints import load_checkpoint
 from trainer import Trainer
-
-
-@pytest.fixture
-def prepared(project, settings):
-    prepare_data.main(settings, project / "runs/tiny")
-    return project
-
-
-def read_history(run):
-    with open(run / "history.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def test_a_run_writes_what_it_promises_and_ends_with_model_json(trained, settings):

@@ -28,9 +28,10 @@ from base.files import only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import all_tiles
 from imagery.arrays import IGNORE
+from imagery.ground import check_crs
 from imagery.labels import OUTCOMES, build_decoder
 from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
-from imagery.rasters import Layers, check_crs, open_raster, reading, scales
+from imagery.rasters import Layers, open_raster, reading, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 

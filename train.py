@@ -18,7 +18,8 @@ from base.problem import Problem
 from base.settings import coarsest
 from base.strict_yaml import yaml_text
 from base.tables import read_finder, read_record, write_record, write_rows, write_text
-from imagery.rasters import pixel_size, scales
+from imagery.ground import pixel_size
+from imagery.rasters import scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
 from learning import records

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import rasterio
 
-from imagery.rasters import bounds
+from imagery.ground import bounds
 from imagery.tiles import CELL
 
 TEXTURE = 0.1  # share of a block's values that differ from their neighbour; flat colours have less

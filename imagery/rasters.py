@@ -1,10 +1,9 @@
-"""Rasters on disk: opened without surprises, their bands as bytes, where they lie.
+"""Rasters on disk: opened without surprises, their bands as bytes, which of their pixels have data.
 
 A path may lead through a zip archive, raw/2_Ortho_RGB.zip/tile.tif: it is read in place.
 """
 import contextlib
 import json
-import math
 import os
 import warnings
 from pathlib import Path
@@ -12,15 +11,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
-from rasterio.transform import array_bounds
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
-from base.problem import Problem, shown
+from base.problem import Problem
 from base.settings import count_bands
 from base.zips import check_member, is_file, split_zip
 
@@ -76,96 +70,6 @@ def open_raster(path):
             raster = rasterio.open(source, driver=DRIVERS.get(Path(path).suffix.lower(), "GTiff"))
         with raster:
             yield raster
-
-
-def georeference(raster, assume_crs):
-    """{"crs": text or None, "transform": six numbers or None} of an open raster; without a transform both
-    None. `assume_crs` names the coordinate system where a .tfw alone gives the transform."""
-    if raster.transform.is_identity:
-        return {"crs": None, "transform": None}
-    crs = raster.crs.to_string() if raster.crs else assume_crs
-    if raster.crs and CRS.from_string(crs) != raster.crs:  # a short name that does not say all
-        crs = raster.crs.to_wkt()
-    return {"crs": crs, "transform": list(raster.transform)[:6]}
-
-
-def control_points(raster):
-    """{"crs": text or None, "points": lists of row, column, x, y, z}: the ground control points of an open
-    raster without a transform; None where it has none."""
-    points, crs = raster.gcps
-    if not points or not raster.transform.is_identity:
-        return None
-    return {"crs": crs.to_wkt() if crs else None, "points": [[p.row, p.col, p.x, p.y, p.z] for p in points]}
-
-
-def georeference_options(georeference):
-    """Options by which rasterio writes a raster where a `georeference` or its `control_points` say."""
-    if points := georeference.get("control_points"):
-        return {"crs": points["crs"], "gcps": [GroundControlPoint(*point) for point in points["points"]]}
-    transform = georeference["transform"]
-    return {"crs": georeference["crs"], "transform": rasterio.Affine(*transform) if transform else None}
-
-
-def resampled(raster, scale):
-    """An open raster on a grid of other pixels, `scale` of them to one of its own in either direction
-    (averaged where they are fewer, else bilinear); a context. A mask of its own becomes an alpha band."""
-    height, width = (max(1, round(scale * size)) for size in raster.shape)
-    masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-                 for flags in raster.mask_flag_enums)
-    crs = raster.crs or "EPSG:32633"  # whichever: it does not change
-    a, b, c, d, e, f = list(raster.transform)[:6]
-    return WarpedVRT(raster, src_crs=crs, crs=crs, height=height, width=width, add_alpha=masked,
-                     transform=rasterio.Affine(a / scale, b / scale, c, d / scale, e / scale, f),
-                     resampling=Resampling.average if scale < 1 else Resampling.bilinear)
-
-
-def check_crs(name):
-    """Problem (exit 2) where data.assume_crs is no coordinate system."""
-    try:
-        CRS.from_user_input(name)
-    except (CRSError, ValueError) as error:
-        raise Problem(f"settings, key data.assume_crs: {shown(name)}, expected a coordinate system such as "
-                      f"EPSG:32633 ({' '.join(str(error).split())})", code=2) from None
-
-
-def pixel_size(georeference):
-    """Metres from one pixel to the next along a row; None where they are not known, as in degrees or without
-    a transform. Units other than metres are converted; without a coordinate system metres are assumed."""
-    if georeference["transform"] is None:
-        return None
-    crs = georeference["crs"] and CRS.from_user_input(georeference["crs"])
-    if crs and crs.is_geographic:
-        return None
-    unit = crs.linear_units_factor[1] if crs and crs.is_projected else 1
-    return unit * math.hypot(georeference["transform"][0], georeference["transform"][3])
-
-
-def bounds(shape, georeference, crs):
-    """Left, bottom, right, top in a coordinate system; NaN where a georeference makes no sense there."""
-    box = array_bounds(*shape[:2], rasterio.Affine(*georeference["transform"]))
-    try:
-        if georeference["crs"] != crs:
-            box = transform_bounds(georeference["crs"], crs, *box)
-    except (RasterioError, CRSError, CPLE_BaseError):
-        box = [math.nan] * 4
-    left, bottom, right, top = box if np.isfinite(box).all() else [math.nan] * 4
-    return min(left, right), min(bottom, top), max(left, right), max(bottom, top)
-
-
-def in_degrees(raster, georeference):
-    """True where an open raster with this georeference can be placed in longitude and latitude."""
-    named = georeference["crs"] is not None
-    return named and not math.isnan(bounds(raster.shape, georeference, "EPSG:4326")[0])
-
-
-def same_place(raster, transform):
-    """True unless an open raster has a georeference of its own, most of a pixel or more off `transform`."""
-    own = list(raster.transform)[:6]
-    if transform is None or own in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):  # none, or counted in pixels
-        return True
-    opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
-    corners = [np.reshape(numbers, (2, 3)) @ opposite for numbers in (own, transform)]
-    return np.abs(corners[0] - corners[1]).max() < 0.75 * max(map(abs, transform[:2]))
 
 
 # -- the bands that the network sees -----------------------------------------------------------------------

@@ -12,16 +12,8 @@ from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
 from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
-from imagery.rasters import (
-    DRIVERS,
-    check_bands,
-    georeference,
-    open_raster,
-    reading,
-    same_place,
-    scales,
-    validity,
-)
+from imagery.ground import georeference, same_place
+from imagery.rasters import DRIVERS, check_bands, open_raster, reading, scales, validity
 from imagery.tiles import made_with
 
 SUFFIXES = tuple(DRIVERS)  # of the rasters in a folder

@@ -15,8 +15,9 @@ from rasterio.warp import transform_geom
 from base.files import replacing
 from base.tables import write_text
 from imagery.arrays import IGNORE
+from imagery.ground import georeference_options
 from imagery.labels import palette
-from imagery.rasters import CACHE, georeference_options, open_raster, without_place_allowed, writing
+from imagery.rasters import CACHE, open_raster, without_place_allowed, writing
 from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, sidecars
 
 PREVIEW = 1500  # pixels: longest side of the .png
@@ -29,7 +30,7 @@ POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how the
 class Wanted(NamedTuple):
     """What a map is to say of itself, and what is to stand beside it."""
     classes: dict  # {name: colour}
-    georeference: dict  # imagery.rasters.georeference, with "control_points" where it has them
+    georeference: dict  # imagery.ground.georeference, with "control_points" where it has them
     tags: dict  # {key: text}
     also: list  # of maps.ALSO
     sieve: int  # pixels: smaller areas are left out of the polygons

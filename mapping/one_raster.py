@@ -18,17 +18,8 @@ from base.problem import Problem
 from base.settings import all_tiles
 from base.tables import read_facts
 from base.zips import is_file
-from imagery.rasters import (
-    CACHE,
-    Layers,
-    control_points,
-    georeference,
-    in_degrees,
-    open_raster,
-    pixel_size,
-    resampled,
-    validity,
-)
+from imagery.ground import control_points, georeference, in_degrees, pixel_size, resampled
+from imagery.rasters import CACHE, Layers, open_raster, validity
 from imagery.raw_tiles import MASK
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
@@ -114,7 +105,7 @@ def make_map(job, facts, source, wanted, threads, show):
 class Source:
     """A raster to predict, and the extra raster where there is one, open and of the network's pixel size:
     `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
-    `georeference`, that of imagery.rasters, with "control_points" where these place it."""
+    `georeference`, that of imagery.ground, with "control_points" where these place it."""
 
     def __init__(self, paths, rasters, ground, facts):
         self.paths, self.rasters, self.georeference = paths, rasters, ground

@@ -22,7 +22,7 @@ import predict
 from base.files import sha256
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.rasters import pixel_size
+from imagery.ground import pixel_size
 from mapping import blending, maps, one_raster
 
 

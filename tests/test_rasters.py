@@ -8,7 +8,8 @@ from test_prepare_data import pixels_of, place_of, raster_of, refused
 import prepare_data
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.rasters import Layers, check_bands, georeference, open_raster, reading
+from imagery.ground import georeference
+from imagery.rasters import Layers, check_bands, open_raster, reading
 from imagery.tiles import open_prepared, read_manifest
 
 

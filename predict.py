@@ -24,9 +24,10 @@ from base.problem import Problem, shown
 from base.settings import all_tiles
 from base.tables import read_facts, read_table, write_rows
 from base.zips import is_file
+from imagery.formats import SUFFIXES
 from imagery.ground import check_crs, georeference, same_place
 from imagery.rasters import check_bands, open_raster
-from imagery.raw_tiles import SUFFIXES, check_name, find_rasters, find_raw
+from imagery.raw_tiles import check_name, find_rasters, find_raw
 from mapping.engines import choose_engine
 from mapping.maps import check_length_of_name, recorded, ways
 from mapping.one_raster import Job, attempt

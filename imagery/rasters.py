@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -17,8 +16,8 @@ from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, Raster
 from base.problem import Problem
 from base.settings import count_bands
 from base.zips import check_member, is_file, split_zip
+from imagery.formats import AGAIN, absence, command_to, what_is
 
-DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}  # that become bytes
 CACHE = 128  # MB of decoded blocks that GDAL keeps
 
@@ -39,8 +38,12 @@ def reading(path):
         yield
     except (RasterioError, CPLE_BaseError) as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
-        raise Problem(f"raster {path}: {' '.join(str(error).split())}, expected a whole, readable file; "
-                      "fetch it again", code=3) from None
+        reason, advice = " ".join(str(error).split()), AGAIN
+        if "missing codec" in reason:
+            advice = ("this GDAL lacks its compression: rewrite it by one that has it ("
+                      + command_to("gdal_translate -co COMPRESS=DEFLATE", path) + ")")
+        raise Problem(f"raster {path}: {reason}, expected a whole, readable file; {advice}",
+                      code=3) from None
 
 
 @contextlib.contextmanager
@@ -55,19 +58,22 @@ def writing(named):
 
 @contextlib.contextmanager
 def open_raster(path):
-    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset), with the driver of its suffix alone.
+    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset), with the driver of its first bytes alone.
     Problem (exit 3) where it is no such file, as a VRT or a network address under a .tif name."""
     path = os.path.abspath(path)
     if any("\ud800" <= sign <= "\udfff" for sign in path):
         raise Problem(f"raster {path}: a name that is no UTF-8, expected one; rename it", code=3)
     if not is_file(path):
-        raise Problem(f"raster {path}: no such file, expected a GeoTIFF, PNG or JPEG", code=3)
+        raise Problem(f"raster {path}: {absence(path)}, expected a GeoTIFF, PNG or JPEG", code=3)
     check_member(path)
     archive, member = split_zip(path)
     source = f"/vsizip/{{{archive}}}/{member}" if archive else path
+    driver, wrong = what_is(path)
+    if wrong:
+        raise Problem(f"raster {path}: {wrong}", code=3)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
         with reading(path):
-            raster = rasterio.open(source, driver=DRIVERS.get(Path(path).suffix.lower(), "GTiff"))
+            raster = rasterio.open(source, driver=driver)
         with raster:
             yield raster
 
@@ -85,11 +91,11 @@ def scales(data):
 def check_bands(raster, bands, scale, named):
     """Why these bands of an open raster cannot be used, as a line; None where they can. `scale`: an entry of
     `scales` for each; `named`: where the bands come from."""
+    if ColorInterp.palette in raster.colorinterp:
+        return (f"a palette image ({named}), expected bands of brightness; convert it to RGB first "
+                f"({command_to('gdal_translate -expand rgb', raster.name)})")
     if max(bands) > raster.count:
         return f"{raster.count} bands, expected at least {max(bands)} ({named})"
-    if ColorInterp.palette in raster.colorinterp:
-        return ("a palette image (data.image), expected bands of brightness; convert it to RGB first "
-                "(gdal_translate -expand rgb)")
     alpha = next((band for band in bands if raster.colorinterp[band - 1] == ColorInterp.alpha), None)
     if alpha:
         return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
@@ -99,7 +105,11 @@ def check_bands(raster, bands, scale, named):
     for band, limits in zip(bands, scale):
         dtype = raster.dtypes[band - 1]
         if dtype not in DTYPES:
-            return f"{dtype} pixels in band {band}, expected whole or real numbers; convert it first"
+            whole = dtype in ("int64", "uint64")
+            advice = (command_to("gdal_translate -ot Float64", raster.name) if whole else
+                      "take their magnitude: gdal_calc.py --calc 'abs(A)'")
+            return (f"{dtype} pixels in band {band}, expected whole numbers of at most 32 bits or real ones; "
+                    f"convert them first ({advice})")
         if limits is None and dtype != "uint8":
             return (f"{dtype} pixels in band {band} ({named}), expected uint8; set data.scale to "
                     f"{'[low, high]' if alone else each}, the values that become 0 and 255")

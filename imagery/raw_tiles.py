@@ -12,11 +12,11 @@ from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
 from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
+from imagery.formats import OTHERS, SUFFIXES, absence, what_is
 from imagery.ground import georeference, same_place
-from imagery.rasters import DRIVERS, check_bands, open_raster, reading, scales, validity
+from imagery.rasters import check_bands, open_raster, reading, scales, validity
 from imagery.tiles import made_with
 
-SUFFIXES = tuple(DRIVERS)  # of the rasters in a folder
 PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
 WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
 MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
@@ -106,14 +106,17 @@ def find_rasters(tile, settings):
         check_name(path, settings)
         return [(path.stem, path)]
     if not tile or not os.path.isdir(tile):
-        raise Problem(f"TILE {shown(tile)}: no such tile or file, expected a tile whose image lies in "
+        reason = absence(tile) if os.path.lexists(tile) else "no such tile or file"
+        raise Problem(f"TILE {shown(tile)}: {reason}, expected a tile whose image lies in "
                       f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
                       "GeoTIFF", code=3)
     paths = sorted(path for path in path.iterdir()
                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
     if not paths:
+        others = sorted({path.suffix.lower() for path in Path(tile).iterdir()} & {*OTHERS})
+        advice = f"; convert its {', '.join(others)} files (gdal_translate)" if others else ""
         raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
-                      f"suffixes {', '.join(SUFFIXES)}", code=3)
+                      f"suffixes {', '.join(SUFFIXES)}{advice}", code=3)
     first = {}
     twice = [path for path in paths if first.setdefault(path.stem, path) != path]
     if twice:
@@ -133,6 +136,21 @@ def check_name(path, settings):
                       "another name, so that the maps are not confused; rename the file", code=3)
 
 
+def why_missing(key, tile, data):
+    """Why no file of the pattern data[key] was found, and what to do, as text."""
+    inner = fill(data[key], tile)
+    path = Path(data["raw"]) / inner
+    if os.path.lexists(path):
+        return f"{path} is {absence(path)}, expected a file; mend it or take {tile} out of split"
+    suffixes = *OTHERS, *SUFFIXES
+    for other in map(path.with_suffix, (*suffixes, *map(str.upper, suffixes))):
+        if other.is_file():
+            what = what_is(other)[1] or f"rename it, or name it in data.{key}"
+            return f"no file, expected {path}; {other.name} lies there: {what}"
+    return (f"no file, expected {path}, or {path.name} in {inner.parent.name or 'an archive'}.zip there; add "
+            f"it or take {tile} out of split")
+
+
 def find_files(tile, data):
     """({"image", "extra", "labels", "eroded": path}, problems) of a tile's raw files."""
     files, problems = {}, []
@@ -146,9 +164,7 @@ def find_files(tile, data):
         elif paths:
             files[kind] = paths[0]
         elif data[key] and kind != "eroded":
-            path = fill(data[key], tile)
-            wrong = (f"no file, expected {Path(data['raw']) / path}, or {path.name} in "
-                     f"{path.parent.name or 'an archive'}.zip there; add it or take {tile} out of split")
+            wrong = why_missing(key, tile, data)
         if wrong:
             problems.append(f"tile {tile}, {kind}: {wrong}")
     return files, problems

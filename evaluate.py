@@ -6,9 +6,10 @@ Reads predictions/<tile>.tif of every test tile, the maps in other ways beside i
 predict.csv, model.json, the prepared labels, and the official eroded labels where the data set has them;
 elsewhere a disc of evaluate.erode pixels around class boundaries is left out. A test tile on which the model
 was trained or chosen is refused. All scores come from confusion matrices (rows labels, columns predictions),
-summed over the tiles: on all labelled pixels and without class boundaries, over all classes and without
-evaluate.leave_out, in all views and in one. Beside them the gain of each way of predicting, errors by
-distance to the class boundary, and the calibration of the confidence. About 4 s a 6000 x 6000 tile.
+summed over the tiles: on all labelled pixels and without class boundaries, over all classes, without
+evaluate.leave_out and with its labels ignored, in all views and in one. Beside them the gain of each way of
+predicting, errors by distance to the class boundary, and the calibration of the confidence. About 4 s a
+6000 x 6000 tile.
 """
 from typing import NamedTuple
 
@@ -165,10 +166,11 @@ def print_scores(metrics):
     for name, full in metrics["full"]["classes"].items():
         eroded = metrics["eroded"]["classes"][name]
         print(line(name, *map(text, (full["iou"], full["f1"], eroded["iou"], eroded["f1"]))))
-    line = "{:>6}  {:<8}{:<28}{:>10}{:>10}{:>10}".format
-    print("\n" + line("views", "labels", "classes", "accuracy", "mean IoU", "mean F1"))
-    for views, labels, counted, *scores in scoring.card(metrics):
-        print(line(views, labels, counted, *map(text, scores)))
+    line = "{:>6}  {:<6}{:>15}{:>10}{:>10}  {}".format
+    print("\n" + line("views", "labels", "accuracy", "mean IoU", "mean F1", "classes"))
+    for views, labels, counted, means in scoring.card(metrics):
+        right = f"recall {text(means['recall'])}" if "recall" in means else text(means["accuracy"])
+        print(line(views, labels, right, text(means["mean_iou"]), text(means["mean_f1"]), counted))
 
 
 def main(settings, run):

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from base.code import code_of
-from base.command import command
+from base.command import command, progress
 from base.files import only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import all_tiles
@@ -33,6 +33,7 @@ from imagery.labels import OUTCOMES, build_decoder
 from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
 from imagery.rasters import Layers, open_raster, reading, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
+from imagery.roles import doubts
 from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
@@ -223,6 +224,8 @@ def main(settings, run):
         if len(rows) < len(audited):
             with replacing(folder / "manifest.json") as temporary:
                 temporary.write_text(manifest_text({**before, **audited}), encoding="utf-8")
+    for doubt in doubts(split, audited):
+        progress(f"warning: {doubt}", last=True)
     print(f"{len(rows)} tiles were prepared already, {len(audited) - len(rows)} are new: "
           f"{folder}{os.sep}manifest.json")
 

@@ -92,6 +92,9 @@ def check_scores(settings, run, metrics, facts):
     if metrics["protocol"]["model_sha256"] != facts["sha256"]:
         raise Problem(f"scores {path}: of another model than {run / 'model.keras'}, expected its own; run "
                       "predict.py and evaluate.py again", code=3)
+    if "left_out_ignored" not in metrics["full"]:
+        raise Problem(f"scores {path}: of an earlier version, expected those with left-out labels ignored; "
+                      "run evaluate.py again", code=3)
     scored = set(metrics["tiles"]), list(metrics["full"]["classes"])
     if scored != (set(settings["split"]["test"]), list(settings["data"]["classes"])):
         raise Problem(f"scores {path}: of other tiles or classes than the settings', expected those; run "

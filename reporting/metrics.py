@@ -17,19 +17,34 @@ def numbers(**values):
 
 
 def describe(confusion, classes, leave_out):
-    """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them."""
-    each = class_scores(confusion)
+    """The scores of a confusion matrix (int64 [C, C]), as metrics.json holds them. "left_out": over the
+    classes that are kept, "left_out_ignored": the same where labels of the others are not scored at all."""
+    everything, kept = slice(None), keep(classes, leave_out)
+    return {**describe_means(confusion, everything, "accuracy"),
+            "left_out": describe_means(confusion, kept, "recall"),
+            "left_out_ignored": describe_means(confusion * kept[:, None], kept, "accuracy"),
+            "classes": describe_classes(confusion, classes), "confusion": confusion.tolist()}
 
-    def means(keep):
-        right = divide(np.diag(confusion)[keep].sum(), confusion[keep].sum())
-        return numbers(accuracy=right, mean_iou=mean_of(each["iou"], keep), mean_f1=mean_of(each["f1"], keep))
 
-    by_class = {}
+def keep(classes, leave_out):
+    """bool [C]: whether each class is none of those that are left out."""
+    return np.array([name not in leave_out for name in classes])
+
+
+def describe_means(confusion, kept, right):
+    """Means over the classes that are `kept`, and, named `right`, the share of their pixels that is right:
+    the recall of these pixels; the accuracy where no others are scored."""
+    each, share = class_scores(confusion), divide(np.diag(confusion)[kept].sum(), confusion[kept].sum())
+    return numbers(**{right: share}, mean_iou=mean_of(each["iou"], kept), mean_f1=mean_of(each["f1"], kept))
+
+
+def describe_classes(confusion, classes):
+    """{class: its scores and labelled pixels}."""
+    each, by_class = class_scores(confusion), {}
     for i, name in enumerate(classes):
         by_class[name] = numbers(**{score: each[score][i] for score in ("iou", "f1", "precision", "recall")})
         by_class[name]["pixels"] = int(each["pixels"][i])
-    return {**means(slice(None)), "left_out": means([name not in leave_out for name in classes]),
-            "classes": by_class, "confusion": confusion.tolist()}
+    return by_class
 
 
 def describe_way(tiles, classes, leave_out):
@@ -112,7 +127,8 @@ def describe_protocol(settings, facts, engine, official):
         + (f"{views} views averaged" if views > 1 else "one view")
         + f", {engine}; every labelled pixel scored (full) and without class boundaries "
         f"({protocol['eroded_labels']}, eroded); means over the {len(settings['data']['classes'])} classes, "
-        "as far as they occur" + (f", and again without {left_out}." if left_out else "."))
+        "as far as they are labelled or predicted"
+        + (f", again without {left_out}, and with labels of {left_out} ignored." if left_out else "."))
     return protocol
 
 
@@ -122,28 +138,45 @@ def count_classes(classes):
     return str(occur) if occur == len(classes) else f"{occur} that occur, of {len(classes)}"
 
 
+def name_unlabelled(classes):
+    """Which classes count as IoU 0 because they are predicted and never labelled, as the end of a name."""
+    names = [name for name, each in classes.items() if each["iou"] is not None and not each["pixels"]]
+    return f" ({', '.join(names)} predicted, never labelled: IoU 0)" if names else ""
+
+
 def card(metrics):
-    """[(views, labels, classes, accuracy, mean IoU, mean F1)]: every common meaning of "the score"."""
+    """[(views, labels, classes, means)]: every common meaning of "the score"; means: {"accuracy" or "recall",
+    "mean_iou", "mean_f1"}."""
     maps = {len(metrics["protocol"]["views"]): metrics}
     if "one_view" in metrics["ways"]:
         maps[1] = metrics["ways"]["one_view"]
     rows = []
     for views, scores in maps.items():
         for kind in ("full", "eroded"):
-            for name, means in means_of(scores[kind], metrics["protocol"]["leave_out"]).items():
-                rows.append((views, kind, name, means["accuracy"], means["mean_iou"], means["mean_f1"]))
+            means = means_of(scores[kind], metrics["protocol"]["leave_out"])
+            rows += [(views, kind, name, each) for name, each in means.items()]
     return rows
 
 
 def means_of(scores, leave_out):
-    """{classes in words: their means}: over all classes and, where some are left out, over the others."""
-    means = {f"all {count_classes(scores['classes'])}": scores}
+    """{classes in words: their means}: over all classes and, where some are left out, over the others, and
+    over the others with the labels of those left out ignored."""
+    classes, names = scores["classes"], ", ".join(leave_out)
+    means = {f"all {count_classes(classes)}{name_unlabelled(classes)}": scores}
     if leave_out:
-        others = {name: each for name, each in scores["classes"].items() if name not in leave_out}
-        counted = count_classes(others)
-        few = "" if counted == str(len(others)) else f", {counted}"
-        means[f"without {', '.join(leave_out)}{few}"] = scores["left_out"]
+        ignored = np.array(scores["confusion"]) * keep(classes, leave_out)[:, None]
+        ignored = describe_classes(ignored, classes)
+        means[f"without {names}{name_others(classes, leave_out)}"] = scores["left_out"]
+        means[f"labels of {names} ignored{name_others(ignored, leave_out)}"] = scores["left_out_ignored"]
     return means
+
+
+def name_others(classes, leave_out):
+    """What is to be said of the classes that a mean is over, as the end of its name."""
+    others = {name: each for name, each in classes.items() if name not in leave_out}
+    counted = count_classes(others)
+    few = "" if counted == str(len(others)) else f", {counted}"
+    return few + name_unlabelled(others)
 
 
 def scores_stand(settings, run):

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from base.strict_yaml import yaml_text
+from imagery.roles import doubts
 from reporting.charts import FAULTS, faults, percent, plt
 from reporting.metrics import card, count_classes
 
@@ -47,4 +48,5 @@ def build_page(settings, metrics, provenance, rows, sliders, groups):
         title=settings["report"]["title"], classes=settings["data"]["classes"], split=settings["split"],
         metrics=metrics, card=card(metrics), rows=rows, sliders=sliders, groups=groups, used=yaml_text(used),
         provenance=json.dumps(others, indent=1, ensure_ascii=False), embed=embed, fault_kinds=list(FAULTS),
-        faults=faults, count_classes=count_classes, percent=percent)
+        faults=faults, count_classes=count_classes, percent=percent,
+        doubts=list(doubts(settings["split"], rows)))

@@ -89,8 +89,12 @@ def test_metrics_have_their_fixed_shape(finished):
         "digest",
     }
     for scores in (metrics["full"], metrics["eroded"], metrics["tiles"]["2_13"]["eroded"]):
-        assert set(scores) == {"accuracy", "mean_iou", "mean_f1", "left_out", "classes", "confusion"}
-        assert set(scores["left_out"]) == {"accuracy", "mean_iou", "mean_f1"}
+        assert set(scores) == {
+            *("accuracy", "mean_iou", "mean_f1", "left_out", "left_out_ignored"),
+            *("classes", "confusion"),
+        }
+        assert set(scores["left_out"]) == {"recall", "mean_iou", "mean_f1"}
+        assert set(scores["left_out_ignored"]) == {"accuracy", "mean_iou", "mean_f1"}
         assert set(scores["classes"]["car"]) == {"iou", "f1", "precision", "recall", "pixels"}
     protocol = metrics["protocol"]
     assert (
@@ -202,6 +206,13 @@ def rename_tile(text):
     return record_text({**parse_record(text), "tiles": {"2_14": parse_record(text)["tiles"]["2_13"]}})
 
 
+def forget_ignored(text):
+    """metrics.json as it was before there were scores with left-out labels ignored."""
+    metrics = parse_record(text)
+    full = {key: value for key, value in metrics["full"].items() if key != "left_out_ignored"}
+    return record_text({**metrics, "full": full})
+
+
 @pytest.mark.parametrize(
     "name, edit, expected",
     [
@@ -213,7 +224,12 @@ def rename_tile(text):
         ),
         ("history.csv", lambda text: text + "1,2\n", "history.csv: a row of another length"),
         ("metrics.json", lambda text: text[:1000], "metrics.json: damaged, edited or of an earlier version"),
-        ("metrics.json", lambda text: rename_tile(text), "of other tiles or classes"),
+        ("metrics.json", rename_tile, "of other tiles or classes"),
+        (
+            "metrics.json",
+            forget_ignored,
+            "of an earlier version, expected those with left-out labels ignored",
+        ),
         ("model.keras", lambda text: "PK", "model.keras: other bytes than model.json names"),
     ],
 )

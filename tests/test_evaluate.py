@@ -14,6 +14,7 @@ from base.tables import write_record
 from imagery.arrays import IGNORE
 from imagery.tiles import manifest_text, open_prepared, prepared_rows
 from mapping.maps import beside, maps_of, options_of, ways
+from reporting.metrics import describe
 
 SIZES = {"2_11": (40, 48), "2_10": (32, 40), "2_13": (50, 45), "3_13": (33, 40)}
 
@@ -107,6 +108,19 @@ def test_the_protocol_names_the_tiles_that_the_model_was_trained_and_chosen_on(s
     )
     assert set(metrics["tiles"]) == {"2_13", "3_13"} and metrics["protocol"]["engine"] == "by hand"
     assert [step["way"] for step in metrics["gains"]] == ["uncovered", "side_by_side", "one_view", "map"]
+
+
+def test_the_card_says_accuracy_or_recall_and_of_which_classes(capsys):
+    scores = describe(np.array([[3, 1, 1], [1, 4, 0], [0, 0, 0]]), ["a", "b", "c"], ["b"])
+    protocol = {"leave_out": ["b"], "views": [0]}
+    evaluate.print_scores({"protocol": protocol, "full": scores, "eroded": scores, "ways": {}})
+    lines = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines() if " full " in line]
+    never = "(c predicted, never labelled: IoU 0)"
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        f"0.7000 0.3889 0.4889 all 3 {never}",  # 7 of 10; 3/6, 4/6 and 0; 6/9, 8/10 and 0
+        f"recall 0.6000 0.2500 0.3333 without b {never}",  # 3 of 5; 3/6 and 0; 6/9 and 0
+        f"0.6000 0.3000 0.3750 labels of b ignored {never}",  # 3 of 5; 3/5 and 0; 6/8 and 0
+    ]
 
 
 def test_test_tiles_that_the_model_was_trained_or_chosen_on_are_refused_all_at_once(scored):

@@ -17,7 +17,10 @@ CONFUSION = np.array([[3, 1, 0], [1, 4, 0], [1, 0, 1]])
 def test_the_description_by_hand_with_and_without_a_class():
     scores = describe(CONFUSION, ["a", "b", "c"], ["c"])
     assert scores["left_out"]["mean_iou"] == pytest.approx((3 / 6 + 4 / 6) / 2)
-    assert scores["left_out"]["accuracy"] == 7 / 9 and scores["accuracy"] == 8 / 11
+    assert scores["left_out"]["recall"] == 7 / 9 and scores["accuracy"] == 8 / 11
+    assert scores["left_out_ignored"]["accuracy"] == 7 / 9
+    assert scores["left_out_ignored"]["mean_iou"] == pytest.approx((3 / 5 + 4 / 6) / 2)  # a: 3 + 1 + 1 pixels
+    assert scores["left_out_ignored"]["mean_f1"] == pytest.approx((6 / 8 + 8 / 10) / 2)
     assert scores["classes"]["c"] == {
         "iou": 0.5,
         "f1": pytest.approx(2 / 3),
@@ -65,7 +68,48 @@ def test_the_curve_of_errors_and_the_calibration_by_hand():
 def test_means_say_how_many_classes_they_are_over():
     full = describe(np.array([[5, 1, 0], [0, 4, 0], [0, 0, 0]]), ["a", "b", "c"], ["c"])
     metrics = {"protocol": {"leave_out": ["c"], "views": [0]}, "full": full, "eroded": full, "ways": {}}
-    assert [row[2] for row in card(metrics)] == ["all 2 that occur, of 3", "without c"] * 2
+    names = ["all 2 that occur, of 3", "without c", "labels of c ignored"]
+    assert [row[2] for row in card(metrics)] == names * 2
+    assert [set(row[3]) & {"accuracy", "recall"} for row in card(metrics)[:3]] == [
+        {"accuracy"},
+        {"recall"},
+        {"accuracy"},
+    ]
+
+
+def names_of(confusion, leave_out):
+    scores = describe(np.array(confusion), ["a", "b", "c"], leave_out)
+    protocol = {"leave_out": leave_out, "views": [0]}
+    rows = card({"protocol": protocol, "full": scores, "eroded": scores, "ways": {}})
+    return [row[2] for row in rows if row[1] == "full"]
+
+
+def test_means_say_which_classes_are_predicted_and_never_labelled():
+    never = " (c predicted, never labelled: IoU 0)"
+    assert names_of([[5, 1, 1], [0, 4, 0], [0, 0, 0]], []) == [f"all 3{never}"]
+    assert names_of([[5, 0, 1], [0, 0, 0], [0, 0, 0]], []) == [f"all 2 that occur, of 3{never}"]
+    confusion = [[5, 1, 0], [2, 4, 1], [0, 0, 0]]  # c is predicted, but only where b is labelled
+    assert names_of(confusion, ["b"]) == [
+        f"all 3{never}",
+        f"without b{never}",
+        "labels of b ignored, 1 that occur, of 2",
+    ]
+    ignored = describe(np.array(confusion), ["a", "b", "c"], ["b"])["left_out_ignored"]
+    assert ignored == {"accuracy": 5 / 6, "mean_iou": 5 / 6, "mean_f1": 10 / 11}
+
+
+def test_predictions_of_a_left_out_class_on_other_pixels_stay_errors():
+    scores = describe(np.array([[3, 1, 2], [1, 4, 0], [1, 0, 1]]), ["a", "b", "c"], ["c"])
+    assert scores["left_out_ignored"]["accuracy"] == scores["left_out"]["recall"] == 7 / 11
+    assert scores["left_out_ignored"]["mean_iou"] == pytest.approx((3 / 7 + 4 / 6) / 2)
+    assert scores["left_out"]["mean_iou"] == pytest.approx((3 / 8 + 4 / 6) / 2)
+
+
+def test_without_a_class_to_leave_out_the_means_are_the_same_three_times():
+    scores = describe(CONFUSION, ["a", "b", "c"], [])
+    assert scores["left_out_ignored"] == {key: scores[key] for key in ("accuracy", "mean_iou", "mean_f1")}
+    assert scores["left_out"]["recall"] == scores["accuracy"]
+    assert names_of(CONFUSION, []) == ["all 3"]
 
 
 def test_a_way_is_scored_in_total_and_by_tile():

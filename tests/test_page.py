@@ -36,7 +36,8 @@ def text(tmp_path, settings):
         "nodata": 0,
         "outside_scale": [0],
         "dtype": "uint8",
-        "georeference": {"crs": None},
+        "georeference": {"crs": None, "transform": None},
+        "classes": dict(zip(CLASSES, (600, 0))),
         "raw": {"image": {"sha256": "0123456789abcdef"}},
     }
     with charts.style():
@@ -67,6 +68,24 @@ def test_the_page_holds_its_pictures_and_escapes_every_name(text):
 
 def test_the_page_says_the_scores(text):
     assert text.count("<b>59.82</b>") == 1 and "<b>75.00</b>" in text  # 5 of 8 and 4 of 7; 9 of 12
+
+
+def test_the_page_says_the_doubts_that_preparing_says(text):
+    said = [html.unescape(line) for line in re.findall('<p class="warning"><b>warning:</b> (.*?)</p>', text)]
+    first, second = CLASSES
+    assert len(said) == 2
+    assert said[0].startswith(f"labels of split.train: no pixel of {second}, expected some of every class")
+    assert f"split.train ({first}), split.val ({first}), split.test ({first}), expected two" in said[1]
+
+
+def test_the_card_says_what_each_mean_is_of(text):
+    rows = re.findall(r"<tr><td>2</td><td>full</td><td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", text)
+    name = html.escape(list(CLASSES)[1])
+    assert rows == [
+        ("all 2", "75.00", "59.82"),  # 9 of 12; 5 of 8 and 4 of 7
+        (f"without {name}", "recall 83.33", "62.50"),  # 5 of 6; 5 of 8
+        (f"labels of {name} ignored", "83.33", "83.33"),  # 5 of 6
+    ]
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -199,6 +199,25 @@ def test_a_role_without_a_labelled_pixel_is_refused(project, settings):
         prepare_data.main(settings, project / "runs/tiny")
 
 
+def test_doubts_about_the_split_are_said_also_when_all_is_prepared_already(project, settings, capsys):
+    prepare_data.main(settings, project / "runs/tiny")
+    assert "warning" not in capsys.readouterr().out
+    building = np.full((*SIZES["2_10"], 3), COLOURS[1])
+    write_raster(raster_of(project, "label", "2_10"), building)
+    image = pixels_of(raster_of(project, "image", "2_13"))
+    place = place_of("2_13") | {"transform": from_origin(366800, 5809400, 0.07, 0.07)}
+    write_raster(raster_of(project, "image", "2_13"), image, **place)
+    for new in (2, 0):
+        prepare_data.main(settings, project / "runs/tiny")
+        lines = capsys.readouterr().out.splitlines()
+        alone, sizes = [line for line in lines if line.startswith("warning: ")]
+        assert alone.startswith("warning: labels of one class alone: split.val (building), expected two")
+        assert sizes.startswith(
+            "warning: pixel sizes: split.train (0.05 m), split.val (0.05 m), split.test (0.07 m)"
+        )
+        assert lines[-1].startswith(f"{4 - new} tiles were prepared already, {new} are new")
+
+
 def test_a_file_that_declares_more_than_it_holds_is_refused_at_once(project, settings):
     for kind in ("image", "label"):
         with rasterio.open(

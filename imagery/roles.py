@@ -1,0 +1,71 @@
+"""What is doubtful in the roles of a split: faults of labels and pixel sizes that stop neither training nor
+scoring, and spoil both. Told from the manifest alone."""
+from collections import Counter
+
+import numpy as np
+
+from base.settings import all_tiles
+from imagery.ground import pixel_size
+
+LARGER = 1.25  # times: pixels that differ by more look like another ground
+
+
+def doubts(split, rows):
+    """Yields a line for each kind of doubt about a split; `rows`: {tile: its row of the manifest}."""
+    yield from doubt_labels({role: count_pixels(tiles, rows) for role, tiles in split.items()})
+    yield from doubt_sizes(split, rows)
+
+
+def count_pixels(tiles, rows):
+    """{class: its labelled pixels} in some tiles."""
+    counts = Counter()
+    for tile in tiles:
+        counts.update(rows[tile]["classes"])
+    return counts
+
+
+def doubt_labels(counts):
+    """Yields a line for each kind of doubt about labels, of {role: {class: pixels}}."""
+    present = {role: [name for name in pixels if pixels[name]] for role, pixels in counts.items()}
+    unlearned = [name for name in counts["train"] if name not in present["train"]]
+    alone = {role: names for role, names in present.items() if len(names) < 2}
+    unscored = {role: [name for name in present["train"] if name not in present[role]]
+                for role in ("val", "test") if role not in alone}
+    if unlearned:
+        yield (f"labels of split.train: no pixel of {', '.join(unlearned)}, expected some of every class; "
+               "such a class is not learned: train on a tile that has it, or take it out of data.classes and "
+               "name its colour or value in data.ignore_colours")
+    if alone:
+        yield (f"labels of one class alone: {name_roles(alone)}, expected two or more in every role; the "
+               "mean IoU of one class chooses no checkpoint and says little of a map: add tiles that have "
+               "others")
+    if any(unscored.values()):
+        yield (f"labels without a class that is trained: {name_roles(unscored)}, expected every class in "
+               "every role; such a class counts as IoU 0 there if it is predicted anywhere, else not at all: "
+               "add tiles that have it")
+
+
+def name_roles(named):
+    """{role: names} as text; a role without names is left out."""
+    return ", ".join(f"split.{role} ({', '.join(names)})" for role, names in named.items() if names)
+
+
+def doubt_sizes(split, rows):
+    """Yields a line where some tile's pixels are by more than a quarter larger than another's."""
+    sizes = {tile: pixel_size(rows[tile]["georeference"]) for tile in all_tiles(split)}
+    sizes = {tile: np.atleast_1d(size).tolist() for tile, size in sizes.items() if size is not None}
+    if sizes and (np.max(list(sizes.values()), 0) > LARGER * np.min(list(sizes.values()), 0)).any():
+        of_roles = {role: name_ends({tile: sizes[tile] for tile in tiles if tile in sizes})
+                    for role, tiles in split.items()}
+        yield (f"pixel sizes: {name_roles(of_roles)}, expected all within a quarter of each other; the same "
+               "thing looks different at another size: resample images and labels to one size (gdalwarp -tr)")
+
+
+def name_ends(sizes):
+    """The least and the greatest of {tile: size, a list of metres} as texts; one where they are the same."""
+    ordered = sorted(sizes, key=sizes.get)
+    texts = {tile: " x ".join(dict.fromkeys(f"{metres:.3g}" for metres in sizes[tile])) + " m"
+             for tile in ordered[:1] + ordered[-1:]}
+    if len(set(texts.values())) < 2:
+        return list(texts.values())[:1]
+    return [f"{tile}: {text}" for tile, text in texts.items()]

@@ -28,6 +28,7 @@ from base.files import only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import all_tiles
 from imagery.arrays import IGNORE
+from imagery.collars import Collar, advice, likely_collar
 from imagery.ground import check_crs
 from imagery.labels import OUTCOMES, build_decoder
 from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
@@ -51,7 +52,7 @@ class Audit:
 
     def __init__(self, shape, kinds):
         self.digest, self.outside = hashlib.sha256(str(shape).encode()), np.zeros(shape[2], np.int64)
-        self.nodata, self.cells, self.blocks = 0, [], []
+        self.nodata, self.collar, self.cells, self.blocks = 0, None, [], []
         self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
         self.unknown = {kind: Counter() for kind in kinds}
 
@@ -72,10 +73,20 @@ class Audit:
         pixels = {kind: dict(zip(OUTCOMES, outcomes.tolist())) for kind, outcomes in self.outcomes.items()}
         for kind, unknown in self.unknown.items():
             pixels[kind]["unknown_colours"] = dict(unknown.most_common(5))
-        return {"nodata": int(self.nodata), "outside_scale": self.outside.tolist(), "pixels": pixels,
+        return {"nodata": int(self.nodata), "likely_collar": self.collar,
+                "outside_scale": self.outside.tolist(), "pixels": pixels,
                 "pixels_sha256": self.digest.hexdigest(),
                 "blocks": np.unique(np.concatenate(self.blocks)).tobytes().hex(),
                 "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
+
+
+def find_collar(image, data, audit):
+    """The Collar of an open image by data.nodata; where that is null None, and a likely one is noted."""
+    if data["nodata"] is not None:
+        return Collar(image, data["bands"], data["nodata"])
+    if likely := likely_collar(image, data["bands"]):
+        audit.collar = [likely.nodata, likely.share]
+    return None
 
 
 def read_tile(source, data, decoder, audit):
@@ -85,7 +96,8 @@ def read_tile(source, data, decoder, audit):
     rows = max(1, PIXELS_AT_ONCE // width // CELL) * CELL
     with contextlib.ExitStack() as opened:
         rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
-        layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data))
+        collar = find_collar(rasters["image"], data, audit)
+        layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data), collar)
         for start in range(0, height, rows):
             stop = min(start + rows, height)
             valid = layers.valid(start, stop)
@@ -201,6 +213,8 @@ def prepare(split, data, sources, rows):
             problems += check_unknown(tile, source.files, row, data["max_unknown"])
             if tile not in rows:
                 print(summary(tile, row, data["scale"]), flush=True)
+                if row["likely_collar"]:
+                    print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
         problems += check_pixels(split, audited, data["allow_overlap"])
         if problems:
             raise Problem(*problems, code=3)

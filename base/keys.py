@@ -74,6 +74,7 @@ COLOUR = 'a colour as "#rrggbb"', is_colour
 SWITCH = "true or false", lambda v: isinstance(v, bool)
 VALUE = whole(0, 65_535)
 COLOUR_OR_VALUE = 'a colour as "#rrggbb" or a value from 0 to 65535', lambda v: is_colour(v) or VALUE[1](v)
+COLOUR_OR_NUMBER = 'a colour as "#rrggbb" or a number', lambda v: is_colour(v) or is_number(v)
 LIMITS = "[low, high], two rising numbers", two(number(-1e9, 1e9))
 LIMITS_OF_BANDS = list_of(optional(LIMITS), low=1, unique=False)
 SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",
@@ -92,6 +93,7 @@ KEYS = {
     "data.raw": TEXT, "data.prepared": TEXT, "data.image": PATTERN, "data.label": PATTERN,
     "data.eroded_label": optional(PATTERN), "data.extra": optional(PATTERN),
     "data.assume_crs": optional(TEXT), "data.bands": list_of(whole(1, 64), low=1), "data.scale": SCALE,
+    "data.nodata": optional(COLOUR_OR_NUMBER),
     "data.classes": map_of(TEXT, COLOUR, low=2), "data.label_values": optional(map_of(TEXT, VALUE)),
     "data.ignore_colours": list_of(COLOUR_OR_VALUE), "data.tolerance": whole(0, 255),
     "data.max_unknown": number(0, 1), "data.allow_overlap": list_of(TILE),

@@ -40,6 +40,8 @@ def check_sizes(settings):
     if scale and not LIMITS[1](scale) and len(scale) != bands:
         yield ("data.scale", f"{len(scale)} entries, expected one for each of the {bands} bands of "
                "data.bands and data.extra")
+    if is_colour(data["nodata"]) and len(data["bands"]) < 3:
+        yield "data.nodata", f"{shown(data['nodata'])}, expected a number unless data.bands are three or more"
     if settings["augment"]["hue"] and len(data["bands"]) != 3:
         yield "augment.hue", f"{settings['augment']['hue']:g}, expected 0 unless data.bands are three"
 

@@ -136,10 +136,11 @@ def validity(raster):
 
 
 class Layers:
-    """The bands that the network sees, from the open image and the open extra raster beside it (or None)."""
+    """The bands that the network sees, from the open image and the open extra raster beside it (or None).
+    `collar`: the image's pixels without data that its file does not tell, as imagery.collars has them."""
 
-    def __init__(self, image, extra, bands, scale):
-        self.scale, self.shape = scale, (image.height, image.width)
+    def __init__(self, image, extra, bands, scale, collar=None):
+        self.scale, self.shape, self.collar = scale, (image.height, image.width), collar
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
 
     def read(self, start, stop, valid):
@@ -155,7 +156,7 @@ class Layers:
     def valid(self, start, stop):
         """True where image and extra raster have data, in rows start..stop (bool [rows, W]): where no mask or
         alpha hides the pixel, no band is NaN, and, where a value says nodata, not all bands have it (of real
-        numbers: none)."""
+        numbers: none); none of the collar."""
         valid, window = True, ((start, stop), (0, self.shape[1]))
         for raster, bands in self.sources:
             real = [band for band in bands if raster.dtypes[band - 1].startswith("float")]
@@ -167,4 +168,4 @@ class Layers:
                     valid &= raster.read(raster.colorinterp.index(ColorInterp.alpha) + 1, window=window) > 0
                 for band in real:
                     valid &= ~np.isnan(raster.read(band, window=window))
-        return valid
+        return valid & ~self.collar.rows(start, stop) if self.collar else valid

@@ -78,7 +78,7 @@ def read_manifest(prepared):
 
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
-    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "label_values",
+    keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "nodata", "label_values",
             "ignore_colours", "tolerance", "assume_crs")
     return {**{key: data[key] for key in keys},
             "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts

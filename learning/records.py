@@ -21,6 +21,7 @@ COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
 RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
 ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train that change no range test
+TOLD = ("raw", "nodata")  # settings of data of which the tiles' digests tell all
 DAMAGED = (Problem, OSError, LookupError, ValueError, TypeError, AttributeError)  # or of another version
 
 
@@ -35,7 +36,7 @@ def training_inputs(settings, tiles=None):
     """What a training is made from: its settings and its tiles' digests, those of now or `tiles`."""
     return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
             "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
-            "data": {key: value for key, value in made_with(settings["data"]).items() if key != "raw"},
+            "data": {key: value for key, value in made_with(settings["data"]).items() if key not in TOLD},
             "split": {role: settings["split"][role] for role in ("train", "val")},
             "tiles": tile_digests(settings) if tiles is None else tiles}
 

@@ -18,6 +18,7 @@ from base.problem import Problem
 from base.settings import all_tiles
 from base.tables import read_facts
 from base.zips import is_file
+from imagery.collars import Collar, advice, likely_collar
 from imagery.ground import control_points, georeference, in_degrees, pixel_size, resampled
 from imagery.rasters import CACHE, Layers, open_raster, validity
 from imagery.raw_tiles import MASK
@@ -81,7 +82,10 @@ def make_map(job, facts, source, wanted, threads, show):
     if job.engine == "tensorflow":  # which takes windows of any size: none larger than the raster
         window = min(window, -(-max(source.shape) // multiple) * multiple)
     windows = Windows(window, options["overlap"], views, multiple)
-    check_memory(job, source, needed(source.shape, facts, windows, engine_bytes, wanted.also), show)
+    check_memory(job, source, needed(source.layers, facts, windows, engine_bytes, wanted.also), show)
+    collar = source.layers.collar or likely_collar(source.rasters[0], facts["bands"])
+    if collar and not source.layers.collar:
+        show(f"warning: {job.path}: {advice(collar.nodata, collar.share)}", last=True)
     started = time.monotonic()
     channels = 2 + classes if "probabilities" in wanted.also else 1 + ("confidence" in wanted.also)
 
@@ -107,9 +111,9 @@ class Source:
     `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
     `georeference`, that of imagery.ground, with "control_points" where these place it."""
 
-    def __init__(self, paths, rasters, ground, facts):
+    def __init__(self, paths, rasters, ground, facts, collar):
         self.paths, self.rasters, self.georeference = paths, rasters, ground
-        self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"])
+        self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"], collar)
         self.shape = self.layers.shape
         self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read; beyond the scale
 
@@ -130,6 +134,7 @@ def open_source(job, facts, show):
     resample = job.settings["predict"]["resample"] and not of_split
     with contextlib.ExitStack() as opened:
         rasters = [opened.enter_context(open_raster(path)) for path in paths]
+        image, collar, nodata = rasters[0], None, job.settings["data"]["nodata"]
         ground = georeference(rasters[0], job.settings["data"]["assume_crs"])
         if points := control_points(rasters[0]):
             ground["control_points"] = points
@@ -139,7 +144,9 @@ def open_source(job, facts, show):
         if scale != 1:
             rasters = [opened.enter_context(resampled(raster, scale)) for raster in rasters]
             ground["transform"] = list(rasters[0].transform)[:6]
-        yield Source(paths, rasters, ground, facts)
+        if nodata is not None:
+            collar = Collar(image, facts["bands"], nodata, rasters[0])
+        yield Source(paths, rasters, ground, facts, collar)
 
 
 def scale_to(ground, trained, resample, path):
@@ -179,7 +186,7 @@ def tags_of(job, facts, source):
     """The tags of a map: what it was made from and by. The same tags, the same pixels."""
     options = job.settings["predict"]
     seen = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
-    seen["classes"] = list(facts["classes"].items())
+    seen["classes"], seen["nodata"] = list(facts["classes"].items()), job.settings["data"]["nodata"]
     read = json.dumps([options_of(options), seen], sort_keys=True)
     masks = {f"{path}{MASK}": validity(raster) for path, raster in zip(source.paths, source.rasters)}
     masks = [f"{text} {sha256(mask) if is_file(mask) else None}" for mask, text in masks.items()]
@@ -210,16 +217,17 @@ def map_stands(job, wanted, show):
     return False
 
 
-def needed(shape, facts, windows, engine_bytes, also):
-    """About how many bytes predicting a raster of `shape` (height, width) takes: the process while the
-    network answers, and, by the raster's size, GDAL's blocks, rows of pixels, sums, polygons' map."""
-    (height, width), window, classes = shape, windows.window, len(facts["classes"])
+def needed(layers, facts, windows, engine_bytes, also):
+    """About how many bytes predicting a raster's `layers` takes: the process while the network answers, and,
+    by the raster's size, GDAL's blocks, rows of pixels, sums, polygons' map, its collar."""
+    (height, width), window, classes = layers.shape, windows.window, len(facts["classes"])
     wide, step = max(width, window), int(np.diff(windows.along(height)).min(initial=window))
     copies = [3 if limits is None else 16 for limits in facts["scale"]]  # of a band: bytes, or numbers too
     blocks = min(1e6 * CACHE, (len(copies) + 1) * height * width)
     rows = (sum(copies) + 2 + classes) * window * wide
     sums = 4 * classes * (2 * (window - step) * wide + 4 * window**2)
-    return engine_bytes + blocks + rows + sums + 3 * height * width * ("polygons" in also)
+    collar = layers.collar.bytes if layers.collar else 0
+    return engine_bytes + blocks + rows + sums + collar + 3 * height * width * ("polygons" in also)
 
 
 def installed(root="/"):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree as ET
 import zipfile
 
@@ -182,7 +183,7 @@ def test_stated_memory_grows_with_the_width_and_not_with_the_height():
     facts = {"classes": dict.fromkeys("abcdef"), "scale": [None] * 3}
     windows = blending.Windows(512, 0.25, [0], 32)
     stated = [
-        one_raster.needed(shape, facts, windows, 5e8, [])
+        one_raster.needed(types.SimpleNamespace(shape=shape, collar=None), facts, windows, 5e8, [])
         for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
     ]
     assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]

@@ -19,7 +19,7 @@ ENVIRONMENT := $(if $(filter command,$(firstword $(origin PY))),,.venv/.installe
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile test faults extras lock clean always
+.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile kept test faults extras lock clean always
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,10 +63,13 @@ ifneq (,$(filter report evaluate predict tile train lr_find prepare,$(MAKECMDGOA
 ifeq ($(wildcard $(PARAMS)),)
 $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy params.yaml)
 endif
+# make predict alone trains where no finished model is; one that is there it leaves as it is
+TRAINS := $(filter report evaluate train,$(MAKECMDGOALS))
 $(S)/settings.mk: $(ENVIRONMENT) always
-	@$(PY) stamps.py --params="$$PARAMS"
+	@$(PY) stamps.py --params="$$PARAMS" $(if $(TRAINS),--announce)
 
 include $(S)/settings.mk
+KEPT := $(if $(TRAINS),,$(FINISHED))
 endif
 
 # -- the steps
@@ -90,8 +93,14 @@ $(RUN)/lr_find.json: $(S)/lr_find.code $(S)/prepared $(S)/split $(S)/input $(S)/
 	$(PY) lr_find.py --params="$(SETTINGS)"
 
 train: $(RUN)/model.json  ## the one-cycle training; goes on where it was stopped
+ifdef KEPT
+$(RUN)/model.json: | kept
+else
 $(RUN)/model.json: $(S)/train.code $(S)/prepared $(S)/split $(S)/input $(S)/augment $(S)/model $(S)/train $(S)/seed $(if $(AUTO_LR),$(RUN)/lr_find.json) $(call unless_there,model)
 	$(PY) train.py --params="$(SETTINGS)"
+endif
+kept:  # refuses a finished model of other settings, tiles or code, also under -n
+	+@$(PY) stamps.py --keep --params="$(SETTINGS)"
 
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
 $(error error: EXTRA: expected TILE too, whose extra raster it is)
@@ -104,7 +113,7 @@ predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: $(ENVIRONMENT)  # refuses a TILE that is not there, before a model is trained for it
 	@$(PY) predict.py --check --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
-$(S)/predicted: $(S)/predict.code $(RUN)/model.json $(S)/data $(S)/split $(S)/input $(S)/predict $(call unless_there,predicted)
+$(S)/predicted: $(S)/predict.code $(RUN)/model.json $(S)/data $(S)/split $(S)/raw $(S)/input $(S)/predict $(call unless_there,predicted)
 	$(PY) predict.py --params="$(SETTINGS)" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
 

@@ -1,6 +1,7 @@
 """What make goes by: stamps under runs/<run>/.make, each rewritten only when what it stands for changes.
 
-    python stamps.py --params demo.yaml
+    python stamps.py --params demo.yaml --announce   first of all; announces a training that is made anew
+    python stamps.py --params demo.yaml --keep       refuses a finished model that is not of these settings
 
 Writes a stamp for each section of the settings, for the code of each step, for the raw files; <run>.yaml, the
 whole settings, which every step of that make reads, whatever is edited meanwhile; and settings.mk, which the
@@ -20,16 +21,27 @@ from base.files import only_one, sha256
 from base.keys import SECTIONS
 from base.problem import Problem
 from base.strict_yaml import yaml_text
-from base.tables import write_text
+from base.tables import read_facts, read_record, write_text
 from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
-from learning.records import finder_stands, training_stands, why_anew
+from learning.records import (
+    changes,
+    changes_of_finder,
+    changes_of_tiles,
+    finder_stands,
+    first_of,
+    training_stands,
+    why_anew,
+)
 from mapping.maps import maps_stand
 from reporting.metrics import page_stands, scores_stand
 
 STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 STANDS = {"prepared": tiles_stand, "finder": finder_stands, "model": training_stands, "predicted": maps_stand,
           "scores": scores_stand, "page": page_stands}
+MODEL = ("prepare_data.code", "train.code", "data", "split", "raw", "prepared", "input", "augment", "model",
+         "train", "seed")  # stamps of all that a model is made from
+FINDER = "lr_find.code", "lr_find"  # the same of the finder, where train.max_lr is auto
 SMALL = 2**16  # bytes of a file that is read at every look: a world file, or a tile of a test
 
 
@@ -89,13 +101,14 @@ def write_stamps(settings, run):
     raw, manifest = look_at_raw_files(settings, run / ".make")
     lost = [step for step, stands in STANDS.items() if not stands(settings, run)]
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
+    finished = "yes" if is_finished(run) else ""
     code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
     code["report.code"] += code_sha256(Path(__file__).parent / "reporting/page.html")
     contents = {
         "seen.json": json.dumps({"raw": raw, "manifest": manifest}, indent=1),
         "raw": json.dumps({path: [size, content] for path, (size, _, content) in raw.items()}, indent=1),
         f"{run.name}.yaml": yaml_text(settings),
-        "settings.mk": f"AUTO_LR := {auto}\nLOST := {' '.join(lost)}\n",
+        "settings.mk": f"AUTO_LR := {auto}\nFINISHED := {finished}\nLOST := {' '.join(lost)}\n",
         **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
         **code}
     for name, content in contents.items():
@@ -104,16 +117,66 @@ def write_stamps(settings, run):
             write_text(path, content)
 
 
-def main(settings, run):
+def is_finished(run):
+    """True where a run has a model that predict.py takes."""
+    try:
+        read_facts(run)
+    except Problem:
+        return False
+    return True
+
+
+def newer(path, other):
+    """True where a file, and the other that is older, are there."""
+    return path.exists() and other.exists() and path.stat().st_mtime_ns > other.stat().st_mtime_ns
+
+
+def check_model(settings, run):
+    """Problem (exit 2) where make train would train anew, or might: where something that the finished model
+    of a run is made from changed. Nothing did, whatever it was, where model.json is newer than all stamps of
+    that: train.py left it so, or make -t."""
+    made, stamps = run / "model.json", [run / ".make" / name for name in MODEL]
+    if settings["train"]["max_lr"] == "auto":
+        stamps += [run / "lr_find.json", *(run / ".make" / name for name in FINDER)]
+    if not any(newer(stamp, made) for stamp in stamps):
+        return
+    try:
+        then = read_record(run / "run.json", "train.py")["settings"]
+        suggestion, of_finder = changes_of_finder(settings, run, then)
+        reasons, took = changes(settings, run, suggestion)
+        raw_too = newer(run / ".make/raw", run / ".make/prepared")
+        reasons = reasons + changes_of_tiles(settings, then, raw_too) or of_finder
+    except (LookupError, ValueError, TypeError, AttributeError):
+        reasons, took = ["run.json is of an earlier version"], "an unknown time"
+    if reasons:
+        refuse(settings, run, reasons, took)
+
+
+def refuse(settings, run, reasons, took):
+    """Problem (exit 2) that says what changed, what make train would do, and who takes the model as it is."""
+    file = os.environ.get("PARAMS", f"{run.name}.yaml")  # make's
+    facts = read_facts(run)
+    same = list(facts["classes"].items()) == list(settings["data"]["classes"].items())
+    taken = same and settings["predict"]["window"] % facts.get("multiple", 1) == 0
+    kept = f", predict.py --params={file} takes the model as it stands" if taken else ""
+    raise Problem(f"model {run / 'model.keras'}: {first_of(reasons)}, expected the settings, tiles and code "
+                  f"that it was trained with; make train PARAMS={file} trains anew (the last training took "
+                  f"{took}){kept}", code=2)
+
+
+def main(settings, run, announce=False, keep=False):
+    if keep:
+        check_model(settings, run)
+        return
     prepared = settings["data"]["prepared"]
     with contextlib.ExitStack() as held:  # a stamp renewed while a step runs would be older than its result
         for folder in (run, *([prepared] if os.access(prepared, os.W_OK) else [])):
             held.enter_context(only_one(folder))
         write_stamps(settings, run)
-    reason = why_anew(settings, run)
-    if reason:
+    if announce and (reason := why_anew(settings, run)):
         print(reason, file=sys.stderr)
 
 
 if __name__ == "__main__":
-    command(main, __doc__)
+    command(main, __doc__, switches={
+        "announce": "say what will be trained anew", "keep": "refuse a finished model of other settings"})

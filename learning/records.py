@@ -12,9 +12,11 @@ from pathlib import Path
 
 from base.code import ROOT, code_of
 from base.command import visible
+from base.files import sha256
 from base.problem import Problem, shown
 from base.settings import differences
 from base.tables import read_facts, read_finder, read_record
+from base.zips import is_file
 from imagery.tiles import made_with, read_manifest
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
@@ -72,30 +74,71 @@ def training_stands(settings, run, made_from=None):
     return made_from in (None, made) and all((run / name).exists() for name in RECORDS)
 
 
+def changes(settings, run, suggestion=None):
+    """([text], text): in what the finished training of a run differs from one of now, and how long it took.
+    One of DAMAGED where there is none, or its records do not tell. `suggestion`: the finder's, where
+    train.max_lr is auto."""
+    facts, about = read_facts(run), read_record(run / "run.json", "train.py")
+    before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"]}
+    current = {**training_inputs(settings), "code": code_of("train.py")}
+    both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
+    for inputs in (before, current):
+        inputs["tiles"] = {tile: inputs["tiles"][tile] for tile in sorted(both)}
+    if suggestion is not None and before["train"]["max_lr"] == "auto":
+        name = "suggestion of lr_find.json"
+        before[name], current[name] = facts["max_lr"], suggestion
+    return spelt(before, current), spell(about["training_seconds"])
+
+
+def changes_of_tiles(settings, then, raw_too):
+    """[text]: what has changed since the settings `then` of a training of all that its tiles come from, so
+    that they may be others once they are prepared anew; the bytes of raw tiles only if `raw_too`."""
+    rows, split = read_manifest(settings["data"]["prepared"])["tiles"], settings["split"]
+    rows = [rows[tile] for tile in split["train"] + split["val"] if tile in rows]
+    texts = spelt({"data.raw": then["data"]["raw"]}, {"data.raw": settings["data"]["raw"]})
+    if any(row.get("code") != code_of("prepare_data.py") for row in rows):
+        texts.append("code of prepare_data.py changed")
+    raw = [file for row in rows for file in row["raw"].values() if raw_too and is_file(file["path"])]
+    return texts + [f"{file['path']} changed" for file in raw if sha256(file["path"]) != file["sha256"]]
+
+
+def changes_of_finder(settings, run, then):
+    """(suggestion, [text]) of the finder where train.max_lr is auto, (None, []) where it is a number: what
+    has changed since the settings `then`, so that there may be another suggestion, and there is none yet."""
+    if settings["train"]["max_lr"] != "auto":
+        return None, []
+    if finder_stands(settings, run, fingerprint(finder_inputs(settings), "lr_find.py")):
+        return read_finder(run)["suggestion"], []
+    texts = spelt({"lr_find": then["lr_find"]}, {"lr_find": settings["lr_find"]})
+    of_others = (run / "lr_find.json").exists() and tile_digests(settings)  # its code's, or it is damaged
+    return None, texts or (["lr_find.json is to be made anew"] if of_others else [])
+
+
+def spelt(before, current):
+    """[text] of the keys in which two mappings differ."""
+    texts = []
+    for key, then, now in differences(before, current):
+        digest = key == "code" or key.startswith("tiles.")
+        texts.append(f"{key} changed" if digest else f"{key}: {shown(then)} then, {shown(now)} now")
+    return texts
+
+
+def first_of(reasons):
+    """The first three of some reasons, and how many more there are, as text."""
+    return ", ".join(reasons[:3]) + (f", and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+
 def why_anew(settings, run, suggestion=None):
     """One line of ASCII: why the finished training of a run has to be made anew, and how long it took. None
     where there is none, or it is current. `suggestion`: the finder's, where train.max_lr is auto."""
     try:
-        facts, about = read_facts(run), read_record(run / "run.json", "train.py")
-        before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"]}
-        current = {**training_inputs(settings), "code": code_of("train.py")}
-        both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
-        for inputs in (before, current):
-            inputs["tiles"] = {tile: inputs["tiles"][tile] for tile in sorted(both)}
-        if suggestion is not None and before["train"]["max_lr"] == "auto":
-            name = "suggestion of lr_find.json"
-            before[name], current[name] = facts["max_lr"], suggestion
-        reasons, took = [], spell(about["training_seconds"])
-        for key, then, now in differences(before, current):
-            digest = key == "code" or key.startswith("tiles.")
-            reasons.append(f"{key} changed" if digest else f"{key}: {shown(then)} then, {shown(now)} now")
+        reasons, took = changes(settings, run, suggestion)
     except DAMAGED:
         return None
     if not reasons:
         return None
-    more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    line = (f"training of {run}: to be made anew, since {', '.join(reasons[:3])}{more}; the last one took "
-            f"{took}; its model stays until the new one is finished")
+    line = (f"training of {run}: to be made anew, since {first_of(reasons)}; the last one took {took}; its "
+            "model stays until the new one is finished")
     return visible(line).encode("ascii", "backslashreplace").decode()
 
 

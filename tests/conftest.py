@@ -19,12 +19,13 @@ from hypothesis import settings as hypothesis_settings
 from rasterio.transform import from_origin
 
 import prepare_data
+from base.code import code_of
 from base.files import sha256
 from base.problem import Problem
 from base.settings import read_settings
 from base.tables import write_record
 from imagery.tiles import made_with, manifest_text
-from learning.records import RECORDS
+from learning.records import RECORDS, finder_inputs, fingerprint, tile_digests
 from mapping.maps import expected_maps, files_of
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -159,18 +160,28 @@ def stand_in(folder, name="demo", **rows):
     for part in (*parts, *(run / record for record in records)):
         part.touch()
     nothing = sha256(run / "model.keras")
-    write_record(run / "model.json", {"sha256": nothing, "classes": settings["data"]["classes"]})
-    write_record(run / "lr_find.json", {})
+    facts = {"sha256": nothing, "classes": settings["data"]["classes"], "multiple": 32, "max_lr": 0.05}
+    write_record(run / "model.json", facts)
     write_record(run / "metrics.json", {})
     (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{path.stem},{nothing}\n" for path, _ in maps))
     tiles = [tile for role in settings["split"].values() for tile in role]
     prepared = folder / settings["data"]["prepared"]
     prepared.mkdir(parents=True, exist_ok=True)
-    row = {"made_with": made_with(settings["data"]), "raw": {}, "files": {"pixels": {"name": "all.npy"}}}
+    row = {
+        "made_with": made_with(settings["data"]),
+        "code": code_of("prepare_data.py"),
+        "raw": {},
+        "files": {"pixels": {"name": "all.npy", "sha256": nothing}},
+    }
     (prepared / "all.npy").touch()
     (prepared / "manifest.json").write_text(
         manifest_text({tile: {**row, **rows.get(tile, {})} for tile in tiles})
     )
+    with contextlib.chdir(folder):
+        about = {"settings": settings, "tiles": tile_digests(settings), "code": code_of("train.py")}
+        made_from = fingerprint(finder_inputs(settings), "lr_find.py")
+    write_record(run / "run.json", {**about, "training_seconds": 4321})
+    write_record(run / "lr_find.json", {"suggestion": facts["max_lr"], "made_from": made_from})
 
 
 def without_make(environment):

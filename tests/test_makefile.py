@@ -20,6 +20,7 @@ from conftest import (
     write_tile,
 )
 
+import stamps
 from base.files import only_one
 
 STEPS = ["prepare_data", "lr_find", "train", "predict", "evaluate", "report"]
@@ -480,3 +481,144 @@ def test_an_extra_raster_is_looked_for_before_the_training_and_asks_for_a_tile(p
     done = make(project, "predict", "PARAMS=demo.yaml", "EXTRA=a.tif", check=False)
     assert "error: EXTRA: expected TILE too" in done.stderr
     assert "make report" in make(project, "help", "EXTRA=a.tif").stdout  # of no concern to the others
+
+
+def ask_for_maps(folder, *arguments):
+    """(exit code, what make would run, error lines) of `make -n predict`."""
+    done = make(folder, "-n", "predict", "PARAMS=demo.yaml", *arguments, check=False)
+    steps = re.findall(r"(\w+)\.py --params", done.stdout)
+    return done.returncode, steps, "".join(re.findall("^error: .*", done.stderr, re.M))
+
+
+def edit(path, before, after):
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+LEARNED = {before: after for before, (after, steps) in EDITS.items() if "train" in steps}
+
+
+@pytest.mark.parametrize("before", LEARNED)
+def test_make_predict_trains_no_finished_model_anew(project, before):
+    edit(project / "demo.yaml", before, LEARNED[before])
+    code, steps, told = ask_for_maps(project)
+    assert (code, steps) == (2, [])
+    assert re.search(r"error: model runs/demo/model.keras: [\w.]+: .* then, .* now, expected", told)
+    assert "make train PARAMS=demo.yaml trains anew (the last training took 1 h 12 min)" in told
+    assert "predict.py --params=demo.yaml takes the model as it stands" in told
+
+
+def test_make_predict_that_refuses_changes_nothing_and_takes_what_make_was_told_to_accept(project):
+    edit(project / "demo.yaml", "  tolerance: 48", "  tolerance: 40")
+    (project / "a.tif").write_text("a raster")
+    stands = {path: path.read_bytes() for path in project.glob("runs/demo/*") if path.is_file()}
+    assert ask_for_maps(project, "TILE=a.tif")[:2] == (2, [])
+    done = make(project, "predict", "PARAMS=demo.yaml", check=False)
+    assert done.returncode == 2 and "Error 2" in done.stderr and ".py" not in done.stdout
+    assert stands == {path: path.read_bytes() for path in project.glob("runs/demo/*") if path.is_file()}
+    assert would_run(project) == STEPS  # make report prepares and trains
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    assert ask_for_maps(project) == (0, [], "")  # taken as it stands
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("  overlap: 0.25", "  overlap: 0.5"),
+        ("  max_unknown: 0.005", "  max_unknown: 0.01"),
+        ("  test: [2_13]", "  test: [2_14]"),
+        ("  tensorboard: false", "  tensorboard: true"),
+    ],
+)
+def test_make_predict_goes_on_where_an_edit_changes_no_model(project, before, after):
+    edit(project / "demo.yaml", before, after)
+    code, steps, told = ask_for_maps(project)
+    assert (code, told) == (0, "") and set(steps) <= {"predict"}
+    assert ask_for_maps(project, "TILE=a.tif") == (0, ["predict"], "")
+
+
+@pytest.mark.parametrize(
+    "script, told",
+    [
+        ("trainer.py", "code changed, expected"),
+        ("prepare_data.py", "code of prepare_data.py changed, expected"),
+        ("lr_find.py", "lr_find.json is to be made anew, expected"),
+        ("predict.py", ""),
+    ],
+)
+def test_make_predict_does_not_train_for_an_edit_of_the_code_either(project, script, told):
+    (project / script).write_text((project / script).read_text() + "\nchanged = True\n")
+    code, steps, line = ask_for_maps(project)
+    assert told in line and (code, steps) == ((2, []) if told else (0, ["predict"]))
+
+
+@pytest.mark.parametrize("tile, refused", [("2_11", True), ("2_13", False)])
+def test_make_predict_prepares_nothing_and_refuses_a_model_of_other_raw_tiles(project, tile, refused):
+    path = project / f"data/raw/sample/2_Ortho_RGB/top_potsdam_{tile}_RGB.tif"
+    path.parent.mkdir(parents=True)
+    path.write_text("one")
+    about = {"path": str(path.relative_to(project)), "sha256": hashlib.sha256(b"one").hexdigest()}
+    stand_in(project, **{tile: {"raw": {"image": about}}})
+    make(project, "-t", "report", "PARAMS=demo.yaml")
+    path.write_text("two")
+    code, steps, told = ask_for_maps(project)
+    assert (code, steps) == ((2, []) if refused else (0, ["predict"]))
+    assert (f"{path.name} changed, expected" in told) == refused
+
+
+def test_make_predict_does_what_other_goals_say(project):
+    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    for goal, steps in (("train", STEPS[1:4]), ("evaluate", STEPS[1:5]), ("report", STEPS[1:])):
+        done = make(project, "-n", goal, "predict", "PARAMS=demo.yaml")
+        assert re.findall(r"(\w+)\.py --params", done.stdout) == steps and "to be made anew" in done.stderr
+    code, steps, told = ask_for_maps(project, "prepare")
+    assert (code, steps) == (2, []) and "train.epochs: 15 then, 3 now" in told
+
+
+def test_make_predict_trains_where_no_finished_model_is(project):
+    (project / "runs/demo/model.keras").write_text("cut off")
+    assert ask_for_maps(project) == (0, STEPS[2:4], "")
+    (project / "runs/demo/model.json").unlink()
+    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    assert ask_for_maps(project) == (0, STEPS[1:4], "")
+
+
+def test_make_predict_needs_the_model_alone(project):
+    shutil.rmtree(project / "data")
+    (project / "runs/demo/history.csv").unlink()
+    assert ask_for_maps(project, "TILE=a.tif") == (0, ["predict"], "")
+    shutil.rmtree(project / "runs/demo/.make")  # a run that another machine made
+    assert ask_for_maps(project, "TILE=a.tif") == (0, ["predict"], "")
+
+
+def test_make_predict_looks_for_the_tile_before_it_refuses_the_model(project):
+    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    done = make(project, "predict", "PARAMS=demo.yaml", "TILE=typo", check=False)
+    assert 'error: TILE "typo": no such tile or file' in done.stderr and "epochs" not in done.stderr
+
+
+def test_make_predict_says_of_damaged_records_that_they_are(project):
+    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    for name in ("runs/demo/run.json", "data/prepared/sample/manifest.json"):
+        whole = (project / name).read_text()
+        (project / name).write_text("{}")
+        code, steps, told = ask_for_maps(project)
+        assert (code, steps) == (2, []) and f"{name}: damaged, edited or of an earlier version" in told
+        (project / name).write_text(whole)
+
+
+def test_a_model_of_other_classes_is_not_offered_as_it_stands(project):
+    edit(project / "demo.yaml", '  classes:\n    impervious: "#ffffff"', '  classes:\n    hard: "#ffffff"')
+    _, _, told = ask_for_maps(project)
+    assert "data.classes" in told and "make train" in told and "predict.py" not in told
+
+
+def test_stamps_knows_what_make_makes_a_model_from():
+    rules = re.findall(
+        r"^(\$\((?:RUN|S)\)/\S+): (\$\(S\)/\w+\.code.*)$", (ROOT / "Makefile").read_text(), re.M
+    )
+    of = {target: set(re.findall(r"\$\(S\)/[\w.]+", rest)) for target, rest in rules}
+    model, finder = of["$(RUN)/model.json"] | of["$(S)/prepared"], of["$(RUN)/lr_find.json"]
+    assert {f"$(S)/{name}" for name in stamps.MODEL} == model
+    assert {f"$(S)/{name}" for name in stamps.FINDER} == finder - model

@@ -30,9 +30,10 @@ from base.settings import all_tiles
 from imagery.arrays import IGNORE
 from imagery.collars import Collar, advice, likely_collar
 from imagery.ground import check_crs
+from imagery.label_rasters import LabelReader
 from imagery.labels import OUTCOMES, build_decoder
 from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
-from imagery.rasters import Layers, open_raster, reading, scales
+from imagery.rasters import Layers, open_raster, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.roles import doubts
 from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
@@ -55,6 +56,7 @@ class Audit:
         self.nodata, self.collar, self.cells, self.blocks = 0, None, [], []
         self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
         self.unknown = {kind: Counter() for kind in kinds}
+        self.readers = {}
 
     def add_image(self, image, outside, valid):
         self.digest.update(image)
@@ -73,6 +75,8 @@ class Audit:
         pixels = {kind: dict(zip(OUTCOMES, outcomes.tolist())) for kind, outcomes in self.outcomes.items()}
         for kind, unknown in self.unknown.items():
             pixels[kind]["unknown_colours"] = dict(unknown.most_common(5))
+        for kind, reader in self.readers.items():
+            pixels[kind] |= {"layout": str(reader.layout), "hidden": dict(+reader.hidden)}
         return {"nodata": int(self.nodata), "likely_collar": self.collar,
                 "outside_scale": self.outside.tolist(), "pixels": pixels,
                 "pixels_sha256": self.digest.hexdigest(),
@@ -98,16 +102,15 @@ def read_tile(source, data, decoder, audit):
         rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
         collar = find_collar(rasters["image"], data, audit)
         layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data), collar)
+        audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
         for start in range(0, height, rows):
             stop = min(start + rows, height)
             valid = layers.valid(start, stop)
             image, outside = layers.read(start, stop, valid)
             audit.add_image(image, outside, valid)
             labels = {}
-            for kind in audit.outcomes:
-                with reading(rasters[kind].name):
-                    raw = rasters[kind].read(decoder.bands, window=((start, stop), (0, width)))
-                labels[kind], *counts = decoder.decode(np.moveaxis(raw, 0, -1))
+            for kind, reader in audit.readers.items():
+                labels[kind], *counts = reader.read(start, stop)
                 labels[kind][~valid] = IGNORE
                 audit.add_labels(kind, *counts)
             audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
@@ -151,12 +154,27 @@ def check_unknown(tile, files, row, max_unknown):
 def summary(tile, row, scale):
     """A line that says what is in a tile."""
     (height, width), labels = row["shape"][:2], row["pixels"]["labels"]
+    unusual = [f"{kind} {pixels['layout']}" for kind, pixels in row["pixels"].items()
+               if pixels["layout"] not in ("painted", "values")]
     counts = {"labels repaired": labels["repaired"], "ignored": labels["ignored"],
               "unknown": labels["unknown"], "image without data": row["nodata"]}
     if scale:
         counts["a band outside data.scale"] = max(row["outside_scale"])
     shares = [f"{name} {100 * count / (height * width):.2f} %" for name, count in counts.items()]
-    return f"{tile:>12}  {height} x {width} px; {', '.join(shares)}"
+    return f"{tile:>12}  {height} x {width} px; {', '.join([*unusual, *shares])}"
+
+
+def check_layouts(audited, data):
+    """A line where some labels of three classes were read as paint and others as one-hot: without a pixel of
+    one class three bands could be either."""
+    tiles = {}
+    for tile, row in audited.items():
+        for kind, pixels in row["pixels"].items():
+            tiles.setdefault(pixels["layout"].split()[0], []).append(f"{tile} ({kind})")
+    if len(data["classes"]) == 3 and {"painted", "one-hot"} <= set(tiles):
+        yield (f"labels of {', '.join(tiles['painted'][:3])}: painted, while those of "
+               f"{', '.join(tiles['one-hot'][:3])} are one-hot, expected all alike; write one-hot labels as "
+               "0 and 1 (gdal_translate -scale 0 255 0 1)")
 
 
 def find_sources(split, data):
@@ -215,7 +233,7 @@ def prepare(split, data, sources, rows):
                 print(summary(tile, row, data["scale"]), flush=True)
                 if row["likely_collar"]:
                     print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
-        problems += check_pixels(split, audited, data["allow_overlap"])
+        problems += [*check_layouts(audited, data), *check_pixels(split, audited, data["allow_overlap"])]
         if problems:
             raise Problem(*problems, code=3)
         check_roles(split, {"tiles": audited})

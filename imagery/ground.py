@@ -1,6 +1,7 @@
 """Where a raster lies: its coordinate system, transform and control points, the size of its pixels on the
 ground."""
 import math
+import shlex
 
 import numpy as np
 import rasterio
@@ -14,6 +15,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from base.problem import Problem, shown
+from imagery.formats import command_to
+
+IN_PIXELS = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]  # transforms that say nothing of the ground
 
 
 def georeference(raster, assume_crs):
@@ -99,8 +103,47 @@ def in_degrees(raster, georeference):
 def same_place(raster, transform):
     """True unless an open raster has a georeference of its own, most of a pixel or more off `transform`."""
     own = list(raster.transform)[:6]
-    if transform is None or own in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]):  # none, or counted in pixels
+    if transform is None or own in IN_PIXELS:
         return True
     opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
     corners = [np.reshape(numbers, (2, 3)) @ opposite for numbers in (own, transform)]
     return np.abs(corners[0] - corners[1]).max() < 0.75 * max(map(abs, transform[:2]))
+
+
+def aspects(crs, transform, shape):
+    """Texts that tell a grid: its coordinate system, orientation, size of pixels, upper left corner, size."""
+    a, b, c, d, e, f = transform
+    orientation = f"rows and columns along {a:.6g} {d:.6g} and {b:.6g} {e:.6g}"
+    if b == d == 0 and a > 0:
+        orientation = "south-up" if e > 0 else "north-up"
+    return (crs if crs is None or len(crs) < 40 else crs.split('"')[1], orientation,
+            f"pixels of {math.hypot(a, d):.6g} x {math.hypot(b, e):.6g}",
+            f"an upper left corner at {c:.12g}, {f:.12g}", f"{shape[0]} x {shape[1]} pixels")
+
+
+def off_its_image(raster, header, method):
+    """How an open raster lies otherwise than pixel on pixel on the image of this header, and how to bring it
+    there (`method`: gdalwarp's), as a line; None where it lies there or one of the two has no place."""
+    shape, crs, transform = header["shape"][:2], header["georeference"]["crs"], list(raster.transform)[:6]
+    image = header["georeference"]["transform"]
+    if same_place(raster, image) and (list(raster.shape) == shape or not image or transform in IN_PIXELS):
+        return None
+    same = not (raster.crs and crs) or CRS.from_user_input(crs) == raster.crs
+    named = crs if same else raster.crs.to_string()
+    whole = np.array(bounds(shape, header["georeference"], crs))
+    box = np.array(bounds(raster.shape, {"crs": named, "transform": transform}, crs))
+    sides = np.minimum(box[2:], whole[2:]) - np.maximum(box[:2], whole[:2])
+    share = np.prod(sides / (whole[2:] - whole[:2])) if (sides > 0).all() else 0
+    pairs = list(zip(aspects(named, transform, raster.shape), aspects(crs, image, shape)))
+    got, expected = next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
+    if share == 0:
+        lies = "cannot be compared with" if math.isnan(box[0]) else "lies elsewhere than"
+        advice = ("take the raster of the same ground or, if only its georeference is wrong, take that out: "
+                  f"gdal_edit.py -unsetgt {shlex.quote(raster.name)} (or remove its world file)")
+        return f"its georeference {lies} its image's: {got}, expected {expected}; {advice}"
+    command = f"gdalwarp -r {method} -dstalpha" + ("" if same else f" -t_srs {shlex.quote(crs)}")
+    command += " -te " + " ".join(f"{number:.12g}" for number in whole) + f" -ts {shape[1]} {shape[0]}"
+    advice = f"bring it to its image's pixels, and put that in its place: {command_to(command, raster.name)}"
+    if image[1] or image[3] or image[0] < 0 or image[4] > 0:
+        advice = "bring both to one north-up grid by gdalwarp -te -ts"
+    return f"{got}, {100 * share:.1f} % of its image covered, expected {expected} as its image; {advice}"

@@ -22,14 +22,14 @@ def palette(classes):
 
 class Decoder:
     """Pixels of raw labels to class indices by one look-up each: `table` (uint16) holds, for each code that
-    the `bands` of a pixel make together, its outcome times 256 and its label; `named` shows a code."""
+    the bands of a pixel make together, its outcome times 256 and its label; `named` shows a code."""
 
-    def __init__(self, table, bands, named):
-        self.table, self.bands, self.named = table, bands, named
+    def __init__(self, table, named):
+        self.table, self.named = table, named
 
-    def decode(self, pixels):
+    def decode(self, pixels, unlabelled=None):
         """Of uint8 or uint16 [H, W, B]: labels (uint8 [H, W]), pixels of each outcome (int64 [4]) and of each
-        unknown code, {text: count}."""
+        unknown code, {text: count}. `unlabelled`: True where the file has no label (bool [H, W])."""
         labels, outcomes, unknown = np.empty(pixels.shape[:2], np.uint8), np.zeros(4, np.int64), []
 
         def decode_rows(start, stop):
@@ -38,12 +38,13 @@ class Decoder:
                 codes <<= 8
                 codes |= pixels[start:stop, :, band]
             entries = self.table.take(codes)
-            highest = entries.max(initial=0)
-            if highest == NOT_MET:
+            if entries.max(initial=0) == NOT_MET:
                 self.meet(codes[entries == NOT_MET])
                 entries = self.table.take(codes)
+            if unlabelled is not None:
+                entries[unlabelled[start:stop]] = IGNORED << 8 | IGNORE
             labels[start:stop] = entries  # its lower byte
-            if highest < 256:  # all exact
+            if entries.max(initial=0) < 256:  # all exact
                 return [entries.size, 0, 0, 0], codes[:0, 0]
             entries >>= 8
             return np.bincount(entries.ravel(), minlength=4), codes[entries == UNKNOWN]
@@ -65,7 +66,7 @@ class ColourDecoder(Decoder):
     """
 
     def __init__(self, classes, ignore_colours, tolerance):
-        super().__init__(np.full(2**24, NOT_MET, np.uint16), [1, 2, 3], "#{:06x}")
+        super().__init__(np.full(2**24, NOT_MET, np.uint16), "#{:06x}")
         self.colours = np.array([parse_colour(c) for c in [*classes.values(), *ignore_colours]], np.int32)
         self.index = np.array([*range(len(classes)), *[IGNORE] * len(ignore_colours)], np.uint8)
         self.tolerance = tolerance
@@ -93,4 +94,4 @@ def build_decoder(data):
     table = np.full(2**16, UNKNOWN << 8 | IGNORE, np.uint16)
     table[ignored] = IGNORED << 8 | IGNORE
     table[[values[name] for name in classes]] = range(len(classes))  # exact
-    return Decoder(table, [1], "{}")
+    return Decoder(table, "{}")

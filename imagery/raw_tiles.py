@@ -5,21 +5,21 @@ import os
 import re
 from pathlib import Path
 
-from rasterio.enums import ColorInterp
-
 from base.files import sha256
 from base.keys import BESIDE, TILE
 from base.problem import Problem, shown
 from base.settings import all_tiles, count_bands
 from base.zips import is_file, members
-from imagery.formats import OTHERS, SUFFIXES, absence, what_is
-from imagery.ground import georeference, same_place
+from imagery.formats import OTHERS, SUFFIXES, absence, command_to, what_is
+from imagery.ground import georeference, off_its_image
+from imagery.label_rasters import check_label
 from imagery.rasters import check_bands, open_raster, reading, scales, validity
 from imagery.tiles import made_with
 
 PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
 WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
 MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
+TO_SIZE = "gdal_translate -r nearest -outsize"
 DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
 
 
@@ -177,21 +177,6 @@ def hash_files(files):
     return {kind: {"path": str(path), "sha256": sha256(path)} for kind, path in every.items()}
 
 
-def check_label(raster, label_values):
-    """Why an open raster cannot be labels, as a line; None where it can."""
-    dtype, palette = raster.dtypes[0], ColorInterp.palette in raster.colorinterp
-    if label_values is not None and raster.count != 1:
-        return (f"{raster.count} bands, expected one (data.label_values); for painted labels set "
-                "data.label_values: null")
-    if label_values is not None:
-        return None if dtype in ("uint8", "uint16") else f"{dtype} labels, expected uint8 or uint16"
-    if raster.count < 3 or palette:
-        return (f"{'a palette image' if palette else f'{raster.count} bands'}, expected the classes' colours "
-                "in red, green and blue; for labels of one band set data.label_values to the value of each "
-                "class")
-    return None if set(raster.dtypes[:3]) == {"uint8"} else f"{dtype} colours, expected uint8"
-
-
 def check_raster(kind, raster, header, data):
     """Yields why an open raster cannot be this kind of a tile's files; `header` as of the image, None where
     that cannot be read."""
@@ -200,20 +185,22 @@ def check_raster(kind, raster, header, data):
     elif kind == "extra":
         wrong = check_bands(raster, [1], scales(data)[-1:], "data.extra")
     else:
-        wrong = check_label(raster, data["label_values"])
-    if not wrong and header and not same_place(raster, header["georeference"]["transform"]):
-        wrong = "its georeference lies elsewhere than its image's, expected the same ground"
-    if wrong:
-        yield wrong
-    if header and [raster.height, raster.width] != header["shape"][:2]:
-        height, width = header["shape"][:2]
-        yield f"{raster.height} x {raster.width} pixels, expected {height} x {width} as its image"
+        wrong = check_label(raster, data)
+    off = off_its_image(raster, header, "bilinear" if kind == "extra" else "near") if header else None
+    if wrong or off:
+        yield wrong or off
+    height, width = header["shape"][:2] if header else raster.shape
+    if raster.shape != (height, width) and (wrong or not off):
+        scaled = raster.height * width == raster.width * height
+        yield (f"{raster.height} x {raster.width} pixels, expected {height} x {width} as its image"
+               + (f"; if it shows the same ground: {command_to(f'{TO_SIZE} {width} {height}', raster.name)}"
+                  if scaled else ""))
 
 
 def read_header(tile, files, data):
     """(header, problems) of a tile's files, without reading pixels. The header is None where the image cannot
     be read, else all that the manifest says of the tile before: {"shape": [H, W, B], "dtype", "georeference",
-    "made_with", "validity": {"image" and "extra": text}}."""
+    "made_with", "validity": {kind: text}}."""
     header, problems = None, []
     for kind, path in files.items():
         try:
@@ -222,7 +209,7 @@ def read_header(tile, files, data):
                     header = {"shape": [raster.height, raster.width, count_bands(data)],
                               "dtype": raster.dtypes[0], "made_with": made_with(data), "validity": {},
                               "georeference": georeference(raster, data["assume_crs"])}
-                if header and kind in ("image", "extra"):
+                if header:
                     header["validity"][kind] = validity(raster)
                 problems += [f"tile {tile}, {kind} in {path}: {wrong}"
                              for wrong in check_raster(kind, raster, header, data)]

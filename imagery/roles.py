@@ -1,5 +1,6 @@
 """What is doubtful in the roles of a split: faults of labels and pixel sizes that stop neither training nor
 scoring, and spoil both. Told from the manifest alone."""
+import shlex
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ LARGER = 1.25  # times: pixels that differ by more look like another ground
 
 def doubts(split, rows):
     """Yields a line for each kind of doubt about a split; `rows`: {tile: its row of the manifest}."""
+    yield from doubt_nodata(rows)
     yield from doubt_labels({role: count_pixels(tiles, rows) for role, tiles in split.items()})
     yield from doubt_sizes(split, rows)
 
@@ -22,6 +24,22 @@ def count_pixels(tiles, rows):
     for tile in tiles:
         counts.update(rows[tile]["classes"])
     return counts
+
+
+def doubt_nodata(rows):
+    """Yields a line for each class whose value or colour is the nodata value of some labels, too."""
+    hidden = {}
+    for row in rows.values():
+        for kind, pixels in row["pixels"].items():
+            for name, count in pixels["hidden"].items():
+                share = 100 * count / (row["shape"][0] * row["shape"][1])
+                hidden.setdefault(name, []).append((share, row["raw"][kind]["path"]))
+    for name, files in hidden.items():
+        share, path = max(files)
+        more = f" (and less of {len(files) - 1} more)" if len(files) > 1 else ""
+        yield (f"labels {path}: {share:.1f} % of the pixels{more} unlabelled, as the nodata value is that of "
+               f"{name}, expected one that no class has; where they are {name}, take it out: gdal_edit.py "
+               f"-unsetnodata {shlex.quote(path)}")
 
 
 def doubt_labels(counts):

@@ -136,7 +136,8 @@ def check_roles(split, manifest):
     """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
     empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
-             "data.classes" for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
+             "data.classes, and what their nodata value, mask or alpha hides"
+             for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
     if empty:
         raise Problem(*empty, code=3)
 

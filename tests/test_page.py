@@ -29,7 +29,7 @@ def text(tmp_path, settings):
         "ways": {"one_view": total},
         "settings": {},
     }
-    labels = {"repaired": 0, "ignored": 0, "unknown": 2, "unknown_colours": {"#123456": 2}}
+    labels = {"repaired": 0, "ignored": 0, "unknown": 2, "unknown_colours": {"#123456": 2}, "hidden": {}}
     row = {
         "shape": [20, 30, 3],
         "pixels": {"labels": labels},

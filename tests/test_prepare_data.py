@@ -101,6 +101,8 @@ def test_faulty_colours_are_repaired_and_counted(project, settings):
         "ignored": 5,
         "unknown": 20,
         "unknown_colours": {"#808080": 20},
+        "layout": "painted",
+        "hidden": {},
     }
 
 
@@ -417,7 +419,7 @@ def say_nodata(path, text):
 STATISTICS = '<Metadata><MDI key="STATISTICS_MEAN">7</MDI></Metadata>'
 
 
-@pytest.mark.parametrize("kind", ["image", "extra"])
+@pytest.mark.parametrize("kind", ["image", "extra", "labels"])
 def test_nodata_set_beside_a_raster_after_preparing_is_noticed(project, settings, capsys, kind):
     settings["data"].update(extra="dsm/{tile}.tif", scale=[None, None, None, [0, 9]])
     for tile, shape in SIZES.items():
@@ -425,7 +427,8 @@ def test_nodata_set_beside_a_raster_after_preparing_is_noticed(project, settings
             project / f"raw/dsm/{tile}.tif", np.linspace(0, 9, shape[1], dtype=np.int16) + np.zeros(shape)
         )
     prepare_data.main(settings, project / "runs/tiny")
-    path = raster_of(project, "image", "2_13") if kind == "image" else project / "raw/dsm/2_13.tif"
+    paths = {key: raster_of(project, key, "2_13") for key in ("image", "label")}
+    path = {"image": paths["image"], "labels": paths["label"]}.get(kind, project / "raw/dsm/2_13.tif")
     say_nodata(path, STATISTICS)
     prepare_data.main(settings, project / "runs/tiny")
     assert "4 tiles were prepared already, 0 are new" in capsys.readouterr().out

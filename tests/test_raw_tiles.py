@@ -192,7 +192,7 @@ def test_labels_that_lie_elsewhere_are_refused(project, settings):
     write_raster(path, pixels_of(path), **place)
     write_raster(raster_of(project, "image", "2_13"), pixels_of(raster_of(project, "image", "2_13")), **place)
     prepare_data.main(settings, project / "runs/tiny")
-    write_raster(path, pixels_of(path), crs="EPSG:32633", transform=from_origin(369601, 5809400, 0.05, 0.05))
+    write_raster(path, pixels_of(path), crs="EPSG:32633", transform=from_origin(369610, 5809400, 0.05, 0.05))
     with pytest.raises(Problem, match="tile 2_13, labels .*its georeference lies elsewhere"):
         prepare_data.main(settings, project / "runs/tiny")
 

@@ -19,6 +19,7 @@ def told(sizes=(), **classes):
                 "classes": classes.get(role, ALL),
                 "georeference": {"crs": size and "EPSG:32633", "transform": transform},
                 "shape": [100, 80, 3],
+                "pixels": {},
             }
     return list(doubts(SPLIT, rows))
 
@@ -27,6 +28,19 @@ def test_tiles_like_each_other_are_not_in_doubt():
     assert told() == []
     assert told(sizes={"2_13": 0.0625, "2_10": None, "3_10": 0.06}) == []
     assert told(sizes=dict.fromkeys(["2_11", "3_10", "2_10", "2_13"])) == []
+
+
+def test_a_class_that_its_own_nodata_value_hides_is_named_once():
+    row = {"classes": ALL, "georeference": {"crs": None, "transform": None}, "shape": [10, 20, 3]}
+    rows = {
+        tile: row
+        | {"pixels": {"labels": {"hidden": hidden}}, "raw": {"labels": {"path": f"raw/{tile} of mine.tif"}}}
+        for tile, hidden in {"a": {}, "b": {"tree": 50}, "c": {"tree": 101}}.items()
+    }
+    (line,) = doubts({"train": ["a"], "val": ["b"], "test": ["c"]}, rows)
+    assert line.startswith("labels raw/c of mine.tif: 50.5 % of the pixels (and less of 1 more) unlabelled")
+    assert "that of tree, expected" in line
+    assert line.endswith("take it out: gdal_edit.py -unsetnodata 'raw/c of mine.tif'")
 
 
 def test_a_class_without_training_pixels_is_named_once_wherever_else_it_is():
@@ -42,7 +56,12 @@ def test_a_class_without_training_pixels_is_named_once_wherever_else_it_is():
 def test_a_class_that_no_training_tile_lacks_alone_is_learned():
     rows = {"a": {"building": 1, "tree": 0}, "b": {"building": 0, "tree": 1}}
     rows = {
-        tile: {"classes": classes, "georeference": {"crs": None, "transform": None}, "shape": [1, 1, 3]}
+        tile: {
+            "classes": classes,
+            "georeference": {"crs": None, "transform": None},
+            "shape": [1, 1, 3],
+            "pixels": {},
+        }
         for tile, classes in rows.items()
     }
     assert list(doubts({"train": ["a", "b"], "val": ["a", "b"], "test": ["b", "a"]}, rows)) == []

@@ -7,6 +7,7 @@ under runs/<run>: params.yaml, run.json, schedule.csv, history.csv after every e
 two epochs), model.keras whenever validation improves, and at the very end model.json, which says that the run
 is finished. Stopped at any moment, the same command goes on after the last whole epoch. A finished run is
 left alone while settings, tiles and code are the same; a new one is made beside it, in next."""
+import statistics
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ from base.problem import Problem
 from base.settings import coarsest
 from base.strict_yaml import yaml_text
 from base.tables import read_finder, read_record, write_record, write_rows, write_text
-from imagery.ground import pixel_size
+from imagery.ground import pixel_size, plain_size
 from imagery.rasters import scales
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
@@ -99,6 +100,14 @@ def train_network(trainer, state, folder, tiles, steps):
                  f"{100 * row['waiting']:.1f} % waiting for data", last=True)
 
 
+def sample_distance(rows):
+    """The pixel size of these rows of the manifest, as imagery.ground.plain_size gives it: the middle one,
+    each direction for itself. None where none is known."""
+    sizes = [pixel_size(row["georeference"], row["shape"]) for row in rows]
+    both = [statistics.median_low(each) for each in zip(*filter(None, sizes))]
+    return plain_size(both) if both else None
+
+
 def finish(settings, folder, state, size):
     """Completes run.json and writes model.json (with the network's `size`): the training is finished."""
     data, split = settings["data"], settings["split"]
@@ -111,7 +120,7 @@ def finish(settings, folder, state, size):
     write_record(folder / "model.json", {
         "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None,
         "scale": scales(data), "chosen_by": "highest mean IoU on split.val",
-        "ground_sample_distance": pixel_size(manifest[split["train"][0]]["georeference"]),
+        "ground_sample_distance": sample_distance([manifest[tile] for tile in split["train"]]),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"],
         "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},

@@ -1,5 +1,6 @@
 """Where a raster lies: its coordinate system, transform and control points, the size of its pixels on the
 ground."""
+import contextlib
 import math
 import shlex
 
@@ -12,7 +13,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform, transform_bounds
 
 from base.problem import Problem, shown
 from imagery.formats import command_to
@@ -48,17 +49,18 @@ def georeference_options(georeference):
     return {"crs": georeference["crs"], "transform": rasterio.Affine(*transform) if transform else None}
 
 
-def resampled(raster, scale):
-    """An open raster on a grid of other pixels, `scale` of them to one of its own in either direction
-    (averaged where they are fewer, else bilinear); a context. A mask of its own becomes an alpha band."""
-    height, width = (max(1, round(scale * size)) for size in raster.shape)
+def resampled(raster, scales):
+    """An open raster on a grid of other pixels, `scales` (along a row, along a column) of them to one of its
+    own; a context. The grid covers the same ground. A mask of its own becomes an alpha band."""
+    width, height = (max(1, round(scale * size)) for scale, size in zip(scales, raster.shape[::-1]))
     masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
                  for flags in raster.mask_flag_enums)
-    crs = raster.crs or "EPSG:32633"  # whichever: it does not change
+    x, y = raster.width / width, raster.height / height
     a, b, c, d, e, f = list(raster.transform)[:6]
+    crs = "EPSG:32633"  # whichever: it does not change
     return WarpedVRT(raster, src_crs=crs, crs=crs, height=height, width=width, add_alpha=masked,
-                     transform=rasterio.Affine(a / scale, b / scale, c, d / scale, e / scale, f),
-                     resampling=Resampling.average if scale < 1 else Resampling.bilinear)
+                     transform=rasterio.Affine(a * x, b * y, c, d * x, e * y, f),
+                     resampling=Resampling.average if max(scales) < 1 else Resampling.bilinear)
 
 
 def check_crs(name):
@@ -70,16 +72,44 @@ def check_crs(name):
                       f"EPSG:32633 ({' '.join(str(error).split())})", code=2) from None
 
 
-def pixel_size(georeference):
-    """Metres from one pixel to the next along a row; None where they are not known, as in degrees or without
-    a transform. Units other than metres are converted; without a coordinate system metres are assumed."""
-    if georeference["transform"] is None:
+def pixel_size(georeference, shape):
+    """(along a row, along a column): metres on the ground from one pixel to the next, in the middle of a
+    raster of `shape` (height, width). None where they are not known: without a transform, and where they are
+    degrees of no coordinate system or of another celestial body."""
+    numbers = georeference["transform"]
+    if numbers is None or not np.isfinite(numbers).all():
         return None
-    crs = georeference["crs"] and CRS.from_user_input(georeference["crs"])
-    if crs and crs.is_geographic:
-        return None
-    unit = crs.linear_units_factor[1] if crs and crs.is_projected else 1
-    return unit * math.hypot(georeference["transform"][0], georeference["transform"][3])
+    steps = [[-0.5, 0.5, 0, 0], [0, 0, -0.5, 0.5]]  # half a pixel back and on, along a row, along a column
+    middle = np.add(steps, [[shape[1] / 2], [shape[0] / 2]])
+    points = in_metres(georeference["crs"], *np.reshape(numbers, (2, 3)) @ [*middle, [1] * 4])
+    sizes = 0 if points is None else np.linalg.norm(points[:, 1::2] - points[:, ::2], axis=0)
+    return tuple(sizes.tolist()) if np.all(sizes) and np.isfinite(sizes).all() else None
+
+
+def plain_size(size):
+    """A pixel size, (along a row, along a column), as model.json holds it: in three digits, and one number
+    where the two differ by no more than 1 %."""
+    square = max(size) <= 1.01 * min(size)
+    plain = [float(f"{metres:.3g}") for metres in ([math.sqrt(size[0] * size[1])] if square else size)]
+    return plain[0] if square else plain
+
+
+def in_metres(crs, x, y):
+    """Points of a coordinate system, or None, in metres: from the middle of the earth, float64 [3, N] or,
+    where they have no place there, in their plane [2, N]. None where they can only be degrees."""
+    unit = 1
+    if crs is not None:
+        crs = CRS.from_user_input(crs)
+        with contextlib.suppress(RasterioError, CRSError, CPLE_BaseError):
+            points = np.array(transform(crs, "EPSG:4978", x, y, np.zeros(len(x))))
+            if np.isfinite(points).all():
+                return points
+        if crs.is_geographic:
+            return None
+        unit = crs.units_factor[1]
+    plane = unit * np.array([x, y])
+    degrees = (np.abs(plane) <= [[360], [90]]).all() and np.ptp(plane, axis=1).max() < 0.001  # 1 mm: too fine
+    return None if degrees else plane
 
 
 def bounds(shape, georeference, crs):

@@ -70,8 +70,8 @@ def name_roles(named):
 
 def doubt_sizes(split, rows):
     """Yields a line where some tile's pixels are by more than a quarter larger than another's."""
-    sizes = {tile: pixel_size(rows[tile]["georeference"]) for tile in all_tiles(split)}
-    sizes = {tile: np.atleast_1d(size).tolist() for tile, size in sizes.items() if size is not None}
+    sizes = {tile: pixel_size(rows[tile]["georeference"], rows[tile]["shape"]) for tile in all_tiles(split)}
+    sizes = {tile: size for tile, size in sizes.items() if size is not None}
     if sizes and (np.max(list(sizes.values()), 0) > LARGER * np.min(list(sizes.values()), 0)).any():
         of_roles = {role: name_ends({tile: sizes[tile] for tile in tiles if tile in sizes})
                     for role, tiles in split.items()}
@@ -80,7 +80,7 @@ def doubt_sizes(split, rows):
 
 
 def name_ends(sizes):
-    """The least and the greatest of {tile: size, a list of metres} as texts; one where they are the same."""
+    """The least and the greatest of {tile: pixel size} as texts; one where they are the same."""
     ordered = sorted(sizes, key=sizes.get)
     texts = {tile: " x ".join(dict.fromkeys(f"{metres:.3g}" for metres in sizes[tile])) + " m"
              for tile in ordered[:1] + ordered[-1:]}

@@ -19,7 +19,7 @@ from base.settings import all_tiles
 from base.tables import read_facts
 from base.zips import is_file
 from imagery.collars import Collar, advice, likely_collar
-from imagery.ground import control_points, georeference, in_degrees, pixel_size, resampled
+from imagery.ground import control_points, georeference, in_degrees, pixel_size, plain_size, resampled
 from imagery.rasters import CACHE, Layers, open_raster, validity
 from imagery.raw_tiles import MASK
 from mapping.blending import Windows, predict_rows
@@ -138,37 +138,46 @@ def open_source(job, facts, show):
         ground = georeference(rasters[0], job.settings["data"]["assume_crs"])
         if points := control_points(rasters[0]):
             ground["control_points"] = points
-        scale, warning = scale_to(ground, facts["ground_sample_distance"], resample, job.path)
+        trained, shape = facts["ground_sample_distance"], rasters[0].shape
+        scales, warning = scales_to(trained, ground, shape, resample, job.path)
         if warning:
             show(f"warning: {job.path}: {warning}", last=True)
-        if scale != 1:
-            rasters = [opened.enter_context(resampled(raster, scale)) for raster in rasters]
+        if scales != (1, 1):
+            rasters = [opened.enter_context(resampled(raster, scales)) for raster in rasters]
             ground["transform"] = list(rasters[0].transform)[:6]
         if nodata is not None:
             collar = Collar(image, facts["bands"], nodata, rasters[0])
         yield Source(paths, rasters, ground, facts, collar)
 
 
-def scale_to(ground, trained, resample, path):
-    """(how many of the map's pixels to one of the raster's: 1 unless `resample`, a warning or None). Problem
-    (exit 3) where their sizes have nothing in common."""
-    own = pixel_size(ground)
-    if trained is None or (own is None and not ground["transform"] and not resample):
-        return 1, None  # a picture without a place has no size
+def scales_to(trained, ground, shape, resample, path):
+    """((along a row, along a column): how many of the map's pixels to one of the raster's, 1 unless
+    `resample`; a warning or None). Problem (exit 3) where their sizes have nothing in common."""
+    own = pixel_size(ground, shape)
+    if trained is None:
+        return (1, 1), "the training's pixel size is not known, so it is not resampled" if resample else None
+    if own is None and not ground["transform"] and not resample:
+        return (1, 1), None  # a picture without a place has no size
     if own is None:
-        return 1, ("its pixel size in metres is not known, so it is not resampled; the network was trained "
-                   f"on {trained:g} m")
-    ratio = own / trained
-    if resample and not 1 / 32 < ratio < 32:
-        raise Problem(f"raster {path}: pixels of {own:g} m, expected about {trained:g} m, on which the "
-                      "network was trained; look at its georeference, or set predict.resample to false",
-                      code=3)
-    if resample and abs(ratio - 1) > 0.01:
-        return ratio, None
-    if resample or 0.8 < ratio < 1.25:
-        return 1, None
-    return 1, (f"pixels of {own:g} m, the network was trained on {trained:g} m; set predict.resample to true "
-               "for good results")
+        unnamed = ground["transform"] and not ground["crs"]
+        hint = "; name its coordinate system (rio edit-info --crs EPSG:4326)" if unnamed else ""
+        return (1, 1), ("its pixel size in metres is not known, so it is not resampled; the network was "
+                        f"trained on {metres(trained)}{hint}")
+    ratios, sizes = np.divide(own, trained), (metres(plain_size(own)), metres(trained))
+    if resample and not ((1 / 32 < ratios) & (ratios < 32)).all():
+        raise Problem(f"raster {path}: pixels of {sizes[0]}, expected about {sizes[1]}, on which the network "
+                      "was trained; look at its georeference, or set predict.resample to false", code=3)
+    if resample:
+        return tuple(np.where(abs(ratios - 1) > 0.01, ratios, 1).tolist()), None
+    if ((0.8 < ratios) & (ratios < 1.25)).all():
+        return (1, 1), None
+    return (1, 1), (f"pixels of {sizes[0]}, the network was trained on {sizes[1]}; set predict.resample to "
+                    "true for good results")
+
+
+def metres(size):
+    """A plain pixel size as text."""
+    return f"{size[0]:g} m along rows, {size[1]:g} m along columns" if np.ndim(size) else f"{size:g} m"
 
 
 def possible(also, source, show):

@@ -23,7 +23,6 @@ import predict
 from base.files import sha256
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.ground import pixel_size
 from mapping import blending, maps, one_raster
 
 
@@ -409,35 +408,23 @@ def test_a_mask_that_is_added_later_is_noticed(run, settings, tmp_path):
     assert ((read_map(run, "a") == IGNORE) == (np.arange(40) >= 20)[:, None]).all()
 
 
-@pytest.mark.parametrize(
-    "crs, unit, expected",
-    [
-        ("EPSG:32633", 1, 0.05),
-        ("EPSG:2263", 0.3048006096, 0.05 * 0.3048006096),
-        ("EPSG:4326", 1, None),
-        (None, 1, 0.05),
-    ],
-)
-def test_pixel_sizes_are_in_metres_whatever_the_unit(crs, unit, expected):
-    place = {"crs": crs, "transform": [0, 0.05, 10, 0.05, 0, 20]}
-    found = pixel_size(place)
-    assert found is expected is None or found == pytest.approx(expected, rel=1e-6)
-    assert pixel_size({"crs": None, "transform": None}) is None
-
-
 def test_sizes_that_have_nothing_in_common_are_refused_and_unknown_ones_said(run, settings, tmp_path, capsys):
     settings["predict"]["resample"] = True
-    ortho(tmp_path / "far.tif", crs="EPSG:32633", transform=from_origin(0, 0, 500, 500))
-    with pytest.raises(Problem, match="pixels of 500 m, expected about 0.05 m"):
+    ortho(tmp_path / "far.tif", crs="EPSG:32633", transform=from_origin(5e5, 0, 500, 0.05))
+    with pytest.raises(Problem, match="pixels of 500 m along rows, 0.05 m .*, expected about 0.05 m"):
         predict.main(settings, run, "far.tif")
-    ortho(tmp_path / "degrees.tif", crs="EPSG:4326", transform=from_origin(13, 52, 1e-6, 1e-6))
-    predict.main(settings, run, "degrees.tif")
+    ortho(tmp_path / "degrees.tif", transform=from_origin(13, 52, 7e-7, 4.5e-7))  # of no coordinate system
+    ortho(tmp_path / "small.tif", (30, 40), crs="EPSG:4326", transform=from_origin(13, 52, 7e-7, 4.5e-7))
+    predict.main({**settings, "data": {**settings["data"], "assume_crs": None}}, run, "degrees.tif")
     assert "its pixel size in metres is not known" in capsys.readouterr().out
+    write_run(run, settings, ground_sample_distance=None)
+    predict.main(settings, run, "small.tif")
+    assert "the training's pixel size is not known, so it is not resampled" in capsys.readouterr().out
 
 
 def test_pixels_of_another_size_are_warned_of_whatever_their_direction(run, settings, tmp_path, capsys):
     ortho(tmp_path / "turned.tif", transform=rasterio.Affine(0, 0.05, 0, 0.05, 0, 0), crs="EPSG:32633")
-    ortho(tmp_path / "coarse.tif", transform=from_origin(0, 0, 0.2, 0.2), crs="EPSG:32633")
+    ortho(tmp_path / "coarse.tif", transform=from_origin(5e5, 0, 0.2, 0.2), crs="EPSG:32633")
     predict.main(settings, run, "turned.tif")
     assert "warning" not in capsys.readouterr().out
     predict.main(settings, run, "coarse.tif")

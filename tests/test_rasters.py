@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import rasterio
 from conftest import COLOURS, SIZES, write_raster, write_tile
 from rasterio._err import CPLE_AppDefinedError
 from test_prepare_data import pixels_of, place_of, raster_of, refused
@@ -8,7 +7,6 @@ from test_prepare_data import pixels_of, place_of, raster_of, refused
 import prepare_data
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.ground import georeference
 from imagery.rasters import Layers, check_bands, open_raster, reading
 from imagery.tiles import open_prepared, read_manifest
 
@@ -52,19 +50,6 @@ def test_rasters_that_are_no_plain_image_are_told_apart(tmp_path):
             assert wrong is None if expected is None else expected in wrong
     with open_raster(tmp_path / "alpha.tif") as raster:
         assert "alpha band" in check_bands(raster, [1, 2, 4], [None] * 3, "data.bands")
-
-
-def test_georeference_from_a_world_file_takes_the_assumed_system(tmp_path):
-    write_raster(tmp_path / "a.tif", np.ones((5, 6, 3), np.uint8))
-    with open_raster(tmp_path / "a.tif") as raster:
-        assert georeference(raster, "EPSG:32633") == {"crs": None, "transform": None}
-    (tmp_path / "a.tfw").write_text("0.05\n0\n0\n-0.05\n366000.025\n5807999.975\n")
-    with open_raster(tmp_path / "a.tif") as raster:
-        place = georeference(raster, "EPSG:32633")
-    assert place["crs"] == "EPSG:32633"
-    assert rasterio.Affine(*place["transform"]).almost_equals(
-        rasterio.Affine(0.05, 0, 366000, 0, -0.05, 5808000)
-    )
 
 
 def test_what_gdal_complains_of_late_is_a_problem_too():

@@ -145,10 +145,12 @@ def split_ignored(logits, labels):
 def cross_entropy(logits, labels, weights=None, smoothing=0.0, total=alone):
     """Mean over the labelled pixels of -log p(label), weighted by `weights` (C numbers). `smoothing` spreads
     that share of every label evenly over the classes (Szegedy et al. 2016). Weights and smoothing together
-    are PyTorch's: what a class adds is weighted by that class, and divided by the weights of the labels."""
+    are PyTorch's: what a class adds is weighted by that class, and divided by the weights of the labels; but
+    a label of weight 0 is not smoothed either, or a batch of such labels alone would divide by nothing."""
     logs, truth = split_ignored(logits, labels)
-    target = (1 - smoothing) * truth + smoothing / logits.shape[-1] * ops.sum(truth, axis=-1, keepdims=True)
     weights = ops.ones(logits.shape[-1]) if weights is None else ops.convert_to_tensor(weights, "float32")
+    truth = truth * ops.cast(weights > 0, "float32")
+    target = (1 - smoothing) * truth + smoothing / logits.shape[-1] * ops.sum(truth, axis=-1, keepdims=True)
     return -total(ops.sum(weights * target * logs)) / ops.maximum(total(ops.sum(weights * truth)), 1e-7)
 
 

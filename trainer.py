@@ -159,15 +159,20 @@ def open_roles(settings, *roles):
 
 
 def class_weights(settings):
-    """The weight of every class in the losses, by train.class_weights, or None where all weigh alike."""
+    """The weight of every class in the losses, by train.class_weights, or None where all weigh alike. Problem
+    (exit 3) where only classes that are nowhere in the training tiles weigh something."""
     wanted, classes = settings["train"]["class_weights"], list(settings["data"]["classes"])
-    if isinstance(wanted, dict):
-        return [wanted[name] for name in classes]
     if wanted == 0:
         return None
     tiles = read_manifest(settings["data"]["prepared"])["tiles"]
     counts = [sum(tiles[tile]["classes"][name] for tile in settings["split"]["train"]) for name in classes]
-    return balance(counts, wanted)
+    if not isinstance(wanted, dict):
+        return balance(counts, wanted)
+    weights = [wanted[name] for name in classes]
+    if not np.dot(weights, counts):
+        raise Problem("settings, key train.class_weights: 0 for every class with labelled pixels in "
+                      "split.train, expected more than 0 for one of them; raise it", code=3)
+    return weights
 
 
 def check_finite(loss, what, epoch, step, rate):

@@ -172,6 +172,17 @@ def test_class_weights_and_label_smoothing_by_hand():
     )
 
 
+def test_labels_of_a_class_that_weighs_nothing_count_nothing_also_where_labels_are_smoothed():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(1, 4, 4, 3)).astype(np.float32), np.full((1, 4, 4), 2, np.uint8)
+    weights = model.balance([10, 30, 0], 0.75)
+    assert float(model.cross_entropy(logits, labels, weights, 0.1)) == 0
+    labels[0, 0, 0] = 1
+    ignored = np.where(labels == 2, 255, labels)
+    alone = float(model.cross_entropy(logits, ignored, weights, 0.1))
+    assert float(model.cross_entropy(logits, labels, weights, 0.1)) == pytest.approx(alone) and 0 < alone < 9
+
+
 def test_class_weights_from_counts():
     assert model.balance([10, 20, 70], 0) == [1, 1, 1]
     whole = model.balance([10, 20, 70, 0], 1)

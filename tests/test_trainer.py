@@ -7,7 +7,8 @@ import pytest
 import prepare_data
 import train
 import trainer
-from imagery.tiles import pack, read_manifest
+from base.problem import Problem
+from imagery.tiles import manifest_text, pack, read_manifest
 from learning.checkpoints import load_checkpoint
 from learning.optimizers import OneCycle
 from learning.workers import choose_strategy
@@ -99,6 +100,23 @@ def test_class_weights_come_from_the_training_tiles_or_from_the_settings(prepare
     np.testing.assert_allclose(products, products[0])
     settings["train"]["class_weights"] = {name: i for i, name in enumerate(settings["data"]["classes"])}
     assert class_weights(settings) == [0, 1, 2, 3, 4, 5]
+
+
+def test_weights_of_classes_that_are_nowhere_in_the_training_tiles_are_refused(prepared, settings):
+    text = (prepared / "prepared/manifest.json").read_text()
+    tiles = json.loads(text)["tiles"]
+    for tile in ("2_11", "3_10"):
+        tiles[tile]["classes"]["car"] = 0
+    (prepared / "prepared/manifest.json").write_text(manifest_text(tiles))
+    weights = dict.fromkeys(settings["data"]["classes"], 0)
+    settings["train"]["class_weights"] = {**weights, "car": 2}
+    with pytest.raises(
+        Problem, match="train.class_weights: 0 for every class with labelled pixels"
+    ) as caught:
+        class_weights(settings)
+    assert caught.value.code == 3
+    settings["train"]["class_weights"] = {**weights, "car": 2, "tree": 1}
+    assert class_weights(settings) == [0, 0, 0, 1, 2, 0]
 
 
 def test_only_the_time_spent_waiting_for_data_is_counted():

@@ -1,10 +1,14 @@
 """The residual U-Net and its losses, in `keras` and `keras.ops` alone: runs on any Keras backend, and a saved
-network loads wherever Keras is, without this code.
+network loads wherever Keras is, without this code. What keras.models.load_model("model.keras") gives predicts
+patches of any size (of the multiple in model.json), and exports: export("folder") for a SavedModel; for ONNX
+export("model.onnx", format="onnx"), once it was called.
 
     python model.py --params demo.yaml     prints parameters and GFLOP per patch of that file's network
 """
 import json
 import math
+
+import numpy as np
 
 from base.command import command, quiet_stderr
 from base.settings import count_bands
@@ -18,6 +22,37 @@ DILATIONS = (1, 2, 4, 8)
 LEAST_VARIANCE = 0.01  # added to the local variance of pixels in -1..1 (13 grey levels): noise stays small
 
 
+def enlarge(x, factor, name):
+    """Bilinear interpolation of x, float32 [N, H, W, B], to `factor` times the height and width. It equals
+    UpSampling2D's, with which Keras on TensorFlow predicts and exports for one size alone. A convolution
+    takes any: it weighs a pixel and its neighbours for each of the pixels in its place. Most even factors
+    take two, of fewer numbers: for the ends of a pixel's parts, between which it is linear, then within."""
+
+    def spread(x, weights):
+        """Each pixel becomes a square of pixels, by weights [neighbours, ends, pixels of a side, their ends]
+        along rows and columns alike."""
+        neighbours, ends = weights.shape[:2]
+        bands = np.eye(x.shape[-1] // ends**2)
+        kernel = np.einsum("ydip,xejq,bo->yxdebijpqo", weights, weights, bands).astype("float32")
+        kernel = kernel.reshape(neighbours, neighbours, x.shape[-1], -1)
+        return ops.depth_to_space(ops.conv(x, kernel), weights.shape[2])
+
+    def between(at):
+        """Weights of the pixel before, the pixel and the next, `at` pixels from its centre, -0.5..0.5."""
+        return np.maximum([-at, 1 - abs(at), at], 0)[:, None]
+
+    if factor > 1:
+        x = ops.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
+        x = ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
+        parts = max((n for n in range(2, math.isqrt(factor) + 1, 2) if factor % n == 0), default=factor)
+        along = (np.arange(parts)[:, None] + [0, 1]) / parts - 0.5
+        x = spread(x, between(along if parts < factor else along.mean(1, keepdims=True)))
+        if parts < factor:
+            along = (np.arange(factor // parts)[:, None] + 0.5) * parts / factor
+            x = spread(x, np.array([1 - along, along])[None])
+    return layers.Identity(name=name, dtype="float32")(x)
+
+
 def add_local_contrast(x, cells):
     """The bands and, for each of `cells` (pixels) beside them, the same less their local mean, over the local
     standard deviation of all bands together (local contrast normalisation, Jarrett et al. 2009). Local is
@@ -26,7 +61,7 @@ def add_local_contrast(x, cells):
     def local_mean(x, cell, name):
         x = layers.AveragePooling2D(cell, name=f"{name}_cells", dtype="float32")(x)
         x = layers.AveragePooling2D(3, strides=1, padding="same", name=f"{name}_mean", dtype="float32")(x)
-        return layers.UpSampling2D(cell, interpolation="bilinear", name=f"{name}_grow", dtype="float32")(x)
+        return enlarge(x, cell, f"{name}_grow")
 
     bands = [x]
     for cell in cells:
@@ -106,7 +141,7 @@ def build_network(bands, classes, synchronized=False, size=None, **model):
         x = blocks.residual_block(x, width * 2**level, f"up{level}")
     x = layers.Conv2D(classes, 1, name="scores" if stem > 1 else "logits", dtype="float32")(x)
     if stem > 1:
-        x = layers.UpSampling2D(stem, interpolation="bilinear", name="logits", dtype="float32")(x)
+        x = enlarge(x, stem, "logits")
     return keras.Model(inputs, layers.Softmax(name="probabilities", dtype="float32")(x), name="residual_unet")
 
 

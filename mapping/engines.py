@@ -107,8 +107,8 @@ def load_network(run, facts):
 
 
 def graph_of(network, *shape):
-    """The network as one graph for patches of this shape (uint8 [N, S, S, B]): Keras interpolates only to
-    sizes that the graph knows. Returns planes, float32 [N, C, S, S]."""
+    """The network as one graph for patches of this shape (uint8 [N, S, S, B]): UpSampling2D, which earlier
+    networks have, interpolates only to sizes that the graph knows. Returns planes, float32 [N, C, S, S]."""
     import tensorflow as tf
     return tf.function(lambda patches: tf.transpose(network(patches, training=False), (0, 3, 1, 2)),
                        input_signature=[tf.TensorSpec(shape, tf.uint8)])

@@ -147,6 +147,13 @@ def windows_of(settings, role, side, count):
         yield np.ascontiguousarray(cut(tile.image, row, col, side)), labels
 
 
+def interpolations(model):
+    """Names of the convolutions that model.enlarge interpolates by: each feeds pixels to their places."""
+    fed = (node.input_value(0).get_node() for node in model.get_ordered_ops()
+           if node.get_type_name() == "DepthToSpace")
+    return [node.get_friendly_name() for node in fed if node.get_type_name() == "Convolution"]
+
+
 def quantise(model, settings):
     """The model in 8 bit, its ranges taken from windows of the training tiles."""
     import nncf
@@ -156,7 +163,8 @@ def quantise(model, settings):
     silent = io.StringIO()  # its progress bars
     with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
         return nncf.quantize(model, nncf.Dataset(patches), subset_size=len(patches),
-                             ignored_scope=nncf.IgnoredScope(types=FIXED, validate=False))
+                             ignored_scope=nncf.IgnoredScope(types=FIXED, names=interpolations(model),
+                                                             validate=False))
 
 
 def measure_price(exact, quantised, settings):

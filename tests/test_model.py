@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,7 +63,93 @@ def test_any_size_gives_probabilities_and_loads_without_this_code(
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded(pixels)), probabilities)
     modules = {layer["module"] for layer in json.loads(loaded.to_json())["config"]["layers"]}
-    assert modules <= {"keras.layers", "keras.src.ops.numpy"}
+    assert modules <= {"keras.layers", "keras.src.ops.numpy", "keras.src.ops.nn"}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(path of a network that interpolates by 2, 4, 5 and 8, pixels of three sizes, what it answers)."""
+    keras.utils.set_random_seed(0)
+    network = model.build_network(
+        **{**SMALL, "depth": 1}, residual="add", centre="plain", stem=2, local_contrast=[4, 5, 8]
+    )
+    network.save(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    sizes = (1, 80, 80), (2, 40, 120), (1, 40, 40)
+    pixels = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+    return tmp_path / "model.keras", pixels, [network(each).numpy() for each in pixels]
+
+
+def test_a_saved_network_answers_one_size_after_another(saved):
+    path, pixels, expected = saved
+    network = keras.models.load_model(path, safe_mode=True)
+    for each, right in zip(pixels, expected):
+        np.testing.assert_allclose(network.predict(each, verbose=0), right, atol=1e-5)
+
+
+WITH_KERAS_ALONE = """
+import keras, numpy, sys
+path, pixels, answers = sys.argv[1:]
+network = keras.models.load_model(path, safe_mode=True)
+given = numpy.load(pixels)
+numpy.savez(answers, *(network.predict(given[name], verbose=0) for name in given.files))
+"""
+
+
+def test_a_saved_network_answers_the_same_on_jax(saved, tmp_path):
+    pytest.importorskip("jax")
+    path, pixels, expected = saved
+    given, answers = tmp_path / "pixels.npz", tmp_path / "answers.npz"
+    np.savez(given, *pixels)
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", WITH_KERAS_ALONE, path, given, answers]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    with np.load(answers) as found:
+        for each, right in zip(found.values(), expected, strict=True):
+            np.testing.assert_allclose(each, right, atol=1e-5)
+
+
+def test_a_saved_network_exports_as_it_is_to_a_saved_model_of_any_size(saved, tmp_path):
+    path, pixels, expected = saved
+    keras.models.load_model(path, safe_mode=True).export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    for each, right in zip(pixels, expected):
+        np.testing.assert_allclose(exported.serve(each), right, atol=1e-5)
+
+
+def test_a_saved_network_exports_as_it_is_to_onnx_of_any_size(saved, tmp_path):
+    pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    path, pixels, expected = saved
+    network = keras.models.load_model(path, safe_mode=True)
+    network(pixels[0])  # Keras wants it called once
+    network.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    for each, right in zip(pixels, expected):
+        (found,) = session.run(None, {session.get_inputs()[0].name: each})
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 6, 8, 32, 256])
+def test_enlarging_is_kerass_bilinear_interpolation(factor):
+    inputs = keras.Input((None, None, 2))
+    enlarging = keras.Model(inputs, model.enlarge(inputs, factor, "enlarged"))
+    usual = keras.layers.UpSampling2D(factor, interpolation="bilinear")
+    for shape in ((1, 1), (1, 3), (4, 1), (5, 4)):
+        pixels = np.random.default_rng(0).uniform(-1, 1, (2, *shape, 2)).astype(np.float32)
+        np.testing.assert_allclose(enlarging(pixels), usual(pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_interpolates_in_float32(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        network = model.build_network(**SMALL, residual="add", centre="plain", stem=2, local_contrast=[8])
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    enlarged = [layer for layer in network.operations if type(layer).__name__ in ("Conv", "DepthToSpace")]
+    assert len(enlarged) == 10 and {layer.output.dtype for layer in enlarged} == {"float32"}
+    assert network.get_layer("logits").output.dtype == "float32"
 
 
 def test_logits_share_weights_with_the_network():

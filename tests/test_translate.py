@@ -4,14 +4,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import rasterio
-from untrained import SMALL, answers, ortho, read_map, small, write_run  # noqa: F401  a fixture among them
+from untrained import (  # noqa: F401  a fixture among them
+    SMALL,
+    answers,
+    ortho,
+    read_map,
+    small,
+    untrained,
+    write_run,
+)
 
 import predict
 import prepare_data
 from base.problem import Problem
-from base.tables import read_record
+from base.tables import read_facts, read_record
 from mapping import engines, translate
-from model import build_network
+from mapping.engines import load_network
+from model import build_network, keras
 
 
 class Here(ThreadPoolExecutor):
@@ -23,6 +32,14 @@ class Here(ThreadPoolExecutor):
 @pytest.fixture
 def in_this_process(monkeypatch):
     monkeypatch.setattr(translate, "ProcessPoolExecutor", Here)
+
+
+def convolutions_of(model):
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
+
+
+def fed_by(node):
+    return node.input_value(0).get_node().get_type_name()
 
 
 @pytest.mark.parametrize(
@@ -39,14 +56,13 @@ def test_without_concatenations_before_convolutions_a_network_answers_the_same(c
     model = ov.convert_model(engines.graph_of(network, 1, 64, 64, 3))
     _, expected = answers(engines.openvino_engine(model, 1))
     translate.without_concatenations(model)
-    nodes = model.get_ordered_ops()
-    fed = [
-        node.input_value(0).get_node().get_type_name()
-        for node in nodes
-        if node.get_type_name() == "Convolution"
+    joined = [
+        node
+        for node in convolutions_of(model)
+        if fed_by(node) == "Concat" and node.input_value(0).get_node().get_attributes()["axis"] == 1
     ]
-    assert "Concat" not in fed and len(fed) > 8
-    (softmax,) = (node for node in nodes if node.get_type_name() == "Softmax")
+    assert not joined and len(convolutions_of(model)) > 8
+    (softmax,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
     assert softmax.get_attributes()["axis"] == 1
     np.testing.assert_allclose(answers(engines.openvino_engine(model, 1))[1], expected, atol=1e-4)
     assert expected.std() > 0.01
@@ -65,6 +81,30 @@ def test_openvino_takes_a_network_that_was_trained_in_mixed_precision(
         predict.main(settings, small, "a.tif")
         maps.append(read_map(small, "a"))
     assert (maps[0] == maps[1]).mean() > 0.95 and len(np.unique(maps[0])) > 1
+
+
+def test_a_network_of_before_that_interpolates_by_upsampling_gives_the_same_map(
+    small, settings, tmp_path, monkeypatch, in_this_process
+):
+    pytest.importorskip("openvino")
+    ortho(tmp_path / "a.tif", (60, 100))
+    settings["predict"]["engine"] = "tensorflow"
+    predict.main(settings, small, "a.tif")
+    expected = read_map(small, "a")
+
+    def upsample(x, factor, name):
+        return keras.layers.UpSampling2D(factor, interpolation="bilinear", name=name, dtype="float32")(x)
+
+    monkeypatch.setattr("model.enlarge", upsample)
+    untrained.cache_clear()
+    write_run(small, settings)
+    untrained.cache_clear()
+    assert "UpSampling2D" in {type(layer).__name__ for layer in load_network(small, read_facts(small)).layers}
+    for engine in ("tensorflow", "openvino"):
+        settings["predict"]["engine"] = engine
+        (small / "predictions/a.tif").unlink()
+        predict.main(settings, small, "a.tif")
+        assert (read_map(small, "a") == expected).mean() > 0.999 and len(np.unique(expected)) > 1
 
 
 def test_openvino_gives_tensorflows_map_and_needs_no_tensorflow(small, settings, tmp_path, capsys):
@@ -111,6 +151,12 @@ def test_eight_bit_is_calibrated_on_training_windows_and_says_what_it_costs(
     predict.main(settings, small, "a.tif")
     assert "int8: mean IoU" in capsys.readouterr().out
     check = read_record(small / "engine/int8_64.json", "predict.py")["check"]
+    model = pytest.importorskip("openvino").Core().read_model(small / "engine/int8_64.xml")
+    names = translate.interpolations(model)
+    assert len(names) >= 4  # brightness and contrast by 8, in two steps; the logits by 2
+    fed = {node.get_friendly_name(): fed_by(node) for node in convolutions_of(model)}
+    assert {fed.pop(name) for name in names} <= {"Concat", "DepthToSpace"}  # not quantised
+    assert "FakeQuantize" in fed.values()
     assert check["windows"] == 2 and 0 <= check["mean_iou_int8"] <= 1 and check["same"] > 0.8
     with rasterio.open(small / "predictions/a.tif") as source:
         assert " int8 " in source.tags()["ENGINE"]

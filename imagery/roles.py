@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from base.settings import all_tiles
-from imagery.ground import pixel_size
+from imagery.ground import pixel_size, plain_size
 
 LARGER = 1.25  # times: pixels that differ by more look like another ground
 
@@ -82,7 +82,7 @@ def doubt_sizes(split, rows):
 def name_ends(sizes):
     """The least and the greatest of {tile: pixel size} as texts; one where they are the same."""
     ordered = sorted(sizes, key=sizes.get)
-    texts = {tile: " x ".join(dict.fromkeys(f"{metres:.3g}" for metres in sizes[tile])) + " m"
+    texts = {tile: " x ".join(f"{metres:g}" for metres in np.atleast_1d(plain_size(sizes[tile]))) + " m"
              for tile in ordered[:1] + ordered[-1:]}
     if len(set(texts.values())) < 2:
         return list(texts.values())[:1]

@@ -14,7 +14,8 @@ def told(sizes=(), **classes):
     for role, tiles in SPLIT.items():
         for tile in tiles:
             size = dict(sizes).get(tile, 0.05)
-            transform = size and [size, 0, 300000, 0, -size, 5800000]
+            wide, high = size if isinstance(size, tuple) else (size, size)
+            transform = size and [wide, 0, 300000, 0, -high, 5800000]
             rows[tile] = {
                 "classes": classes.get(role, ALL),
                 "georeference": {"crs": size and "EPSG:32633", "transform": transform},
@@ -27,7 +28,8 @@ def told(sizes=(), **classes):
 def test_tiles_like_each_other_are_not_in_doubt():
     assert told() == []
     assert told(sizes={"2_13": 0.0625, "2_10": None, "3_10": 0.06}) == []
-    assert told(sizes=dict.fromkeys(["2_11", "3_10", "2_10", "2_13"])) == []
+    for size in (None, (0.05, 0.1)):  # metres wide and high
+        assert told(sizes=dict.fromkeys(["2_11", "3_10", "2_10", "2_13"], size)) == []
 
 
 def test_a_class_that_its_own_nodata_value_hides_is_named_once():
@@ -93,6 +95,10 @@ def test_a_class_that_is_trained_and_not_scored_is_named_with_its_role():
         (
             {"2_11": 0.2, "2_10": None},
             "split.train (3_10: 0.05 m, 2_11: 0.2 m), split.test (0.05 m), expected",
+        ),
+        (
+            {"2_13": (0.05, 0.1)},
+            "split.train (0.05 m), split.val (0.05 m), split.test (0.05 x 0.1 m), expected",
         ),
         ({"2_10": 0.039}, "split.train (0.05 m), split.val (0.039 m), split.test (0.05 m), expected"),
     ],

@@ -3,7 +3,7 @@ import functools
 import itertools
 
 import numpy as np
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 
 from imagery.labels import parse_colour
 from imagery.rasters import reading
@@ -137,13 +137,9 @@ def reach(step, averaged, count, size):
 
 
 def likely_collar(raster, bands):
-    """The Collar of an open raster in which nothing says what has no data, but one value takes a corner, a
-    good part of the border and more than LEAST of the raster; else None. Cheap unless a corner is flat."""
-    flags = {flag for band in bands for flag in raster.mask_flag_enums[band - 1]}
-    plain = flags == {MaskFlags.all_valid} and ColorInterp.alpha not in raster.colorinterp
-    if not plain or raster.height * raster.width > MOST:
-        return None
-    nodata = corner_value(raster, bands)
+    """The Collar of an open raster in which one value takes a corner, a good part of the border and more than
+    LEAST of the raster, and the file counts that corner as data; else None. Cheap unless a corner is flat."""
+    nodata = corner_value(raster, bands) if raster.height * raster.width <= MOST else None
     if nodata is None:
         return None
     collar = Collar(raster, bands, nodata)
@@ -161,14 +157,16 @@ def advice(nodata, share):
 
 
 def corner_value(raster, bands):
-    """The one value, as data.nodata has it, of the corners that are flat; None where none is, or no setting
-    could name it."""
+    """The one value, as data.nodata has it, of the corners that are flat and data; None where none is, or no
+    setting could name it."""
     values = []
     height, width = (min(CORNER, size) for size in raster.shape)
     for row, col in itertools.product((0, raster.height - height), (0, raster.width - width)):
+        window = (row, row + height), (col, col + width)
         with reading(raster.name):
-            pixels = raster.read(bands, window=((row, row + height), (col, col + width)))
-        if (pixels == pixels[:, :1, :1]).all():
+            pixels = raster.read(bands, window=window)
+            flat = (pixels == pixels[:, :1, :1]).all() and raster.dataset_mask(window=window).all()
+        if flat:
             values.append(tuple(pixels[:, 0, 0].tolist()))
     value = max(values, key=values.count, default=None)
     if value is None:

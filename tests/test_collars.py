@@ -162,11 +162,15 @@ def test_a_resampled_pixel_has_no_data_where_a_pixel_without_has_a_part_in_it(tm
 # -- likely ones -------------------------------------------------------------------------------------------
 
 
-def likely(path, image, **profile):
+def likely_of(path, image, bands, **profile):
     write_raster(path, image, **profile)
     with open_raster(path) as raster:
-        collar = likely_collar(raster, list(raster.indexes))
+        collar = likely_collar(raster, bands)
         return collar and (collar.nodata, round(collar.share, 3))
+
+
+def likely(path, image, **profile):
+    return likely_of(path, image, [1, 2, 3] if image.ndim == 3 else [1], **profile)
 
 
 def test_a_likely_collar_is_told_with_value_and_share(tmp_path):
@@ -201,6 +205,8 @@ def test_what_people_build_and_the_sun_leaves_dark_is_no_collar(tmp_path):
     hidden = np.concatenate([scene(), opaque], -1)
     hidden[:30] = 0
     assert likely(path, hidden, photometric="RGB", alpha="yes") is None
+    hidden[..., 3] = 255  # which hides nothing
+    assert likely_of(path, hidden, [1, 2, 3], photometric="RGB", alpha="yes") == ("#000000", 0.25)
     assert likely(path, np.full((1, 1, 3), 7, np.uint8)) == ("#070707", 1)
 
 

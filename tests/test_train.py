@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, read_history, run_script, save_settings
 
 import lr_find
+import prepare_data
 import train
 from base.problem import Problem
 from imagery.tiles import manifest_text, read_manifest
@@ -107,6 +108,16 @@ def test_a_finished_run_is_left_alone_until_something_changed(trained, settings,
     assert len(read_history(run)) == 1 and [p.name for p in (run / "checkpoints").iterdir()] == [
         "epoch_00001.npz"
     ]
+
+
+def test_what_has_no_data_elsewhere_is_no_reason_to_train_anew(trained, settings):
+    run = trained / "runs/tiny"
+    before = {name: (run / name).stat().st_mtime_ns for name in ("model.keras", "history.csv")}
+    settings["data"]["nodata"] = "#000000"  # in no tile
+    prepare_data.main(settings, run)
+    assert records.why_anew(settings, run) is None
+    train.main(settings, run)
+    assert {name: (run / name).stat().st_mtime_ns for name in before} == before
 
 
 def test_a_refused_setting_leaves_a_finished_run_whole(trained, settings):

@@ -152,6 +152,8 @@ def test_empty_ground_is_never_drawn(tmp_path, monkeypatch):
     prepare_data.main(settings, tmp_path / "runs/dronedeploy")
     manifest = read_manifest(settings["data"]["prepared"])
     assert sum(row["pixels"]["labels"]["ignored"] for row in manifest["tiles"].values()) > 8_000_000
+    nodata = {tile: row["nodata"] for tile, row in manifest["tiles"].items()}
+    assert nodata == {"west": 6_975_574, "mid": 1_147_956, "east": 2_402_844}  # 98 % of what is drawn black
     tiles = [open_prepared(settings["data"], tile, manifest) for tile in settings["split"]["train"]]
     plan, car = plan_epoch(tiles, settings, 1), list(settings["data"]["classes"]).index("car")
     labels = [window_of(tiles, patch) for patch in plan]

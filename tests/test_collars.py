@@ -143,7 +143,7 @@ def test_a_colour_is_that_of_the_first_three_bands(tmp_path):
             np.testing.assert_array_equal(Collar(raster, bands, nodata).rows(0, 120), expected)
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.31, 0.5, 0.77, 1.3, 2, 3.7])
+@pytest.mark.parametrize("scale", [(0.1, 0.1), (0.31, 0.5), (0.77, 0.77), (2, 3.7), (0.3, 1.4), (1, 0.4)])
 def test_a_resampled_pixel_has_no_data_where_a_pixel_without_has_a_part_in_it(tmp_path, scale):
     place = {"crs": "EPSG:32633", "transform": from_origin(4e5, 5e6, 0.1, 0.1)}
     outside = footprint((120, 170))

@@ -4,7 +4,8 @@ memory.
     python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes (make faults)
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
-Rasters: images and labels, their bytes and TIFF tags changed, prepared as prepare_data.py does. Other files:
+Rasters: images and labels, their bytes and TIFF tags changed, or beside them a damaged world file, PAM file
+or .prj; some with a collar, by one data.nodata or another; prepared as prepare_data.py does. Other files:
 the manifest, records, tables and checkpoints, their bytes changed; records also as JSON, and a manifest that
 is whole but another's; read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
 Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
@@ -101,19 +102,53 @@ def finished(folder):
     return read_settings("tiny.yaml")
 
 
+def write_beside(rng, path):
+    """Puts a damaged file beside a raster, of those that say where it lies and what has no data."""
+    world = b"0.05\n0\n0\n-0.05\n366000.025\n5807999.975\n"
+    system = b'LOCAL_CS["made up",UNIT["metre",1]]' if rng.random() < 0.2 else b"EPSG:32633"
+    pam = (b"<PAMDataset><SRS>EPSG:32633</SRS><GeoTransform>366000, 0.05, 0, 5808000, 0, -0.05</GeoTransform>"
+           b'<GCPList Projection="EPSG:32633"><GCP Pixel="1" Line="2" X="366000" Y="5808000"/></GCPList>'
+           b'<Metadata domain="RPC"><MDI key="LAT_OFF">52</MDI></Metadata><PAMRasterBand band="1">'
+           b"<NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>")
+    place, content = rng.choice(((path.with_suffix(".tfw"), world), (path.with_suffix(".prj"), system),
+                                 (path.with_name(path.name + ".aux.xml"), pam)))
+    place.write_bytes(change_bytes(rng, content) if rng.random() < 0.8 else content)
+    if place.suffix == ".prj":
+        path.with_suffix(".tfw").write_bytes(world)
+
+
+def add_collar(rng, path):
+    """Gives a raster a flat corner or side, as one value, and perhaps odd holes."""
+    import numpy as np
+    import rasterio
+    with rasterio.open(path, "r+") as raster:
+        pixels, value = raster.read(), rng.choice((0, 255))
+        high, wide = rng.randrange(1, raster.height + 1), rng.randrange(1, raster.width + 1)
+        pixels[:, :high, :wide] = value
+        noise = np.random.default_rng(rng.randrange(2**32)).random(pixels.shape[1:])
+        pixels[:, noise < rng.choice((0, 0.1, 0.4))] = 7
+        raster.write(pixels)
+
+
 def raster_case(rng, settings):
-    """A damaged image or label prepared with the others; what reads it."""
+    """A damaged image or label, or one with a damaged file beside it or a collar, prepared with the others;
+    what reads it."""
     import shutil
 
     import prepare_data
     path = rng.choice(sorted(Path("raw").rglob("*.tif")))
-    content = path.read_bytes()
-    damaged = (change_tags if rng.random() < 0.4 else change_bytes)(rng, content)
     target = Path("fuzz/raw") / path.relative_to("raw")
-    shutil.copytree("raw", "fuzz/raw", dirs_exist_ok=True)
-    shutil.rmtree("fuzz/prepared", ignore_errors=True)
-    target.write_bytes(damaged)
+    shutil.rmtree("fuzz", ignore_errors=True)
+    shutil.copytree("raw", "fuzz/raw")
     data = {**settings["data"], "raw": "fuzz/raw", "prepared": "fuzz/prepared"}
+    if rng.random() < 0.3:
+        data["nodata"] = rng.choice((0, 255, -9999.5, 1e300, "#000000", "#ffffff"))
+    if rng.random() < 0.3:
+        add_collar(rng, target)
+    if rng.random() < 0.3:
+        write_beside(rng, target)
+    else:
+        target.write_bytes((change_tags if rng.random() < 0.4 else change_bytes)(rng, target.read_bytes()))
     return lambda: prepare_data.main({**settings, "data": data}, Path("fuzz/runs"))
 
 

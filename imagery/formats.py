@@ -20,8 +20,8 @@ OTHERS = (".jp2", ".vrt", ".img", ".gpkg", ".bmp", ".gif", ".webp", ".geojson", 
 HEAD = 512  # bytes that tell a format
 
 AGAIN = "it may be damaged or cut short: copy or fetch it again"
-CONVERT = "convert it: {command}"
-VARIABLE = "convert one of its variables, named as gdalinfo lists them: gdal_translate NAME {target}"
+CONVERT = "convert it and name the new file: {command}"
+VARIABLE = "convert one of its variables, as gdalinfo names them: gdal_translate NAME {target}"
 EXPORT = "export it as a GeoTIFF by a program that reads it"
 BURN = "as labels, burn it into a raster of the image's size first (gdal_rasterize)"
 UNPACK = "unpack it and name the raster inside"

@@ -80,7 +80,7 @@ def cut(length, **options):
     return make
 
 
-AGAIN, CONVERT = "copy or fetch it again", "convert it: gdal_translate "
+AGAIN, CONVERT = "copy or fetch it again", "convert it and name the new file: gdal_translate "
 HTML = b"\n<!DOCTYPE html>\n<html><title>Sign in</title></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 OWN_FILES = {  # {name: (how it comes about, what is said of it, what is advised)}

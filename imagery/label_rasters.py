@@ -116,9 +116,10 @@ class LabelReader:
             bands, alpha = (self.layout.bands, self.layout.alpha) if classes == 3 else (raster.indexes, None)
             if is_one_hot(raster, list(bands), alpha, decoder):
                 self.layout = Layout("one-hot", list(bands), alpha)
-        flags = raster.mask_flag_enums[0]
-        self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.nodata = [raster.nodatavals[band - 1] for band in self.layout.bands]
+        of_value = MaskFlags.alpha, *([] if None in self.nodata else [MaskFlags.nodata])
+        flags = raster.mask_flag_enums[0]
+        self.masked = MaskFlags.per_dataset in flags and not {*of_value} & {*flags}
         self.hidden, self.shadowed = Counter(), self.class_of_nodata([*data["classes"]])
 
     def class_of_nodata(self, classes):
@@ -201,7 +202,8 @@ class LabelReader:
             return
         row, col = (int(number) for number in np.unravel_index(wrong.argmax(), wrong.shape))
         at = ((start + row, start + row + 1), (col, col + 1))
-        values = self.raster.read(self.layout.bands, window=at).ravel().tolist()
+        with reading(self.raster.name):
+            values = self.raster.read(self.layout.bands, window=at).ravel().tolist()
         got = ", ".join(f"{value:.6g}" for value in values)
         expected = "one of the classes' bands set to 1 or 255, the others 0 (one-hot)"
         if self.layout.kind == "values":

@@ -6,6 +6,8 @@ from collections import Counter
 import numpy as np
 
 from base.settings import all_tiles
+from base.zips import split_zip
+from imagery.formats import command_to
 from imagery.ground import pixel_size, plain_size
 
 LARGER = 1.25  # times: pixels that differ by more look like another ground
@@ -37,9 +39,11 @@ def doubt_nodata(rows):
     for name, files in hidden.items():
         share, path = max(files)
         more = f" (and less of {len(files) - 1} more)" if len(files) > 1 else ""
+        rewrite = command_to("gdal_translate -a_nodata none", path)  # of a PNG, or in a zip
+        edit = f"gdal_edit.py -unsetnodata {shlex.quote(path)}" if path.lower().endswith(".tif") else rewrite
         yield (f"labels {path}: {share:.1f} % of the pixels{more} unlabelled, as the nodata value is that of "
-               f"{name}, expected one that no class has; where they are {name}, take it out: gdal_edit.py "
-               f"-unsetnodata {shlex.quote(path)}")
+               f"{name}, expected one that no class has; where they are {name}, take it out: "
+               f"{rewrite if split_zip(path)[0] else edit}")
 
 
 def doubt_labels(counts):

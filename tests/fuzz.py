@@ -4,8 +4,9 @@ memory.
     python tests/fuzz.py            2,000 rasters and 2,000 other files, about 10 minutes (make faults)
     python tests/fuzz.py 100 7      100 of each, by seed 7
 
-Rasters: images and labels, their bytes and TIFF tags changed, or beside them a damaged world file, PAM file
-or .prj; some with a collar, by one data.nodata or another; prepared as prepare_data.py does. Other files:
+Rasters: images and labels (painted, with alpha, one-hot, of values, masked, with nodata), their bytes and
+TIFF tags changed, or beside them a damaged world file, PAM file or .prj; some with a collar, by one
+data.nodata or another; prepared as prepare_data.py does. Other files:
 the manifest, records, tables and checkpoints, their bytes changed; records also as JSON, and a manifest that
 is whole but another's; read as the steps read them. Each may take 10 s and 2 GB more than this process holds.
 Prints how many were answered and refused, and what was wrong with the rest, with the seed that shows it.
@@ -130,24 +131,56 @@ def add_collar(rng, path):
         raster.write(pixels)
 
 
+def rewrite_label(rng, path, classes):
+    """A painted label written otherwise, as people's programs do: True where by its classes' values."""
+    import numpy as np
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    from imagery.labels import palette
+    with rasterio.open(path) as source:
+        colours = np.moveaxis(source.read(), 0, -1)
+    index = (colours[..., None, :] == palette(classes)[: len(classes)]).all(-1)
+    kind, dtype = rng.choice(("alpha", "one-hot", "values")), rng.choice(("uint8", "int16", "float32"))
+    pixels = {"alpha": np.dstack([colours, np.full(index.shape[:2], 255, np.uint8)]),
+              "one-hot": (index * rng.choice((1, 255))).astype(dtype),
+              "values": index.argmax(-1, keepdims=True).astype(dtype)}[kind]
+    hidden = (slice(rng.randrange(20)), slice(rng.randrange(20)))
+    pixels[hidden] = rng.choice((0, 7, 1.5)) if rng.random() < 0.3 else 0
+    profile = {"driver": "GTiff", "height": pixels.shape[0], "width": pixels.shape[1],
+               "count": pixels.shape[2], "dtype": pixels.dtype}
+    with rasterio.open(path, "w", **profile, nodata=rng.choice((None, None, 0, 7, 255))) as target:
+        if kind == "one-hot":
+            target.colorinterp = [ColorInterp.undefined] * target.count
+        target.write(np.moveaxis(pixels, -1, 0))
+        if rng.random() < 0.3:
+            target.write_mask(index.any(-1) & (index.argmax(-1) > 0))
+    return kind == "values"
+
+
 def raster_case(rng, settings):
     """A damaged image or label, or one with a damaged file beside it or a collar, prepared with the others;
     what reads it."""
     import shutil
 
     import prepare_data
-    path = rng.choice(sorted(Path("raw").rglob("*.tif")))
-    target = Path("fuzz/raw") / path.relative_to("raw")
     shutil.rmtree("fuzz", ignore_errors=True)
     shutil.copytree("raw", "fuzz/raw")
     data = {**settings["data"], "raw": "fuzz/raw", "prepared": "fuzz/prepared"}
+    target = rng.choice(sorted(Path("fuzz/raw").rglob("*.tif")))
     if rng.random() < 0.3:
         data["nodata"] = rng.choice((0, 255, -9999.5, 1e300, "#000000", "#ffffff"))
-    if rng.random() < 0.3:
+    if "label" in target.name and rng.random() < 0.7:
+        seed = rng.random()
+        if rewrite_label(random.Random(seed), target, data["classes"]):
+            data.update(label_values={name: n for n, name in enumerate(data["classes"])}, ignore_colours=[7])
+            for other in {*target.parent.glob("*.tif")} - {target}:
+                rewrite_label(random.Random(seed), other, data["classes"])
+    elif rng.random() < 0.3:
         add_collar(rng, target)
     if rng.random() < 0.3:
         write_beside(rng, target)
-    else:
+    elif rng.random() < 0.8:
         target.write_bytes((change_tags if rng.random() < 0.4 else change_bytes)(rng, target.read_bytes()))
     return lambda: prepare_data.main({**settings, "data": data}, Path("fuzz/runs"))
 

@@ -339,6 +339,15 @@ def test_a_fraction_is_refused_with_its_place(tmp_path, labels, dtype):
         read(tmp_path / "a.tif", **VALUES)
 
 
+def test_the_transparent_colour_of_a_png_is_a_nodata_value(tmp_path, labels):
+    write(tmp_path / "a.png", COLOURS[labels], driver="PNG", nodata=255)
+    with rasterio.open(tmp_path / "a.png") as raster:
+        assert raster.nodatavals == (255, 255, 255)
+    decoded, outcomes, _, reader = read(tmp_path / "a.png")
+    np.testing.assert_array_equal(decoded, np.where(labels == 0, IGNORE, labels))
+    assert outcomes == [70, 0, 14, 0] and reader.hidden == {"impervious": 14}
+
+
 @pytest.mark.parametrize("data, nodata", [({}, 255), (VALUES, 0)])
 def test_a_nodata_value_that_is_a_class_is_said(project, settings, capsys, data, nodata):
     settings["data"].update(data)

@@ -119,6 +119,9 @@ def test_what_make_watches(tmp_path):
     texts = dict.fromkeys(tmp_path / name for name in names)
     texts[tmp_path / "images/1.tif.aux.xml"] = "<NoDataValue>0</NoDataValue>"
     assert watched_files(settings) == texts
+    (tmp_path / "labels/1.png.aux.xml").write_text("<NoDataValue>7</NoDataValue>")
+    texts[tmp_path / "labels/1.png.aux.xml"] = "<NoDataValue>7</NoDataValue>"
+    assert watched_files(settings) == texts
 
 
 def test_a_doubled_folder_is_found(project, settings):

@@ -43,6 +43,9 @@ def test_a_class_that_its_own_nodata_value_hides_is_named_once():
     assert line.startswith("labels raw/c of mine.tif: 50.5 % of the pixels (and less of 1 more) unlabelled")
     assert "that of tree, expected" in line
     assert line.endswith("take it out: gdal_edit.py -unsetnodata 'raw/c of mine.tif'")
+    rows["c"]["raw"]["labels"]["path"] = "raw/c.png"
+    (line,) = doubts({"train": ["a"], "val": ["b"], "test": ["c"]}, rows)
+    assert line.endswith("take it out: gdal_translate -a_nodata none raw/c.png raw/c.tif")
 
 
 def test_a_class_without_training_pixels_is_named_once_wherever_else_it_is():

@@ -31,7 +31,8 @@ def layout_of(raster, data):
     """The Layout of an open raster by its header, None where it cannot be labels (`check_label` says why).
     One that is called painted may be one-hot: see `is_one_hot`."""
     classes, painted, bands = len(data["classes"]), data["label_values"] is None, list(raster.indexes)
-    alpha = next((band for band in bands if raster.colorinterp[band - 1] == ColorInterp.alpha), None)
+    kinds = raster.colorinterp  # asked once: a damaged header may declare 65,535 bands
+    alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
     plain = [band for band in bands if band != alpha]
     if not all(dtype.startswith(("uint", "int", "float")) for dtype in raster.dtypes):
         return None

@@ -30,7 +30,7 @@ from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import check_name, find_rasters, find_raw
 from mapping.engines import choose_engine
 from mapping.maps import check_length_of_name, recorded, ways
-from mapping.one_raster import Job, attempt
+from mapping.one_raster import Job, asked_scale, attempt, scale_key
 from mapping.translate import ensure_engine
 
 
@@ -57,7 +57,8 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
                 check_name(path, settings)
             extra_path = find_extra(name, extra, facts, settings["data"])
             check_length_of_name(run, name, path)
-            check_raster(path, extra_path, facts)
+            scale = asked_scale(name, settings, facts)
+            check_raster(path, extra_path, facts, scale, scale_key(name, settings))
             jobs.append(Job(name, path, extra_path, settings, run, engine))
     if jobs:
         warn_of_training(jobs, facts)
@@ -123,15 +124,17 @@ def find_extra(name, given, facts, data):
     return paths[0]
 
 
-def check_raster(path, extra_path, facts):
-    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes."""
+def check_raster(path, extra_path, facts, scale, key):
+    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes. `scale`:
+    its `asked_scale`; `key`: its `scale_key`."""
     with open_raster(path) as raster, open_raster(extra_path or path) as extra:
-        wrong = check_bands(raster, facts["bands"], facts["scale"], f"the network's bands: {facts['bands']}")
+        named = f"the network's bands: {facts['bands']}"
+        wrong = check_bands(raster, facts["bands"], scale[:len(facts["bands"])], named, key)
         if wrong:
             raise Problem(f"raster {path}: {wrong}", code=3)
         if not extra_path:
             return
-        wrong = check_bands(extra, [1], facts["scale"][-1:], "the network's extra band")
+        wrong = check_bands(extra, [1], scale[-1:], "the network's extra band", key)
         if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
             wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
         if extra.shape != raster.shape:

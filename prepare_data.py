@@ -36,6 +36,7 @@ from imagery.leaks import check_pixels, check_places, digest_blocks, without_pla
 from imagery.rasters import Layers, open_raster, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.roles import doubts
+from imagery.scales import check_scale, filled
 from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 
 PIXELS_AT_ONCE = 2**22  # of a band of rows
@@ -53,6 +54,7 @@ class Audit:
 
     def __init__(self, shape, kinds):
         self.digest, self.outside = hashlib.sha256(str(shape).encode()), np.zeros(shape[2], np.int64)
+        self.levels = []
         self.nodata, self.collar, self.cells, self.blocks = 0, None, [], []
         self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
         self.unknown = {kind: Counter() for kind in kinds}
@@ -78,7 +80,7 @@ class Audit:
         for kind, reader in self.readers.items():
             pixels[kind] |= {"layout": str(reader.layout), "hidden": dict(+reader.hidden)}
         return {"nodata": int(self.nodata), "likely_collar": self.collar,
-                "outside_scale": self.outside.tolist(), "pixels": pixels,
+                "outside_scale": self.outside.tolist(), "levels": self.levels, "pixels": pixels,
                 "pixels_sha256": self.digest.hexdigest(),
                 "blocks": np.unique(np.concatenate(self.blocks)).tobytes().hex(),
                 "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
@@ -93,6 +95,21 @@ def find_collar(image, data, audit):
     return None
 
 
+def layers_of(rasters, data, collar):
+    """The Layers of a tile's open rasters, {kind: raster}."""
+    return Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data), collar)
+
+
+@contextlib.contextmanager
+def opened_layers(source, data):
+    """The Layers of a raw tile, open."""
+    with contextlib.ExitStack() as opened:
+        rasters = {kind: opened.enter_context(open_raster(source.files[kind]))
+                   for kind in ("image", "extra") if kind in source.files}
+        collar = data["nodata"] is not None and Collar(rasters["image"], data["bands"], data["nodata"])
+        yield layers_of(rasters, data, collar or None)
+
+
 def read_tile(source, data, decoder, audit):
     """Yields a tile by bands of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
     [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
@@ -100,8 +117,7 @@ def read_tile(source, data, decoder, audit):
     rows = max(1, PIXELS_AT_ONCE // width // CELL) * CELL
     with contextlib.ExitStack() as opened:
         rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
-        collar = find_collar(rasters["image"], data, audit)
-        layers = Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data), collar)
+        layers = layers_of(rasters, data, find_collar(rasters["image"], data, audit))
         audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
         for start in range(0, height, rows):
             stop = min(start + rows, height)
@@ -115,6 +131,7 @@ def read_tile(source, data, decoder, audit):
                 audit.add_labels(kind, *counts)
             audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
             yield {"pixels": pack(image, labels.pop("labels")), **labels}
+        audit.levels = [filled(levels) for levels in layers.levels]
 
 
 def write_tile(tile, source, data, decoder, passed):
@@ -233,6 +250,7 @@ def prepare(split, data, sources, rows):
                 print(summary(tile, row, data["scale"]), flush=True)
                 if row["likely_collar"]:
                     print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
+        problems += check_scale(data, audited, lambda tile: opened_layers(sources[tile], data))
         problems += [*check_layouts(audited, data), *check_pixels(split, audited, data["allow_overlap"])]
         if problems:
             raise Problem(*problems, code=3)

@@ -79,6 +79,9 @@ LIMITS = "[low, high], two rising numbers", two(number(-1e9, 1e9))
 LIMITS_OF_BANDS = list_of(optional(LIMITS), low=1, unique=False)
 SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",
          lambda v: v is None or LIMITS[1](v) or LIMITS_OF_BANDS[1](v))
+SCALE_OR_AUTO = (f"auto, {SCALE[0]}",
+                 lambda v: v == "auto" or SCALE[1](v)
+                 or list_of(either("auto", optional(LIMITS)), low=1, unique=False)[1](v))
 WEIGHTS = map_of(TEXT, number(0, 1e6))
 POWER_OR_WEIGHTS = ("a number from 0 to 1 or a mapping of every class to its weight",
                     lambda v: number(0, 1)[1](v) or WEIGHTS[1](v))
@@ -118,8 +121,8 @@ KEYS = {
     "predict.window": whole(16, 8192), "predict.overlap": number(0, 0.9),
     "predict.views": list_of(whole(0, 7), low=1), "predict.batch_size": whole(1, 1024),
     "predict.engine": one_of("auto", "tensorflow", "openvino"),
-    "predict.precision": one_of("float32", "bfloat16", "int8"), "predict.resample": SWITCH,
-    "predict.compare": SWITCH,
+    "predict.precision": one_of("float32", "bfloat16", "int8"), "predict.scale": SCALE_OR_AUTO,
+    "predict.resample": SWITCH, "predict.compare": SWITCH,
     "predict.also": list_of(one_of("confidence", "probabilities", "colours", "polygons")),
     "predict.sieve": whole(0, 2**31 - 1),
     "evaluate.erode": whole(0, 100), "evaluate.reach": whole(1, 100), "evaluate.leave_out": list_of(TEXT),

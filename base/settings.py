@@ -36,10 +36,11 @@ def check_sizes(settings):
     if stride != "random" and stride > size:
         yield ("input.stride", f"{stride}, expected at most input.patch_size, or pixels between the patches "
                "are never seen")
-    bands, scale = count_bands(data), data["scale"]
-    if scale and not LIMITS[1](scale) and len(scale) != bands:
-        yield ("data.scale", f"{len(scale)} entries, expected one for each of the {bands} bands of "
-               "data.bands and data.extra")
+    bands = count_bands(data)
+    for key, scale in (("data.scale", data["scale"]), ("predict.scale", settings["predict"]["scale"])):
+        if isinstance(scale, list) and not LIMITS[1](scale) and len(scale) != bands:
+            yield (key, f"{len(scale)} entries, expected one for each of the {bands} bands of data.bands and "
+                   "data.extra")
     if is_colour(data["nodata"]) and len(data["bands"]) < 3:
         yield "data.nodata", f"{shown(data['nodata'])}, expected a number unless data.bands are three or more"
     if settings["augment"]["hue"] and len(data["bands"]) != 3:

@@ -83,14 +83,27 @@ def open_raster(path):
 def scales(data):
     """For every band that the network sees, the values that become 0 and 255, (low, high), or None for bytes
     as they are. data.scale is one of these for all bands, or a list of one for each."""
-    scale = data["scale"]
-    each = isinstance(scale, list) and not isinstance(scale[0], (int, float))
-    return scale if each else [scale] * count_bands(data)
+    return data["scale"] if is_for_each(data["scale"]) else [data["scale"]] * count_bands(data)
 
 
-def check_bands(raster, bands, scale, named):
+def is_for_each(scale):
+    """True where data.scale or predict.scale is a list of an entry for each band."""
+    return isinstance(scale, list) and not isinstance(scale[0], (int, float))
+
+
+def to_set(key, alone):
+    """What to do where a band needs a scale; `alone`: one for all bands will do. `key`: data.scale where
+    tiles are prepared, predict.scale where a raster is predicted, None of a tile of the split there."""
+    if key is None:
+        return "a tile of the split is read as the network was trained, so take it from where the others are"
+    each = "a list of one entry for each band, such as [null, null, null, [low, high]]"
+    auto = "auto or " if key == "predict.scale" and alone else ""
+    return f"set {key} to {auto}{'[low, high]' if alone else each}, the values that become 0 and 255"
+
+
+def check_bands(raster, bands, scale, named, key="data.scale"):
     """Why these bands of an open raster cannot be used, as a line; None where they can. `scale`: an entry of
-    `scales` for each; `named`: where the bands come from."""
+    `scales` for each, or "auto"; `named`: where the bands come from; `key`: as of `to_set`."""
     if ColorInterp.palette in raster.colorinterp:
         return (f"a palette image ({named}), expected bands of brightness; convert it to RGB first "
                 f"({command_to('gdal_translate -expand rgb', raster.name)})")
@@ -100,8 +113,7 @@ def check_bands(raster, bands, scale, named):
     if alpha:
         return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
                 f"out or, if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
-    alone = len(scale) == len(bands) and named != "data.extra"  # no extra raster has a scale beside theirs
-    each = "a list of one entry for each band, such as [null, null, null, [low, high]]"
+    alone = len(scale) == len(bands) and "extra" not in named  # no extra raster has a scale beside theirs
     for band, limits in zip(bands, scale):
         dtype = raster.dtypes[band - 1]
         if dtype not in DTYPES:
@@ -111,8 +123,11 @@ def check_bands(raster, bands, scale, named):
             return (f"{dtype} pixels in band {band}, expected whole numbers of at most 32 bits or real ones; "
                     f"convert them first ({advice})")
         if limits is None and dtype != "uint8":
-            return (f"{dtype} pixels in band {band} ({named}), expected uint8; set data.scale to "
-                    f"{'[low, high]' if alone else each}, the values that become 0 and 255")
+            return f"{dtype} pixels in band {band} ({named}), expected uint8; {to_set(key, alone)}"
+        if key == "data.scale" and dtype == "uint8" and limits and limits[1] - limits[0] > 2 * 255:
+            return (f"uint8 pixels in band {band} ({named}), which data.scale {limits} squeezes to less than "
+                    "half of 0..255, expected null, bytes as they are; set it so (for predicting rasters of "
+                    "more bits set predict.scale)")
     return None
 
 
@@ -142,15 +157,25 @@ class Layers:
     def __init__(self, image, extra, bands, scale, collar=None):
         self.scale, self.shape, self.collar = scale, (image.height, image.width), collar
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
+        self.dtypes = [raster.dtypes[band - 1] for raster, bands in self.sources for band in bands]
+        self.levels = np.zeros((len(self.dtypes), 256), np.int64)  # valid pixels of each byte, if scaled
 
-    def read(self, start, stop, valid):
-        """Pixels of rows start..stop, uint8 [rows, W, B], and how many of the `valid` ones lie outside
-        data.scale in each band, int [B]."""
+    def planes(self, start, stop):
+        """The values of rows start..stop, an array [rows, W] of each band."""
         planes = []
         for raster, bands in self.sources:
             with reading(raster.name):
                 planes += list(raster.read(bands, window=((start, stop), (0, raster.width))))
-        planes, outside = zip(*(to_bytes(plane, limits, valid) for plane, limits in zip(planes, self.scale)))
+        return planes
+
+    def read(self, start, stop, valid):
+        """Pixels of rows start..stop, uint8 [rows, W, B], and how many of the `valid` ones lie outside
+        data.scale in each band, int [B]. Counts the bytes of scaled bands in `levels`."""
+        planes = zip(self.planes(start, stop), self.scale)
+        planes, outside = zip(*(to_bytes(plane, limits, valid) for plane, limits in planes))
+        for plane, limits, levels in zip(planes, self.scale, self.levels):
+            if limits is not None:
+                levels += np.bincount(plane[valid], minlength=256)
         return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):

@@ -29,7 +29,7 @@ def ways(settings):
     options = settings["predict"]
     if not options["compare"]:
         return {}
-    one = {**options, "views": options["views"][:1], "also": []}
+    one = {**options, "views": options["views"][:1], "also": [], "scale": None}  # as the tiles themselves
     return {**({"one_view": one} if len(options["views"]) > 1 else {}),
             "side_by_side": {**one, "window": settings["input"]["patch_size"], "overlap": 0}}
 

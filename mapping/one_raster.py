@@ -20,8 +20,9 @@ from base.tables import read_facts
 from base.zips import is_file
 from imagery.collars import Collar, advice, likely_collar
 from imagery.ground import control_points, georeference, in_degrees, pixel_size, plain_size, resampled
-from imagery.rasters import CACHE, Layers, open_raster, validity
+from imagery.rasters import CACHE, Layers, is_for_each, open_raster, to_set, validity
 from imagery.raw_tiles import MASK
+from imagery.scales import filled, is_squeezed, settled
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside, write_map
@@ -59,6 +60,7 @@ def predict_raster(job, threads, show):
     seconds where the map stood. `threads` 0: one for each core. `show`: base.command.progress, or as that."""
     facts, options = read_facts(job.run), job.settings["predict"]
     with open_source(job, facts, show) as source:
+        facts["scale"] = source.layers.scale  # of this raster, from here on
         also, tags = possible(options["also"], source, show), tags_of(job, facts, source)
         wanted = Wanted(facts["classes"], source.georeference, tags, also, options["sieve"])
         if map_stands(job, wanted, show):
@@ -96,12 +98,26 @@ def make_map(job, facts, source, wanted, threads, show):
 
     write_map(job.map, source.layers, rows(), wanted)
     seconds = time.monotonic() - started
-    if source.outside.max() > 0.2 * source.pixels:
-        show(f"warning: {job.path}: {100 * source.outside.max() / source.pixels:.0f} % of a band outside the "
-             f"scale that the network was trained with ({facts['scale']}); see data.scale", last=True)
+    warn_of_scale(job, source, show)
     show(f"{job.name:>12}  {height} x {width} px, views: {len(views)}: {seconds:.0f} s, "
          f"{height * width * len(views) / seconds / 1e6:.2f} Mpx/s per view  {job.map}", last=True)
     return f"{seconds:.2f}"
+
+
+def warn_of_scale(job, source, show):
+    """Warns where the scale clips a band of a raster that was read, or squeezes the image's."""
+    scale, key = source.layers.scale, scale_key(job.name, job.settings)
+    own = job.settings["predict"]["scale"] is not None and key
+    named = f"{'predict.scale' if own else 'the scale that the network was trained with'} ({scale})"
+    levels = [filled(levels) for levels in source.layers.levels[:len(source.layers.sources[0][1])]]
+    if source.outside.max() > 0.2 * source.pixels:
+        wrong = f"{100 * source.outside.max() / source.pixels:.0f} % of a band outside {named}"
+    elif is_squeezed(levels):
+        low, high = np.min([pair[0] for pair in levels if pair]), np.max([pair[1] for pair in levels if pair])
+        wrong = f"its values fill only {low}..{high} of 0..255 by {named}"
+    else:
+        return
+    show(f"warning: {job.path}: {wrong}; {to_set(key, True)}", last=True)
 
 
 # -- the raster as the network sees it -----------------------------------------------------------------------
@@ -126,6 +142,26 @@ class Source:
         return pixels
 
 
+def scale_key(name, settings):
+    """The key that scales a raster, predict.scale; None for a tile of the split, which is compared with
+    labels and read as it was prepared."""
+    return None if name in all_tiles(settings["split"]) else "predict.scale"
+
+
+def asked_scale(name, settings, facts):
+    """For every band of the network the values that become 0 and 255 in a raster: (low, high), None for bytes
+    as they are, or "auto". As the network was trained where predict.scale is null or has no entry for a
+    band, of one for all also the extra raster's. Problem (exit 2) where it is for other bands."""
+    scale, trained = settings["predict"]["scale"], facts["scale"]
+    if scale is None or not scale_key(name, settings):
+        return trained
+    each = scale if is_for_each(scale) else [scale] * len(facts["bands"]) + [None] * facts["extra"]
+    if len(each) != len(trained):
+        raise Problem(f"settings, key predict.scale: {len(each)} entries, expected one for each of the "
+                      f"network's {len(trained)} bands; add or remove some", code=2)
+    return [own if asked is None else asked for asked, own in zip(each, trained)]
+
+
 @contextlib.contextmanager
 def open_source(job, facts, show):
     """The Source of a job, resampled where predict.resample asks for it."""
@@ -147,7 +183,14 @@ def open_source(job, facts, show):
             ground["transform"] = list(rasters[0].transform)[:6]
         if nodata is not None:
             collar = Collar(image, facts["bands"], nodata, rasters[0])
-        yield Source(paths, rasters, ground, facts, collar)
+        asked = asked_scale(job.name, job.settings, facts)
+        source = Source(paths, rasters, ground, facts, collar)
+        source.layers.scale = settled(asked, source.layers, facts["scale"])
+        if "auto" in asked:
+            limits = [f"{one[0]:g}..{one[1]:g}" if one else "as it is" for one in source.layers.scale]
+            show(f"{job.name:>12}  predict.scale auto, percentiles 2 and 98 become 0 and 255: "
+                 f"{', '.join(limits)}", last=True)
+        yield source
 
 
 def scales_to(trained, ground, shape, resample, path):
@@ -204,7 +247,8 @@ def tags_of(job, facts, source):
     if options["precision"] == "int8":  # other weights, by its calibration
         tool += " " + sha256(engine_files(job.run, "int8", options["window"])[1])[:16]
     return {"MODEL": facts["sha256"], "SETTINGS": hashlib.sha256(read.encode()).hexdigest(),
-            "PREDICT": options_of(options), "PLACE": json.dumps(source.georeference),
+            "PREDICT": options_of(options), "SCALE": json.dumps(facts["scale"]),
+            "PLACE": json.dumps(source.georeference),
             "VIEWS": " ".join(map(str, options["views"])), "WINDOW": str(options["window"]),
             "OVERLAP": str(options["overlap"]), "ENGINE": tool,
             "VERSION": " ".join(code_version(script)[:16] for script in scripts),

@@ -29,6 +29,7 @@ def test_a_maps_options_are_those_that_change_its_pixels(settings):
         "compare": True,
         "engine": "auto",
         "resample": True,
+        "scale": "auto",
     }
     assert maps.options_of({**predict, **others}) == before
     assert set(others) | set(maps.PIXELS) == set(predict)

@@ -21,6 +21,7 @@ from base.strict_yaml import yaml_text
 from base.tables import read_finder, read_record, write_record, write_rows, write_text
 from imagery.ground import pixel_size, plain_size
 from imagery.rasters import scales
+from imagery.scales import learned_levels
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
 from learning import records
@@ -150,7 +151,8 @@ def train_in(folder, settings, strategy, inputs, max_lr):
         where = f", which are kept in {folder / 'checkpoints'}" if kept else ""
         print(f"\nstopped after {max(kept, default=0)} whole epochs{where}", flush=True)
         raise
-    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr}
+    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr,
+            "levels": learned_levels(tiles["train"])}
     finish(settings, folder, state, size)
     return state
 

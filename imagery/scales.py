@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from imagery.arrays import starts
+from imagery.arrays import IGNORE, starts
 from imagery.rasters import is_for_each, scales
 
 PERCENTILES = 2, 98
@@ -32,14 +32,36 @@ def limits_of(band):
     return [low, high if high > low else low + 1]
 
 
-def settled(asked, layers, trained):
-    """A scale, an entry for each band, in which "auto" is replaced by `limits_of` the band, or by None where
-    it is of bytes and the network was `trained` on bytes."""
+def settled(asked, layers, trained, learned):
+    """A scale, an entry for each band, in which "auto" is replaced: by None where the band is of bytes and
+    the network was `trained` on bytes, else by limits that make percentiles 2 and 98 of the band those of
+    the training tiles (`learned`: `learned_levels`)."""
     if "auto" not in asked:
         return asked
-    bytes_stay = [pair == ("uint8", None) for pair in zip(layers.dtypes, trained)]
-    stretched = [None if stays else limits_of(band) for band, stays in zip(values(layers), bytes_stay)]
-    return [limits if one == "auto" else one for one, limits in zip(asked, stretched)]
+    scale = list(asked)
+    for band, own in enumerate(values(layers)):
+        if asked[band] == "auto":
+            stays = layers.dtypes[band] == "uint8" and trained[band] is None
+            scale[band] = None if stays else stretched(limits_of(own), learned[band])
+    return scale
+
+
+def stretched(limits, levels):
+    """The values that become 0 and 255 where `limits` become these levels."""
+    dark, bright = levels if levels[1] > levels[0] else (0, 255)
+    step = (limits[1] - limits[0]) / (bright - dark)
+    return [limits[0] - dark * step, limits[0] + (255 - dark) * step]
+
+
+def learned_levels(tiles):
+    """[low, high] of each band: percentiles 2 and 98 of the bytes of prepared Tiles, in all together, of the
+    labelled pixels of every eighth row and column."""
+    counts = np.zeros((tiles[0].bands, 256), np.int64)
+    for tile in tiles:
+        labelled = tile.labels[::8, ::8] != IGNORE
+        for band, levels in enumerate(counts):
+            levels += np.bincount(tile.image[::8, ::8, band][labelled], minlength=256)
+    return [filled(levels) or [0, 255] for levels in counts]
 
 
 def filled(levels):

@@ -185,11 +185,12 @@ def open_source(job, facts, show):
             collar = Collar(image, facts["bands"], nodata, rasters[0])
         asked = asked_scale(job.name, job.settings, facts)
         source = Source(paths, rasters, ground, facts, collar)
-        source.layers.scale = settled(asked, source.layers, facts["scale"])
+        learned = facts.get("levels") or [[0, 255]] * len(asked)  # of an earlier version it is not known
+        source.layers.scale = settled(asked, source.layers, facts["scale"], learned)
         if "auto" in asked:
             limits = [f"{one[0]:g}..{one[1]:g}" if one else "as it is" for one in source.layers.scale]
-            show(f"{job.name:>12}  predict.scale auto, percentiles 2 and 98 become 0 and 255: "
-                 f"{', '.join(limits)}", last=True)
+            show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become 0 "
+                 "and 255", last=True)
         yield source
 
 

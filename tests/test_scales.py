@@ -102,7 +102,7 @@ def test_a_deep_raster_is_refused_with_advice_that_gives_the_map_of_its_bytes(
     settings["predict"]["scale"] = "auto"
     predict.main(settings, run, "deep.tif")
     low, high = scales.limits_of(image[..., 0].ravel() * 257.0)
-    assert f"percentiles 2 and 98 become 0 and 255: {low:g}..{high:g}, " in capsys.readouterr().out
+    assert f"predict.scale auto, from percentiles 2 and 98: {low:g}..{high:g}, " in capsys.readouterr().out
     with rasterio.open(run / "predictions/deep.tif") as source:
         assert json.loads(source.tags()["SCALE"])[0] == pytest.approx([low, high], rel=0.02)
     predict.main(settings, run, "bytes.tif")  # bytes stay where the network takes bytes
@@ -239,3 +239,18 @@ def test_of_bytes_as_they_are_nothing_is_counted(project, settings):
     assert prepare(project, settings, lambda image, tile: image, None) == []
     rows = json.loads((project / "prepared/manifest.json").read_text())["tiles"]
     assert rows["2_13"]["levels"] == [None] * 3
+
+
+def test_auto_brings_a_raster_to_the_levels_of_the_training(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(40, 121, (64, 64, 1)).astype(np.uint8)
+    tile = SimpleNamespace(bands=1, image=image, labels=np.zeros((64, 64), np.uint8))
+    tile.labels[:8] = 255
+    image[:8] = 250  # not labelled, not counted
+    ((dark, bright),) = learned = scales.learned_levels([tile, tile])
+    assert 40 <= dark <= 46 and 114 <= bright <= 120
+    write_raster(tmp_path / "a.tif", rng.integers(40, 121, (64, 64)).astype(np.uint16) * 257)
+    opened, layers = layers_of(tmp_path / "a.tif")
+    with opened:
+        (limits,) = scales.settled(["auto"], layers, [None], learned)
+    assert limits == pytest.approx([0, 65535], abs=2500)  # as if it were those bytes

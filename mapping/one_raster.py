@@ -189,8 +189,8 @@ def open_source(job, facts, show):
         source.layers.scale = settled(asked, source.layers, facts["scale"], learned)
         if "auto" in asked:
             limits = [f"{one[0]:g}..{one[1]:g}" if one else "as it is" for one in source.layers.scale]
-            show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become 0 "
-                 "and 255", last=True)
+            show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become "
+                 "0 and 255", last=True)
         yield source
 
 

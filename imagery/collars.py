@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 from rasterio.enums import Resampling
+from skimage.measure import label
 
 from imagery.labels import parse_colour
 from imagery.rasters import reading
@@ -37,7 +38,7 @@ class Collar:
     def bytes(self):
         """About how many bytes of memory this takes."""
         packed = sum(raster.height * raster.width // 8 for raster in {self.raster, self.grid})
-        return packed + 10 * max(AT_ONCE, 128 * self.raster.width)
+        return packed + 14 * max(AT_ONCE, 128 * self.raster.width)
 
     def rows(self, start, stop):
         """True (bool [rows, W]) where rows start..stop of the grid have no data."""
@@ -75,8 +76,6 @@ def reaching_the_border(bits, width):
     a graph, node 0 the border; what is connected with it counts. So the way may wind as it likes, and
     beside a band only the labels at the edges of bands are held.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     bands = bands_of_rows(len(bits), width)
     edges, pairs, nodes, below = [], [], 1, None
     for start, stop in bands:
@@ -90,21 +89,27 @@ def reaching_the_border(bits, width):
             pairs.append(np.unique([below[both], top[both]], axis=1))
         edges.append((own, nodes))
         nodes, below = nodes + len(own), bottom
-    ends = np.concatenate(pairs, 1)
-    graph = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), (nodes, nodes))
-    component = connected_components(graph, directed=False)[1]
+    connected = connected_with_first(*np.concatenate(pairs, 1), nodes)
     for (start, stop), (own, first) in zip(bands, edges):
         labels, reached = labelled(bits, width, start, stop)
-        reached[own] |= component[first: first + len(own)] == component[0]
+        reached[own] |= connected[first: first + len(own)]
         bits[start:stop] = np.packbits(reached[labels], 1)
     return bits
 
 
+def connected_with_first(ones, others, nodes):
+    """Which nodes (bool [nodes]) hang together with node 0, by the pairs of them (int64 [N] each) that do."""
+    connected = np.arange(nodes) == 0
+    while (connected[ones] != connected[others]).any():
+        either = connected[ones] | connected[others]
+        connected[ones[either]] = connected[others[either]] = True
+    return connected
+
+
 def labelled(bits, width, start, stop):
-    """(labels, border) of rows start..stop of packed rows: areas that hang together by their sides, int32
+    """(labels, border) of rows start..stop of packed rows: areas that hang together by their sides, int64
     [rows, W] from 1, 0 elsewhere; for each label (bool) whether it touches the border of all rows."""
-    from scipy.ndimage import label
-    labels, count = label(np.unpackbits(bits[start:stop], 1, width))
+    labels, count = label(np.unpackbits(bits[start:stop], 1, width), connectivity=1, return_num=True)
     border = np.zeros(count + 1, bool)
     border[labels[:, [0, -1]]] = True
     for row in [0] * (start == 0) + [-1] * (stop == len(bits)):

@@ -20,23 +20,23 @@ from pathlib import Path
 
 from base.command import command, progress
 from base.files import clear_temporaries, only_one
-from base.problem import Problem, shown
+from base.problem import Problem, own_fault, shown
 from base.settings import all_tiles
 from base.tables import read_facts, read_table, write_rows
 from base.zips import is_file
 from imagery.formats import SUFFIXES
 from imagery.ground import check_crs, georeference, same_place
 from imagery.rasters import check_bands, open_raster
-from imagery.raw_tiles import check_name, find_rasters, find_raw
+from imagery.raw_tiles import find_rasters, find_raw, passed_over
 from mapping.engines import choose_engine
-from mapping.maps import check_length_of_name, recorded, ways
+from mapping.maps import check_length_of_name, name_map, owners, recorded, ways
 from mapping.one_raster import Job, asked_scale, attempt, scale_key
 from mapping.translate import ensure_engine
 
 
 def main(settings, run, tile, extra=None, scheduler=None, check=False):
     if check:
-        check_tile(settings, tile, extra)
+        check_tile(settings, run, tile, extra)
         return
     if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
         raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or "
@@ -49,13 +49,16 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
         raise Problem(*problems, code=3)
     facts = read_facts(run, settings["data"]["classes"])
     check_settings(settings, facts["multiple"])
-    check_extra(extra, tile, rasters[0][0], facts["extra"], settings["split"])
+    rasters = name_rasters(rasters, settings, run, problems)
+    check_extra(extra, tile, rasters[0][0] if rasters else None, facts["extra"], settings["split"])
     engine = choose_engine(settings["predict"])
+    for line in passed_over(tile) if tile and os.path.isdir(tile) else []:
+        progress(line, last=True)
     for name, path in rasters:
-        with noting(problems):
-            if tile is not None and os.path.isdir(tile):
-                check_name(path, settings)
-            extra_path = find_extra(name, extra, facts, settings["data"])
+        with noting(problems), own_fault(path):
+            extra_path = find_extra(name, path, extra, facts, settings["data"])
+            if name.endswith(f".{path.stem}"):
+                progress(f"{path}: its map is called {name}, as another's is called {path.stem}", last=True)
             check_length_of_name(run, name, path)
             scale = asked_scale(name, settings, facts)
             check_raster(path, extra_path, facts, scale, scale_key(name, settings))
@@ -76,12 +79,26 @@ def noting(problems):
         problems += problem.lines
 
 
-def check_tile(settings, tile, extra):
+def name_rasters(rasters, settings, run, problems):
+    """[(name, path)] of rasters as of `find_rasters`, those without a name named as their maps will be. Adds
+    to `problems` why one cannot be."""
+    owned, named = owners(run), []
+    for name, path in rasters:
+        with noting(problems):
+            named.append((name or name_map(path, settings, owned), path))
+            owned[named[-1][0]] = os.path.realpath(path)
+    return named
+
+
+def check_tile(settings, run, tile, extra):
     """Problem where there is no such tile or extra raster, before a network is trained for it."""
     if tile is None:
         raise Problem("option --check: without --tile, expected what to look for; give both", code=2)
-    name, _ = find_rasters(tile, settings)[0]
-    check_extra(extra, tile, name, settings["data"]["extra"] is not None, settings["split"])
+    problems = []
+    rasters = name_rasters(find_rasters(tile, settings), settings, run, problems)
+    if not rasters:
+        raise Problem(*problems, code=3)
+    check_extra(extra, tile, rasters[0][0], settings["data"]["extra"] is not None, settings["split"])
     if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
         raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}",
                       code=3)
@@ -110,14 +127,14 @@ def check_settings(settings, multiple):
         check_crs(settings["data"]["assume_crs"])
 
 
-def find_extra(name, given, facts, data):
+def find_extra(name, path, given, facts, data):
     """The path of a raster's extra raster, None where the network needs none. `given`: it, or its folder."""
     if not facts["extra"]:
         return None
     paths = [given] if given else find_raw(data, "extra", name)
     if given and Path(given).is_dir():
-        files = sorted(path for path in Path(given).iterdir() if path.suffix.lower() in SUFFIXES)
-        paths = [path for path in files if path.stem == name]
+        files = sorted(file for file in Path(given).iterdir() if file.suffix.lower() in SUFFIXES)
+        paths = [file for file in files if file.stem == path.stem]
     if not paths:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with "
                       "data.extra; name it by --extra (EXTRA= for make)", code=3)
@@ -135,7 +152,7 @@ def check_raster(path, extra_path, facts, scale, key):
         if not extra_path:
             return
         wrong = check_bands(extra, [1], scale[-1:], "the network's extra band", key)
-        if not wrong and not same_place(extra, georeference(raster, None)["transform"]):
+        if not wrong and not same_place(extra, georeference(raster, path, None)["transform"]):
             wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
         if extra.shape != raster.shape:
             wrong = (f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} "
@@ -187,10 +204,13 @@ def predict_all(jobs, scheduler, facts, problems):
 
 def record(run, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
-    if row["seconds"] is None and recorded(run).get(row["map"]) == row["sha256"]:
-        return
     path = run / "predict.csv"
     rows = read_table(path) if path.exists() else []
+    before = next((other for other in rows if other.get("map") == row["map"]), {})
+    if row["seconds"] is None and before.get("sha256") == row["sha256"]:
+        if before.get("raster") == row["raster"]:
+            return
+        row = {**row, **before, "raster": row["raster"]}  # as of a raster that was moved
     others = [dict(zip(row, map(other.get, row))) for other in rows if other.get("map") != row["map"]]
     write_rows(path, list(row), [*others, row])
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from base.files import replacing
-from base.problem import Problem
+from base.problem import OUT_OF_MEMORY, Problem
 from base.settings import read_settings, run_folder
 
 _shown_at = 0.0
@@ -97,8 +97,8 @@ def cleanly(work):
         where = error.filename or "the file being written"
         code, lines = 4, [f"disk at {where}: {error.strerror}, expected to read and write{hint}"]
     except Exception as error:
-        if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError"):
-            raise  # the first is TensorFlow's, which is not imported here, the last NumPy's
+        if type(error).__name__ not in OUT_OF_MEMORY:
+            raise
         code, lines = 4, ["memory: used up, expected enough for a batch of input or predict; lower "
                           "input.batch_size, input.patch_size, predict.window or predict.batch_size"]
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 from base.problem import Problem
 from base.zips import split_zip
 
-TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?$", re.DOTALL)  # the names that `replacing` gives
+TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?(\.aux\.xml)?$", re.DOTALL)  # as `replacing` and GDAL name
 PARTS = "", ".make", "checkpoints", "engine", "figures", "next", "next/checkpoints", "predictions"  # of a run
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without flock
 

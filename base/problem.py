@@ -1,7 +1,13 @@
 """The one kind of expected failure, and how a value is quoted in it.
 """
+import contextlib
 import functools
 import json
+import os
+import traceback
+
+OUT_OF_MEMORY = ("ResourceExhaustedError", "MemoryError", "_ArrayMemoryError")  # TensorFlow's, which is not
+# imported here, Python's, NumPy's
 
 
 class Problem(Exception):
@@ -14,6 +20,24 @@ class Problem(Exception):
 
     def __reduce__(self):  # so that another process can hand it over
         return functools.partial(Problem, code=self.code), self.lines
+
+
+@contextlib.contextmanager
+def own_fault(*paths):
+    """Turns whatever goes wrong with a raster, the first of `paths`, into a Problem (exit 3) that names it,
+    and stops no other; not a failure of memory or of the disk, unless at these files."""
+    try:
+        yield
+    except Exception as error:
+        own = isinstance(error, OSError) and error.filename in (str(path) for path in paths)
+        of_disk = isinstance(error, OSError) and error.errno and not own
+        if isinstance(error, Problem) or of_disk or type(error).__name__ in OUT_OF_MEMORY:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join([type(error).__name__, *str(error).split()])
+        raise Problem(f"raster {paths[0]}: {reason} ({os.path.basename(last.filename)}, line {last.lineno}), "
+                      "expected a raster whose map can be made; look at it (gdalinfo) and, if it is whole, "
+                      "report this line", code=3) from error
 
 
 def shown(value):

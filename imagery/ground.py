@@ -3,6 +3,7 @@ ground."""
 import contextlib
 import math
 import shlex
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -11,42 +12,96 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError
+from rasterio.rpc import RPC
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 
 from base.problem import Problem, shown
-from imagery.formats import command_to
+from base.zips import is_file
+from imagery.formats import binary, command_to
 
 IN_PIXELS = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]  # transforms that say nothing of the ground
 
 
-def georeference(raster, assume_crs):
-    """{"crs": text or None, "transform": six numbers or None} of an open raster; without a transform both
-    None. `assume_crs` names the coordinate system where a .tfw alone gives the transform."""
-    if raster.transform.is_identity:
-        return {"crs": None, "transform": None}
-    crs = raster.crs.to_string() if raster.crs else assume_crs
-    if raster.crs and CRS.from_string(crs) != raster.crs:  # a short name that does not say all
-        crs = raster.crs.to_wkt()
-    return {"crs": crs, "transform": list(raster.transform)[:6]}
+def georeference(raster, path, assume_crs):
+    """Where an open raster lies, as JSON holds it: {"crs": text or None, "transform": six numbers or None}
+    and, where it has them, "control_points" ({"crs": text or None, "points": lists of row, column, x, y, z})
+    and "rpcs" ({name: numbers}). The coordinate system is the raster's own, else that of a .prj beside its
+    `path`, else, of one with a transform alone, `assume_crs`."""
+    points, crs_of_points = raster.gcps
+    transform = None if raster.transform.is_identity else list(raster.transform)[:6]
+    crs, crs_of_points = text_of(raster.crs), text_of(crs_of_points)
+    if not crs and not crs_of_points and (crs := crs_beside(path)) and points and not transform:
+        crs, crs_of_points = None, crs
+    ground = {"crs": crs or (assume_crs if transform and not points else None), "transform": transform}
+    if points:
+        points = [[point.row, point.col, point.x, point.y, point.z] for point in points]
+        ground["control_points"] = {"crs": crs_of_points, "points": points}
+    with contextlib.suppress(KeyError, ValueError):  # of RPCs that GDAL does not take either
+        if raster.rpcs:
+            ground["rpcs"] = raster.rpcs.to_dict()
+    return ground
 
 
-def control_points(raster):
-    """{"crs": text or None, "points": lists of row, column, x, y, z}: the ground control points of an open
-    raster without a transform; None where it has none."""
-    points, crs = raster.gcps
-    if not points or not raster.transform.is_identity:
+def text_of(crs):
+    """A coordinate system (rasterio CRS or None) as text that says all of it; None of none."""
+    if not crs:
         return None
-    return {"crs": crs.to_wkt() if crs else None, "points": [[p.row, p.col, p.x, p.y, p.z] for p in points]}
+    name = crs.to_string()
+    return name if CRS.from_string(name) == crs else crs.to_wkt()
+
+
+def crs_beside(path):
+    """The coordinate system, as text, that a .prj beside a raster names; None where there is none, or where
+    it is a shapefile's. Problem (exit 3) where it cannot be read."""
+    path = Path(path)
+    files = [path.with_suffix(suffix) for suffix in (".prj", ".PRJ")]
+    named = next((file for file in files if is_file(file)), None)
+    if named is None or any(map(is_file, (path.with_suffix(".shp"), path.with_suffix(".SHP")))):
+        return None
+    with binary(named) as file:
+        text = file.read(2**16).decode("utf-8", "replace").strip("\ufeff\0 \t\r\n")
+    try:
+        wkt = "[" in text  # else a name
+        return text_of(CRS.from_wkt(text, morph_from_esri_dialect=True) if wkt else CRS.from_string(text))
+    except (CRSError, ValueError):
+        raise Problem(f"coordinate system in {named}: {shown(text)}, expected WKT or a name such as "
+                      f"EPSG:2154; write it there (echo EPSG:2154 > {shlex.quote(str(named))}) or remove the "
+                      "file", code=3) from None
 
 
 def georeference_options(georeference):
-    """Options by which rasterio writes a raster where a `georeference` or its `control_points` say."""
-    if points := georeference.get("control_points"):
-        return {"crs": points["crs"], "gcps": [GroundControlPoint(*point) for point in points["points"]]}
-    transform = georeference["transform"]
-    return {"crs": georeference["crs"], "transform": rasterio.Affine(*transform) if transform else None}
+    """Options by which rasterio writes a GeoTIFF where a `georeference` says."""
+    crs, transform, points = (georeference.get(key) for key in ("crs", "transform", "control_points"))
+    options = {"crs": crs, "transform": rasterio.Affine(*transform) if transform else None}
+    if points and not transform:
+        points = [GroundControlPoint(*point) for point in points["points"]]
+        options = {"crs": georeference["control_points"]["crs"] or CRS(), "gcps": points}
+    if "rpcs" in georeference:
+        options["rpcs"] = RPC(**georeference["rpcs"])
+    return options
+
+
+def other_ground(own, wanted):
+    """(what, own, wanted) of the first part in which two georeferences differ; None where they say the same.
+    Coefficients of RPCs may differ in their last digits, which GDAL rounds, and in errors, which it adds."""
+    for key in ("crs", "transform", "control_points", "rpcs"):
+        one, other = own.get(key), wanted.get(key)
+        if key == "rpcs" and one and other:
+            same = all(np.allclose(one[name], other[name], 1e-12, 0) for name in one if name[:3] != "err")
+        elif key == "control_points" and one and other:
+            same = one["points"] == other["points"] and same_crs(one["crs"], other["crs"])
+        else:
+            same = same_crs(one, other) if key == "crs" else one == other
+        if not same:
+            return key, one, other
+    return None
+
+
+def same_crs(one, other):
+    """True where two texts, or None, name one coordinate system."""
+    return one == other or (None not in (one, other) and CRS.from_string(one) == CRS.from_string(other))
 
 
 def resampled(raster, scales):
@@ -125,9 +180,17 @@ def bounds(shape, georeference, crs):
 
 
 def in_degrees(raster, georeference):
-    """True where an open raster with this georeference can be placed in longitude and latitude."""
-    named = georeference["crs"] is not None
-    return named and not math.isnan(bounds(raster.shape, georeference, "EPSG:4326")[0])
+    """True where an open raster with this georeference can be placed in longitude and latitude: at 400 points
+    from corner to corner."""
+    if None in (georeference["crs"], georeference["transform"]):
+        return False
+    cols, rows = (grid.ravel() for grid in np.mgrid[0: raster.width: 20j, 0: raster.height: 20j])
+    x, y = np.reshape(georeference["transform"], (2, 3)) @ [cols, rows, np.ones(cols.size)]
+    try:
+        points = transform(georeference["crs"], "EPSG:4326", x, y)
+    except (RasterioError, CRSError, CPLE_BaseError):
+        return False
+    return bool(np.isfinite(points).all())
 
 
 def same_place(raster, transform):

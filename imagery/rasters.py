@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
 from base.problem import Problem
 from base.settings import count_bands
@@ -36,7 +36,7 @@ def reading(path):
     """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
     try:
         yield
-    except (RasterioError, CPLE_BaseError) as error:
+    except (RasterioError, CPLE_BaseError, CRSError) as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
         reason, advice = " ".join(str(error).split()), AGAIN
         if "missing codec" in reason:

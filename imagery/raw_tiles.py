@@ -17,10 +17,13 @@ from imagery.rasters import check_bands, open_raster, reading, scales, validity
 from imagery.tiles import made_with
 
 PATTERNS = {"image": "image", "extra": "extra", "labels": "label", "eroded": "eroded_label"}  # keys of data
-WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab")
+WORLD_FILES = (".tfw", ".tifw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld", ".tab", ".prj")
 MASK, AUXILIARY = ".msk", ".aux.xml"  # which pixels of a raster have data; what GDAL was told of it
 TO_SIZE = "gdal_translate -r nearest -outsize"
-DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>", re.DOTALL)
+RPCS = ".rpb", "_rpc.txt"  # what says where a raster lies, beside these
+ASIDE = (*WORLD_FILES, *RPCS, MASK, AUXILIARY, ".ovr", ".xml", ".aux", ".rrd", ".imd", ".qpj", ".qml", ".sld")
+DECISIVE = re.compile(r"<(NoDataValue|ColorInterp|ColorTable|SRS|GeoTransform|GCPList)\b.*?</\1>|"
+                      '<Metadata domain="RPC".*?</Metadata>', re.DOTALL)
 
 
 def fill(pattern, tile):
@@ -86,7 +89,9 @@ def watched_files(settings):
     for tile, pattern in itertools.product(all_tiles(settings["split"]), patterns):
         for raster in (Path(data["raw"]) / path for path in usual_paths(pattern, tile)):
             beside = [raster.with_name(raster.name + ending) for ending in (MASK, AUXILIARY)]
-            paths.update(dict.fromkeys([raster, *map(raster.with_suffix, WORLD_FILES), *beside]))
+            for ending in (*WORLD_FILES, *RPCS):
+                beside += [raster.with_name(raster.stem + each) for each in (ending, ending.upper())]
+            paths.update(dict.fromkeys([raster, *beside]))
     there = {path for folder in {path.parent for path in paths} for path in folder.glob("*")}
     files = [path for path in paths if path in there] + archives(data["raw"])
     files = {path: None for path in files if path.is_file()}
@@ -97,43 +102,74 @@ def watched_files(settings):
 
 
 def find_rasters(tile, settings):
-    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder; Problem (exit 3)
-    where there is none, or two would give maps of one name."""
+    """[(name, path)] of a tile by name, of a raster by path, or of every raster in a folder, whose names are
+    None; Problem (exit 3) where there is none."""
     data, path = settings["data"], Path(tile)
     if TILE[1](tile) and (paths := find_raw(data, "image", tile)):
         return [(tile, paths[0])]
     if is_file(path):
-        check_name(path, settings)
-        return [(path.stem, path)]
+        return [(None, path)]
     if not tile or not os.path.isdir(tile):
         reason = absence(tile) if os.path.lexists(tile) else "no such tile or file"
         raise Problem(f"TILE {shown(tile)}: {reason}, expected a tile whose image lies in "
                       f"{data['raw']} (such as {all_tiles(settings['split'])[-1]}) or the path of a "
                       "GeoTIFF", code=3)
-    paths = sorted(path for path in path.iterdir()
-                   if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir())
+    paths = sorted(path for path in path.iterdir() if is_raster(path))
     if not paths:
         others = sorted({path.suffix.lower() for path in Path(tile).iterdir()} & {*OTHERS})
         advice = f"; convert its {', '.join(others)} files (gdal_translate)" if others else ""
         raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
                       f"suffixes {', '.join(SUFFIXES)}{advice}", code=3)
-    first = {}
-    twice = [path for path in paths if first.setdefault(path.stem, path) != path]
-    if twice:
-        raise Problem(*(f"TILE {shown(tile)}: {path.name} beside another file of that name, expected one, so "
-                        "that the maps are not confused; rename one" for path in twice), code=3)
-    return list(first.items())
+    return [(None, path) for path in paths]
 
 
-def check_name(path, settings):
-    """Problem (exit 3) where a raster's map would take the name of a tile's map or of a file beside one."""
+def is_raster(path):
+    """True where an entry of a folder is one of its rasters, by its name."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+
+
+def passed_over(folder):
+    """Yields a line for each kind of entry of a folder that is no raster of it and does not go with one.
+    Hidden ones are not looked at."""
+    entries = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    owners = {name for path in entries if is_raster(path) for name in (path.name, path.stem)}
+    kinds = {}
+    for path in entries:
+        ends = [ending for ending in ASIDE if path.name.lower().endswith(ending)]
+        if not is_raster(path) and not any(path.name[: -len(ending)] in owners for ending in ends):
+            kinds.setdefault(path.suffix.lower() if path.is_file() else absence(path), []).append(path)
+    for paths in kinds.values():
+        more = f", ... ({len(paths)} of them)" if len(paths) > 3 else ""
+        yield f"passed over: {', '.join(path.name for path in paths[:3])}{more}: {why_passed_over(paths[0])}"
+
+
+def why_passed_over(path):
+    """Why an entry of a folder is not predicted with it, and what to do."""
+    if path.is_dir():
+        return "a folder, expected rasters; for those inside it give it as TILE"
+    if not path.is_file():
+        return f"{absence(path)}, expected a raster"
+    try:
+        driver, wrong = what_is(path)
+    except Problem as problem:
+        return str(problem)
+    return wrong or f"a {driver} by its content, expected a suffix of {', '.join(SUFFIXES)}; rename it"
+
+
+def check_name(path):
+    """Problem (exit 3) where a raster's map would take the name of a file beside another map."""
     if Path(path.stem).suffix in BESIDE:
         raise Problem(f"TILE {shown(str(path))}: a name that ends in {Path(path.stem).suffix}, as files "
                       "beside a map do, expected another; rename it", code=3)
-    own = [image.resolve() for image in find_raw(settings["data"], "image", path.stem)]
-    if path.stem in all_tiles(settings["split"]) and path.resolve() not in own:
-        raise Problem(f"TILE {shown(str(path))}: named as the tile {path.stem} of the split, expected "
-                      "another name, so that the maps are not confused; rename the file", code=3)
+
+
+def is_image_of(path, tiles, data):
+    """True where a file is the image of one of these tiles."""
+    try:
+        images = itertools.chain(*(find_raw(data, "image", tile) for tile in tiles))
+        return path.resolve() in [image.resolve() for image in images]
+    except Problem:  # of a damaged archive
+        return False
 
 
 def why_missing(key, tile, data):
@@ -208,7 +244,7 @@ def read_header(tile, files, data):
                 if kind == "image":
                     header = {"shape": [raster.height, raster.width, count_bands(data)],
                               "dtype": raster.dtypes[0], "made_with": made_with(data), "validity": {},
-                              "georeference": georeference(raster, data["assume_crs"])}
+                              "georeference": georeference(raster, path, data["assume_crs"])}
                 if header:
                     header["validity"][kind] = validity(raster)
                 problems += [f"tile {tile}, {kind} in {path}: {wrong}"

@@ -7,30 +7,33 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.features import shapes, sieve
 from rasterio.warp import transform_geom
 
 from base.files import replacing
+from base.problem import Problem, shown
 from base.tables import write_text
 from imagery.arrays import IGNORE
-from imagery.ground import georeference_options
+from imagery.ground import georeference, georeference_options, other_ground
 from imagery.labels import palette
 from imagery.rasters import CACHE, open_raster, without_place_allowed, writing
-from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, sidecars
+from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, pam, sidecars
 
 PREVIEW = 1500  # pixels: longest side of the .png
 BLOCK = 256  # pixels: side of a raster's tiles
 COMPRESSION = {"compress": "DEFLATE", "zlevel": 3}  # of maps and their overviews
 CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
+ALONE = {"GDAL_PAM_ENABLED": "NO"}  # a GeoTIFF as it is without the .aux.xml beside it
 POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how their file begins
 
 
 class Wanted(NamedTuple):
     """What a map is to say of itself, and what is to stand beside it."""
     classes: dict  # {name: colour}
-    georeference: dict  # imagery.ground.georeference, with "control_points" where it has them
+    georeference: dict  # imagery.ground.georeference
     tags: dict  # {key: text}
     also: list  # of maps.ALSO
     sieve: int  # pixels: smaller areas are left out of the polygons
@@ -43,7 +46,7 @@ def new_raster(path, shape, wanted, name):
     (height, width), count = shape, {"probabilities": len(wanted.classes), "colours": 4}.get(name, 1)
     overviews = {"map": Resampling.mode, "colours": Resampling.nearest}.get(name, Resampling.average)
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
-    with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW=COMPRESSION["compress"]):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW=COMPRESSION["compress"], **ALONE):
         options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8",
                        nodata=None if name == "colours" else IGNORE, tiled=True, blockxsize=BLOCK,
                        blockysize=BLOCK, bigtiff="if_safer", **COMPRESSION,
@@ -92,16 +95,71 @@ def write_map(path, layers, rows, wanted):
                 for name, target in targets.items():
                     planes = np.moveaxis(pixels[..., CHANNELS[name]], -1, 0)
                     target.write(planes, window=((row, stop), (0, layers.shape[1])))
-        for old in (*sidecars(path), *(beside(path, name) for name in ALSO)):
+        texts = {name: checked_pam(temporary[name], final, name, wanted) for name, final in paths.items()}
+        others = [beside(path, name) for name in ALSO]
+        for old in (*sidecars(path), *others, *map(pam, others)):
             old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
+        for name, text in texts.items():
+            write_pam(paths[name], text)  # first, so that no map stands without a part of its place
     write_beside(path, wanted)
+
+
+def pam_of(path, name, wanted):
+    """The .aux.xml (GDAL's PAM, as text) of the raster of the map, or of one of `ALSO`, that lies at `path`:
+    class names and, where a GeoTIFF alone does not hold it, the georeference; "" where there is neither."""
+    with rasterio.Env(**ALONE), open_raster(path) as source:
+        alone = georeference(source, path, None)
+    ground, parts, points = wanted.georeference, "", wanted.georeference.get("control_points")
+    if other_ground(alone, ground):
+        parts = f"<SRS>{escape(ground['crs'])}</SRS>" if ground["crs"] else ""
+    if other_ground(alone, ground) and points:
+        numbers = '<GCP Id="" Line="{}" Pixel="{}" X="{}" Y="{}" Z="{}"/>'
+        parts += (f"<GCPList Projection={quoteattr(points['crs'] or '')}>"
+                  + "".join(numbers.format(*point) for point in points["points"]) + "</GCPList>")
+    if name == "map":
+        names = "".join(f"<Category>{escape(name)}</Category>" for name in wanted.classes)
+        parts += f'<PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand>'
+    return f"<PAMDataset>{parts}</PAMDataset>\n" if parts else ""
+
+
+def checked_pam(temporary, path, name, wanted):
+    """`pam_of` a raster under its temporary name. Problem (exit 3) where GDAL, which reads both, would place
+    it elsewhere than its input."""
+    text, aside = pam_of(temporary, name, wanted), pam(temporary)
+    try:
+        if text:
+            aside.write_text(text, encoding="utf-8")
+        difference = ground_difference(temporary, wanted.georeference)
+    finally:
+        aside.unlink(missing_ok=True)
+    if difference:
+        key, own, expected = difference
+        raise Problem(f"class map {path}: its {key.replace('_', ' ')} would be {shown(own)}, expected "
+                      f"{shown(expected)}, as GDAL reads the input; warp the input first (gdalwarp)", code=3)
+    return text
+
+
+def ground_difference(path, ground):
+    """`other_ground` of a raster as GDAL reads it, with its .aux.xml."""
+    with open_raster(path) as source:
+        return other_ground(georeference(source, path, None), ground)
+
+
+def write_pam(path, text):
+    """Writes the .aux.xml of a raster, where it has one."""
+    if text:
+        write_text(pam(path), text)
 
 
 def write_beside(path, wanted):
     """Writes what goes with a map and is not there as `wanted`: sidecars, the map in colours, polygons."""
     colours, polygons, head = beside(path, "colours"), beside(path, "polygons"), ""
+    parts = {"map": path, **{name: beside(path, name) for name in (*PREDICTED, "colours")}}
+    for name, part in parts.items():
+        if is_made(part, wanted.tags) and ground_difference(part, wanted.georeference):
+            write_pam(part, pam_of(part, name, wanted))
     if not all(part.exists() for part in sidecars(path)):
-        write_sidecars(path, wanted.classes)
+        write_sidecars(path, wanted)
     if "colours" in wanted.also and not is_made(colours, wanted.tags):
         write_colours(colours, path, wanted)
     with contextlib.suppress(FileNotFoundError), open(polygons, errors="replace") as file:
@@ -110,12 +168,11 @@ def write_beside(path, wanted):
         write_polygons(polygons, path, wanted.classes, wanted.sieve)
 
 
-def write_sidecars(path, classes):
-    """Class names for GDAL, names and colours for QGIS, and a picture, beside a map."""
-    gdal, qgis, picture = sidecars(path)
-    names = "".join(f"<Category>{escape(name)}</Category>" for name in classes)
-    write_text(gdal, f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
-                     "</PAMRasterBand></PAMDataset>\n")
+def write_sidecars(path, wanted):
+    """What GDAL is to know of a map, unless it is there; names and colours for QGIS, and a picture."""
+    (gdal, qgis, picture), classes = sidecars(path), wanted.classes
+    if not gdal.exists():
+        write_pam(path, pam_of(path, "map", wanted))
     entry = '<paletteEntry value="{}" color="{}" alpha="255" label={}/>'
     entries = "".join(entry.format(i, colour.lower(), quoteattr(name))
                       for i, (name, colour) in enumerate(classes.items()))
@@ -137,11 +194,12 @@ def write_colours(path, map_path, wanted):
     """The map in its classes' colours, RGB and alpha: 0 where the map has no data."""
     alpha = np.where(np.arange(256) == IGNORE, 0, 255)
     rgba = np.column_stack([palette(wanted.classes), alpha]).astype(np.uint8)
-    with open_raster(map_path) as source, replacing(path) as temporary, writing(f"class map {path}"):
-        with new_raster(temporary, source.shape, wanted, "colours") as target:
+    with open_raster(map_path) as source, replacing(path) as temporary:
+        with writing(f"class map {path}"), new_raster(temporary, source.shape, wanted, "colours") as target:
             for row in range(0, source.height, BLOCK):
                 window = (row, min(row + BLOCK, source.height)), (0, source.width)
                 target.write(np.moveaxis(rgba[source.read(1, window=window)], -1, 0), window=window)
+        write_pam(path, checked_pam(temporary, path, "colours", wanted))
 
 
 def write_polygons(path, map_path, classes, least):
@@ -157,11 +215,25 @@ def write_polygons(path, map_path, classes, least):
         file.write(POLYGONS % least)
         comma = "\n"
         while batch := list(itertools.islice(areas, 5000)):  # a call for each is thirty times slower
-            geometries = transform_geom(crs, "EPSG:4326", [shape for shape, _ in batch])
+            geometries = in_longitude(crs, [shape for shape, _ in batch], map_path)
             for (shape, index), geometry in zip(batch, geometries):
                 file.write(comma + json.dumps(feature(shape, geometry, int(index), classes)))
                 comma = ",\n"
         file.write("\n]}\n")
+
+
+def in_longitude(crs, geometries, path):
+    """Geometries in longitude and latitude; Problem (exit 3) where one of them has no place there."""
+    try:
+        placed = transform_geom(crs, "EPSG:4326", geometries)
+        whole = all(np.isfinite(ring).all() for geometry in placed for ring in geometry["coordinates"])
+    except (RasterioError, CPLE_BaseError, CRSError, ValueError):
+        whole = False
+    if not whole:
+        raise Problem(f"polygons of {path}: no longitude and latitude in its coordinate system, expected "
+                      "them; warp the raster first (gdalwarp -t_srs), or take polygons out of predict.also",
+                      code=3)
+    return placed
 
 
 def enclosed(ring):

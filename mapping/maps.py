@@ -1,6 +1,7 @@
 """The files of a class map: how they are called, what each holds, and whether they stand.
 
 <name>.tif               class index, nodata 255, overviews by mode; its .aux.xml holds class names for GDAL
+                         and, as those of the other rasters, what GeoTIFF cannot say of its place
 <name>.qml, <name>.png   names and colours for QGIS; a picture of the map
 <name>.confidence.tif    where asked for: the class's probability times 200, uint8
 <name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
@@ -13,9 +14,13 @@ import os
 from pathlib import Path
 
 from base.files import sha256
+from base.keys import BESIDE
 from base.problem import Problem
+from base.settings import all_tiles
 from base.tables import read_table
+from base.zips import is_file
 from imagery.rasters import open_raster, reading
+from imagery.raw_tiles import check_name, is_image_of
 
 CERTAIN = 200  # what a probability of 1 is written as
 PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
@@ -40,9 +45,14 @@ def options_of(predict):
     return json.dumps({key: predict[key] for key in PIXELS}, sort_keys=True)
 
 
+def pam(path):
+    """Where GDAL keeps what it knows of a raster beside it (its PAM)."""
+    return path.with_name(path.name + ".aux.xml")
+
+
 def sidecars(path):
     """What always goes with a map: its .aux.xml for GDAL, .qml for QGIS and .png to look at."""
-    return path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml"), path.with_suffix(".png")
+    return pam(path), path.with_suffix(".qml"), path.with_suffix(".png")
 
 
 def beside(path, name):
@@ -59,6 +69,29 @@ def files_of(path, also):
 def map_of(run, name):
     """The path of a raster's map."""
     return run / "predictions" / f"{name}.tif"
+
+
+def owners(run):
+    """{map: path of the raster of which it was made} of predict.csv; "" where it does not say."""
+    path = run / "predict.csv"
+    return {row.get("map"): row.get("raster", "") for row in read_table(path)} if path.exists() else {}
+
+
+def name_map(path, settings, owned):
+    """The name of the map of a raster that is no tile by name: the file's or, where that is a tile's or that
+    of another raster which is still there, the same after the name of its folder, and so on up. `owned`: as
+    of `owners`. Problem (exit 3) where there is none."""
+    check_name(path)
+    path, own, tiles = Path(os.path.abspath(path)), os.path.realpath(path), all_tiles(settings["split"])
+    folders = [folder.name.lstrip(".") for folder in path.parents if folder.name]
+    names = [".".join([*reversed(folders[:count]), path.stem]) for count in range(len(folders) + 1)]
+    names = [name for name in names if Path(name).suffix not in BESIDE
+             and (name not in tiles or is_image_of(path, [name], settings["data"]))]
+    free = [name for name in names if not owned.get(name) or not is_file(owned[name])]
+    for name in [name for name in names if owned.get(name) == own] + free:
+        return name
+    raise Problem(f"raster {path}: every name for its map is another's, expected one of its own; rename it",
+                  code=3)
 
 
 def maps_of(tile, settings, run):

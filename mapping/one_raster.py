@@ -14,14 +14,15 @@ import numpy as np
 
 from base.code import code_of
 from base.files import sha256
-from base.problem import Problem
+from base.keys import BESIDE
+from base.problem import Problem, own_fault
 from base.settings import all_tiles
 from base.tables import read_facts
 from base.zips import is_file
 from imagery.collars import Collar, advice, likely_collar
-from imagery.ground import control_points, georeference, in_degrees, pixel_size, plain_size, resampled
+from imagery.ground import georeference, in_degrees, pixel_size, plain_size, resampled
 from imagery.rasters import CACHE, Layers, is_for_each, open_raster, to_set, validity
-from imagery.raw_tiles import MASK
+from imagery.raw_tiles import MASK, is_image_of
 from imagery.scales import filled, is_squeezed, settled
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
@@ -50,7 +51,8 @@ def attempt(job, threads=0, show=None):
     lines = []
     keep = show or (lambda line, last=False: lines.extend([line] if last else []))
     try:
-        return predict_raster(job, threads, keep), None, lines
+        with own_fault(job.path, job.extra):
+            return predict_raster(job, threads, keep), None, lines
     except Problem as problem:
         return None, problem, lines
 
@@ -70,9 +72,9 @@ def predict_raster(job, threads, show):
         else:
             seconds = make_map(job, facts, source, wanted, threads, show)
         height, width = source.shape
-    return {"map": job.name, "height": height, "width": width, "views": len(options["views"]),
-            "window": options["window"], "overlap": options["overlap"], "engine": tags["ENGINE"],
-            "seconds": seconds, "sha256": sha256(job.map)}
+    return {"map": job.name, "raster": os.path.realpath(job.path), "height": height, "width": width,
+            "views": len(options["views"]), "window": options["window"], "overlap": options["overlap"],
+            "engine": tags["ENGINE"], "seconds": seconds, "sha256": sha256(job.map)}
 
 
 def make_map(job, facts, source, wanted, threads, show):
@@ -125,7 +127,7 @@ def warn_of_scale(job, source, show):
 class Source:
     """A raster to predict, and the extra raster where there is one, open and of the network's pixel size:
     `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
-    `georeference`, that of imagery.ground, with "control_points" where these place it."""
+    `georeference`, that of imagery.ground."""
 
     def __init__(self, paths, rasters, ground, facts, collar):
         self.paths, self.rasters, self.georeference = paths, rasters, ground
@@ -142,10 +144,14 @@ class Source:
         return pixels
 
 
+def is_tile(name, settings):
+    """True where a map is a tile's of the split, in whatever way."""
+    return any(name.removesuffix(end) in all_tiles(settings["split"]) for end in ("", *BESIDE))
+
+
 def scale_key(name, settings):
-    """The key that scales a raster, predict.scale; None for a tile of the split, which is compared with
-    labels and read as it was prepared."""
-    return None if name in all_tiles(settings["split"]) else "predict.scale"
+    """The key that scales a raster, predict.scale; None for a tile of the split, read as it was prepared."""
+    return None if is_tile(name, settings) else "predict.scale"
 
 
 def asked_scale(name, settings, facts):
@@ -166,23 +172,21 @@ def asked_scale(name, settings, facts):
 def open_source(job, facts, show):
     """The Source of a job, resampled where predict.resample asks for it."""
     paths = [job.path, job.extra] if job.extra else [job.path]
-    of_split = job.name in all_tiles(job.settings["split"])  # compared with labels, pixel by pixel
-    resample = job.settings["predict"]["resample"] and not of_split
+    resample = job.settings["predict"]["resample"] and not is_tile(job.name, job.settings)
     with contextlib.ExitStack() as opened:
         rasters = [opened.enter_context(open_raster(path)) for path in paths]
-        image, collar, nodata = rasters[0], None, job.settings["data"]["nodata"]
-        ground = georeference(rasters[0], job.settings["data"]["assume_crs"])
-        if points := control_points(rasters[0]):
-            ground["control_points"] = points
-        trained, shape = facts["ground_sample_distance"], rasters[0].shape
-        scales, warning = scales_to(trained, ground, shape, resample, job.path)
+        image, nodata = rasters[0], job.settings["data"]["nodata"]
+        ground = ground_of(job, image, show)
+        scales, warning = scales_to(facts["ground_sample_distance"], ground, image.shape, resample, job.path)
         if warning:
             show(f"warning: {job.path}: {warning}", last=True)
         if scales != (1, 1):
             rasters = [opened.enter_context(resampled(raster, scales)) for raster in rasters]
+            for key in sorted({"control_points", "rpcs"} & ground.keys()):
+                del ground[key]
+                show(f"warning: {job.path}: its {key} count its own pixels, so its map has none", last=True)
             ground["transform"] = list(rasters[0].transform)[:6]
-        if nodata is not None:
-            collar = Collar(image, facts["bands"], nodata, rasters[0])
+        collar = None if nodata is None else Collar(image, facts["bands"], nodata, rasters[0])
         asked = asked_scale(job.name, job.settings, facts)
         source = Source(paths, rasters, ground, facts, collar)
         learned = facts.get("levels") or [[0, 255]] * len(asked)  # of an earlier version it is not known
@@ -192,6 +196,19 @@ def open_source(job, facts, show):
             show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become "
                  "0 and 255", last=True)
         yield source
+
+
+def ground_of(job, image, show):
+    """The georeference of a job's open image: data.assume_crs counts where it is that of a tile of the split;
+    of any other without a coordinate system a line says so."""
+    ground, data = georeference(image, job.path, None), job.settings["data"]
+    if not ground["transform"] or ground["crs"] or "control_points" in ground:
+        return ground
+    if is_tile(job.name, job.settings) or is_image_of(job.path, all_tiles(job.settings["split"]), data):
+        return {**ground, "crs": data["assume_crs"]}
+    show(f"warning: {job.path}: no coordinate system is named, so its map has none; name it in "
+         f"{job.path.with_suffix('.prj').name} beside it (as EPSG:...), or by gdal_edit.py -a_srs", last=True)
+    return ground
 
 
 def scales_to(trained, ground, shape, resample, path):

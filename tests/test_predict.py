@@ -1,4 +1,5 @@
 # ruff: noqa: F811  a test takes the fixture that it imports
+import csv
 import json
 import os
 import re
@@ -7,15 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import ROOT, save_settings, stand_in, without_make, write_raster
+from rasterio.errors import CRSError
+from rasterio.transform import from_origin
 from untrained import ortho, read_map, run, write_run  # noqa: F401  a fixture among them
 
 import predict
 from base.problem import Problem
-from mapping import one_raster
+from base.tables import write_rows
+from mapping import map_writer, one_raster
 
 HOSTILE = [
     "a b.tif",
@@ -73,10 +79,67 @@ def test_a_tile_that_does_not_exist_is_one_line(run, settings, tile):
     )
 
 
-def test_a_foreign_file_with_a_tiles_name_is_refused(run, settings, tmp_path):
-    ortho(tmp_path / "elsewhere/2_13.tif")
-    with pytest.raises(Problem, match="named as the tile 2_13"):
-        predict.main(settings, run, "elsewhere/2_13.tif")
+def shapes(run):
+    """{name: shape} of the maps that GDAL reads."""
+    found = {}
+    for path in (run / "predictions").glob("*.tif"):
+        with rasterio.open(path) as source:
+            found[path.stem] = source.shape
+    return found
+
+
+def test_rasters_of_one_name_have_maps_of_their_own_whichever_comes_first(run, settings, tmp_path, capsys):
+    names = ["a.tif", "b/a.tif", "c/b/a.tif", "c/a.tif", "elsewhere/2_13.tif"]
+    sizes = {name: (20, 30 + number) for number, name in enumerate(names)}
+    for name, shape in sizes.items():
+        ortho(tmp_path / name, shape)
+    for _ in range(2):
+        for name in names:
+            predict.main(settings, run, name)
+        expected = {"a": 0, "b.a": 1, "c.b.a": 2, "c.a": 3, "elsewhere.2_13": 4}
+        assert shapes(run) == {name: (20, 30 + number) for name, number in expected.items()}
+        names.reverse()
+    said = capsys.readouterr().out
+    assert said.count("stands already") == 5
+    assert "b/a.tif: its map is called b.a, as another's is called a" in said
+    with open(run / "predict.csv", newline="") as file:
+        rows = {row["map"]: row["raster"] for row in csv.DictReader(file)}
+    assert rows["c.b.a"] == str(tmp_path / "c/b/a.tif") and len(rows) == 5
+
+
+def test_a_raster_that_was_moved_keeps_its_name_and_map(run, settings, tmp_path, capsys):
+    ortho(tmp_path / "one/a.tif", (20, 30))
+    predict.main(settings, run, "one/a.tif")
+    (tmp_path / "one").rename(tmp_path / "two")
+    ortho(tmp_path / "three/a.tif", (20, 40))
+    predict.main(settings, run, "two/a.tif")
+    assert "stands already" in capsys.readouterr().out
+    predict.main(settings, run, "three/a.tif")
+    assert shapes(run) == {"a": (20, 30), "three.a": (20, 40)}
+    with open(run / "predict.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["raster"] for row in rows] == [str(tmp_path / "two/a.tif"), str(tmp_path / "three/a.tif")]
+    assert float(rows[0]["seconds"]) >= 0 and rows[0]["views"] == "2"
+
+
+def test_a_table_of_an_earlier_version_is_read(run, settings, tmp_path):
+    ortho(tmp_path / "a.tif", (20, 30))
+    predict.main(settings, run, "a.tif")
+    with open(run / "predict.csv", newline="") as file:
+        rows = [{key: row[key] for key in row if key != "raster"} for row in csv.DictReader(file)]
+    write_rows(run / "predict.csv", list(rows[0]), rows)
+    ortho(tmp_path / "b.tif", (20, 40))
+    for name in ("b.tif", "a.tif"):
+        predict.main(settings, run, name)
+    assert shapes(run) == {"a": (20, 30), "b": (20, 40)}
+
+
+def test_two_files_of_one_stem_in_a_folder_have_two_maps(run, settings, tmp_path):
+    image = ortho(tmp_path / "many/a.tif", (20, 30))
+    write_raster(tmp_path / "many/a.png", image[:10], driver="PNG")
+    for _ in range(2):
+        predict.main(settings, run, "many")
+        assert shapes(run) == {"a": (10, 30), "many.a": (20, 30)}
 
 
 def test_a_missing_or_changed_model_is_refused(run, settings, tmp_path):
@@ -127,12 +190,85 @@ def test_a_folder_is_predicted_whole_and_a_bad_raster_named_at_the_end(run, sett
     capsys.readouterr()
     predict.main(settings, run, str(folder))
     assert capsys.readouterr().out.count("stands already") == 2 and (run / "predictions/a.tif").exists()
-    (folder / "a.png").write_bytes(b"")
-    with pytest.raises(Problem, match="a.tif beside another file of that name"):
-        predict.main(settings, run, str(folder))
     (tmp_path / "empty").mkdir()
     with pytest.raises(Problem, match="a folder without rasters"):
         predict.main(settings, run, "empty")
+
+
+def test_whatever_happens_to_one_raster_stops_no_other_and_leaves_nothing(
+    run, settings, tmp_path, monkeypatch
+):
+    for number in range(4):
+        ortho(tmp_path / f"many/{number}.tif", (40, 50), crs="EPSG:32633", transform=from_origin(1, 1, 1, 1))
+    ortho(tmp_path / "many/last.tif", (40, 50))
+    errors = iter((CRSError("odd"), ValueError("odd\nlines"), RuntimeError(), KeyError("x")))
+
+    def failing(*_):
+        raise next(errors)
+
+    monkeypatch.setattr(map_writer, "enclosed", failing)
+    settings["predict"]["also"] = ["polygons"]
+    with pytest.raises(Problem) as caught:
+        predict.main(settings, run, "many")
+    assert caught.value.code == 3 and len(caught.value.lines) == 4
+    texts = ("CRSError odd", "ValueError odd lines", "RuntimeError", "KeyError 'x'")
+    for line, text in zip(caught.value.lines, texts):
+        assert f".tif: {text} (test_predict.py, line " in line
+    assert (run / "predictions/last.tif").exists()
+    assert not [path for path in (run / "predictions").iterdir() if path.name.startswith(".")]
+    assert not list((run / "predictions").glob("*.geojson"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
+def test_what_is_no_rasters_fault_stops_all(run, settings, tmp_path, monkeypatch, error):
+    for name in "ab":
+        ortho(tmp_path / f"many/{name}.tif", (40, 50))
+    tried = []
+
+    def failing(job, *_):
+        tried.append(job.name)
+        raise error
+
+    monkeypatch.setattr(one_raster, "predict_raster", failing)
+    with pytest.raises(type(error)):
+        predict.main(settings, run, "many")
+    assert tried == ["a"]
+
+
+def test_what_a_folder_holds_beside_its_rasters_is_named_with_the_reason(run, settings, tmp_path, capsys):
+    folder = tmp_path / "many"
+    ortho(folder / "a.tif", (20, 30))
+    for name in (
+        "a.tfw",
+        "a.PRJ",
+        "a.tif.aux.xml",
+        "a.tif.ovr",
+        "a.qml",
+        "a_RPC.TXT",
+        ".hidden.jp2",
+        "sub/b.tif",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("" if name != "a.PRJ" else "EPSG:32633")
+    (folder / "a.tif.aux.xml").write_text("<PAMDataset/>")
+    (folder / "a.tif.ovr").unlink()
+    for name in ("b.jp2", "c.jp2", "d.jp2", "e.jp2"):
+        (folder / name).write_bytes(b"\0\0\0\x0cjP  \r\n")
+    (folder / "of another.tfw").write_text("1")
+    (folder / "link.img").symlink_to("nowhere")
+    shutil.copy(folder / "a.tif", folder / "b.geotiff")
+    with zipfile.ZipFile(folder / "more.zip", "w") as target:
+        target.write(folder / "a.tif", "b.tif")
+    predict.main(settings, run, "many")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("passed over: ")]
+    assert len(lines) == 6
+    said = {line.split(": ")[1]: line for line in lines}
+    assert "gdal_translate many/b.jp2 many/b.tif" in said["b.jp2, c.jp2, d.jp2, ... (4 of them)"]
+    assert "a GTiff by its content" in said["b.geotiff"] and "a link to nowhere" in said["link.img"]
+    assert "name the raster inside it" in said["more.zip"] and "give it as TILE" in said["sub"]
+    assert "of another.tfw" in said
 
 
 def test_a_full_disk_stops_at_once(run, settings, tmp_path, monkeypatch):
@@ -248,8 +384,7 @@ def test_one_odd_entry_does_not_stop_a_folder(run, settings, tmp_path):
     (tmp_path / "folder/c.tif").symlink_to("nowhere")
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, "folder")
-    assert len(caught.value.lines) == 2 and (run / "predictions/a.tif").exists()
-    assert not (run / "predictions/2_13.tif").exists()
+    assert len(caught.value.lines) == 1 and set(shapes(run)) == {"a", "folder.2_13"}
 
 
 def test_the_windows_must_fit_the_trained_network(run, settings, tmp_path):

@@ -105,6 +105,8 @@ def test_what_make_watches(tmp_path):
     names = [
         "images/1.tif",
         "images/1.tfw",
+        "images/1.PRJ",
+        "images/1_RPC.TXT",
         "images/1.tif.msk",
         "images/1.tif.aux.xml",
         "labels/1.png",

@@ -120,7 +120,7 @@ def labelled(bits, width, start, stop):
 
 def onto(bits, raster, grid):
     """Packed rows of `raster` on the grid of one resampled from it, from the same corner on: set where a
-    pixel of the grid is made, by an average or between neighbours, of one that is set."""
+    pixel of the grid is made, by an average or a cubic of neighbours, of one that is set."""
     sizes = [np.hypot([t.a, t.b], [t.d, t.e]) for t in (raster.transform, grid.transform)]
     averaged, (along, down) = grid.resampling == Resampling.average, sizes[1] / sizes[0]
     columns = reach(along, averaged, grid.width, raster.width)
@@ -135,7 +135,8 @@ def onto(bits, raster, grid):
 def reach(step, averaged, count, size):
     """(first, after the last), int64 [count] each, of a raster's `size` pixels of which each of a grid's
     `count` is made, `step` of them wide: those that it covers (`averaged`), or those around its centre."""
-    radius = max(1, (step + 1) / 2 if averaged else step) - 1e-6
+    radius = max(1, (step + 1) / 2) if averaged else 2 * max(1, step)
+    radius -= 1e-6
     centres = step * (np.arange(count) + 0.5) - 0.5
     first = (np.floor(centres - radius).astype(np.int64) + 1).clip(0, size - 1)
     return first, np.ceil(centres + radius).astype(np.int64).clip(first + 1, size)

@@ -27,6 +27,8 @@ BLOCK = 256  # pixels: side of a raster's tiles
 COMPRESSION = {"compress": "DEFLATE", "zlevel": 3}  # of maps and their overviews
 CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
 ALONE = {"GDAL_PAM_ENABLED": "NO"}  # a GeoTIFF as it is without the .aux.xml beside it
+ECCENTRICITY = 0.0818191908426215  # of the ellipsoid WGS84, which follows from its 1 / 298.257223563
+SQUARE = 6378137.0**2 / 4 * (1 - ECCENTRICITY**2) / ECCENTRICITY * np.pi / 180  # its axis in metres, squared
 POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how their file begins
 
 
@@ -204,8 +206,8 @@ def write_colours(path, map_path, wanted):
 
 def write_polygons(path, map_path, classes, least):
     """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of
-    fewer than `least` pixels given to their largest neighbour, if they have one. `area` is in square units of
-    the map's coordinate system, six digits of it. Holds the whole map in memory, three bytes a pixel."""
+    fewer than `least` pixels given to their largest neighbour, if they have one. `area_m2` is on the ground,
+    six digits of it. Holds the whole map in memory, three bytes a pixel."""
     with open_raster(map_path) as source:
         crs, transform, indices = source.crs, source.transform, source.read(1)
     if least > 1:
@@ -216,8 +218,8 @@ def write_polygons(path, map_path, classes, least):
         comma = "\n"
         while batch := list(itertools.islice(areas, 5000)):  # a call for each is thirty times slower
             geometries = in_longitude(crs, [shape for shape, _ in batch], map_path)
-            for (shape, index), geometry in zip(batch, geometries):
-                file.write(comma + json.dumps(feature(shape, geometry, int(index), classes)))
+            for (_, index), geometry in zip(batch, geometries):
+                file.write(comma + json.dumps(feature(geometry, int(index), classes)))
                 comma = ",\n"
         file.write("\n]}\n")
 
@@ -226,7 +228,8 @@ def in_longitude(crs, geometries, path):
     """Geometries in longitude and latitude; Problem (exit 3) where one of them has no place there."""
     try:
         placed = transform_geom(crs, "EPSG:4326", geometries)
-        whole = all(np.isfinite(ring).all() for geometry in placed for ring in geometry["coordinates"])
+        polygons = itertools.chain.from_iterable(map(polygons_of, placed))
+        whole = all(np.isfinite(ring).all() for rings in polygons for ring in rings)
     except (RasterioError, CPLE_BaseError, CRSError, ValueError):
         whole = False
     if not whole:
@@ -236,19 +239,39 @@ def in_longitude(crs, geometries, path):
     return placed
 
 
-def enclosed(ring):
-    """Twice the area inside a ring of points (float [N, 2], closed), negative where it turns right."""
-    x, y = (np.array(ring) - ring[0]).T
-    return np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])
+def polygons_of(geometry):
+    """The polygons, lists of rings, of a geometry: more than one where the antimeridian cuts it."""
+    return geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
 
 
-def feature(shape, geometry, index, classes):
-    """One polygon as GeoJSON: `shape` in the map's coordinates, whose area counts, `geometry` in degrees."""
-    areas = [abs(enclosed(ring)) / 2 for ring in shape["coordinates"]]
-    rings = [ring if (enclosed(ring) > 0) == (i == 0) else ring[::-1]
-             for i, ring in enumerate(geometry["coordinates"])]
+def feature(geometry, index, classes):
+    """One area as GeoJSON, of a `geometry` in degrees; of several polygons where the antimeridian cuts it."""
     name = list(classes)[index]
+    polygons = [[turned(ring, inner=i > 0) for i, ring in enumerate(rings)]
+                for rings in polygons_of(geometry)]
+    area = sum(square for rings in polygons for _, square in rings)
+    coordinates, cut = [[ring for ring, _ in rings] for rings in polygons], len(polygons) > 1
     return {"type": "Feature",
             "properties": {"class": name, "index": index, "colour": classes[name],
-                           "area": float(f"{areas[0] - sum(areas[1:]):.6g}")},
-            "geometry": {"type": "Polygon", "coordinates": [np.round(ring, 8).tolist() for ring in rings]}}
+                           "area_m2": float(f"{area:.6g}")},
+            "geometry": {"type": "MultiPolygon" if cut else "Polygon",
+                         "coordinates": coordinates if cut else coordinates[0]}}
+
+
+def turned(ring, inner):
+    """(points to eight digits, square metres) of a closed ring of degrees: counterclockwise or, an `inner`
+    one, clockwise and its square metres negative."""
+    ring = np.array(ring)
+    square = enclosed(ring)
+    wrong = (square < 0) != inner
+    return np.round(ring[::-1] if wrong else ring, 8).tolist(), -square if wrong else square
+
+
+def enclosed(ring):
+    """Square metres on the ellipsoid WGS84 inside a closed ring of degrees (float64 [N, 2]), negative where
+    it turns right: in the cylindrical equal-area projection (Snyder, Map Projections, 1987, 3-12 and 10)."""
+    x = (ring[:, 0] - ring[0, 0] + 180) % 360 - 180  # over the antimeridian, too
+    sine = ECCENTRICITY * np.sin(np.radians(ring[:, 1]))
+    y = sine / (1 - sine * sine) + np.arctanh(sine)
+    y -= y[0]
+    return SQUARE * (np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))

@@ -6,7 +6,7 @@
 <name>.confidence.tif    where asked for: the class's probability times 200, uint8
 <name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
 <name>.colours.tif       where asked for: the map in the classes' colours, RGB and alpha
-<name>.geojson           where asked for: polygons with their class and area, longitude and latitude (WGS84)
+<name>.geojson           where asked for: polygons with class and square metres, in longitude and latitude
 <name>.<way>.tif         a test tile's map made in one of the other `ways`
 """
 import json

@@ -67,10 +67,8 @@ def test_what_goes_beside_a_map_says_the_same(drawn):
 def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_specks(drawn):
     found, write = drawn
     features = json.loads(maps.beside(write(ALL), "polygons").read_text())["features"]
-    assert sorted((f["properties"]["class"], f["properties"]["area"]) for f in features) == [
-        ("house", 12 * 0.25),
-        ("road", (600 - 25 - 12) * 0.25),
-    ]
+    areas = {f["properties"]["class"]: f["properties"]["area_m2"] for f in features}
+    assert areas == pytest.approx({"house": 12 * 0.25, "road": (600 - 25 - 12) * 0.25}, rel=1e-3)
     house = next(f for f in features if f["properties"]["class"] == "house")["geometry"]["coordinates"]
     expected = transform(CRS, "EPSG:4326", [366976 + 4, 366976 + 6], [5808000 - 5, 5808000 - 6.5])
     np.testing.assert_allclose(np.array(house[0])[:, 0].min(), expected[0][0], atol=3e-7)
@@ -81,9 +79,39 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
             assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
     assert len(json.loads(maps.beside(write(ALL, least=0), "polygons").read_text())["features"]) == 3
     merged = json.loads(maps.beside(write(ALL, least=30), "polygons").read_text())["features"]
-    assert [f["properties"]["area"] for f in merged] == [
-        (600 - 25) * 0.25
-    ]  # nodata, 25 pixels, is given to nobody
+    areas = [f["properties"]["area_m2"] for f in merged]
+    assert areas == pytest.approx([(600 - 25) * 0.25], rel=1e-3)  # nodata, 25 pixels, is given to nobody
+
+
+@pytest.mark.parametrize(
+    "crs, middle, step",  # a step of 1.6 m on the ground, east and north
+    [
+        ("EPSG:32633", [366976, 5808000], (1.6 * 0.999816, 1.6 * 0.999816)),
+        ("EPSG:3857", [1453779, 6867000], (2.615, 2.6215)),
+        ("EPSG:4326", [13.06, 52.39], (2.34947e-5, 1.43783e-5)),
+        ("+proj=utm +zone=33 +units=us-ft", [1203985, 19055049], (1.6 * 3.28023, 1.6 * 3.28023)),
+        ("EPSG:3832", [3339584.72, -1908339.07], (1.67263, 1.67263)),  # cut by the antimeridian
+        ("EPSG:4326", [180, -17], (1.50255e-5, 1.44575e-5)),
+    ],
+)
+def test_areas_are_square_metres_on_the_ground_in_every_coordinate_system(tmp_path, crs, middle, step):
+    found = np.zeros((20, 20), np.uint8)
+    found[2:18, 2:18] = 1  # 25.6 m by 25.6 m
+    found[9:11, 9:11] = 0
+    grid = from_origin(middle[0] - 10 * step[0], middle[1] + 10 * step[1], *step)
+    write_raster(tmp_path / "map.tif", found[..., None], crs=crs, transform=grid, nodata=IGNORE)
+    map_writer.write_polygons(tmp_path / "map.geojson", tmp_path / "map.tif", CLASSES, 0)
+    features = json.loads((tmp_path / "map.geojson").read_text())["features"]
+    areas = sorted(f["properties"]["area_m2"] for f in features)
+    expected = [4 * 2.56, 400 * 2.56 - 655.36, 655.36 - 4 * 2.56]
+    assert areas == pytest.approx(expected, rel=1e-3)
+    for feature in features:
+        cut = feature["geometry"]["type"] == "MultiPolygon"
+        assert cut == (crs == "EPSG:3832")
+        for rings in feature["geometry"]["coordinates"] if cut else [feature["geometry"]["coordinates"]]:
+            for i, ring in enumerate(rings):
+                x, y = (np.array(ring) - ring[0]).T
+                assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
 
 
 def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):

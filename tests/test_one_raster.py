@@ -390,6 +390,33 @@ def test_a_raster_of_other_pixels_is_resampled_where_that_is_asked_for(run, sett
     assert "its pixel size in metres is not known" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "crs, corner, step, expected",  # pixels of 0.05 m are 4.493e-7 degrees high, 7.34e-7 wide
+    [
+        ("EPSG:25833", [366976, 5808000], (0.05, 0.1), (160, 60)),
+        ("EPSG:25833", [366976, 5808000], (0.025, 0.2), (320, 30)),
+        ("EPSG:4326", [13.06, 52.39], (2 * 4.493e-7, 2 * 4.493e-7), (160, 73)),
+        ("EPSG:3857", [1453779, 6867000], (0.0819, 0.0819), (80, 60)),
+        ("EPSG:3857", [1453779, 6867000], (0.0819, 2 * 0.0819), (160, 60)),
+        ("+proj=utm +zone=33 +units=us-ft", [1203985, 19055049], (0.16404, 0.16404), (80, 60)),
+    ],
+)
+def test_each_direction_is_resampled_by_its_own_size_and_the_map_covers_the_same_ground(
+    run, settings, tmp_path, capsys, crs, corner, step, expected
+):
+    settings["predict"].update(resample=True, also=["confidence"])
+    ortho(tmp_path / "a.tif", (80, 60), crs=crs, transform=from_origin(*corner, *step))
+    predict.main(settings, run, "a.tif")
+    assert "warning" not in capsys.readouterr().out
+    with rasterio.open(tmp_path / "a.tif") as source:
+        bounds, crs = source.bounds, source.crs
+    for name in ("a", "a.confidence"):
+        with rasterio.open(run / f"predictions/{name}.tif") as source:
+            assert source.crs == crs and abs(source.height - expected[0]) < 2
+            assert abs(source.width - expected[1]) < 2
+            assert list(source.bounds) == pytest.approx(list(bounds), rel=1e-12)
+
+
 def test_a_mask_that_is_added_later_is_noticed(run, settings, tmp_path):
     ortho(tmp_path / "a.tif", (40, 50))
     predict.main(settings, run, "a.tif")

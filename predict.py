@@ -30,7 +30,8 @@ from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import find_rasters, find_raw, passed_over
 from mapping.engines import choose_engine
 from mapping.maps import check_length_of_name, name_map, owners, recorded, ways
-from mapping.one_raster import Job, asked_scale, attempt, scale_key
+from mapping.one_raster import Job, attempt
+from mapping.sources import asked_scale, scale_key
 from mapping.translate import ensure_engine
 
 

@@ -16,7 +16,7 @@ import predict
 from base.problem import Problem
 from imagery.ground import georeference, in_degrees, pixel_size, plain_size
 from imagery.rasters import open_raster
-from mapping import one_raster
+from mapping import sources
 from mapping.maps import pam
 
 TRANSFORM = from_origin(366976, 5808000, 0.05, 0.05)
@@ -144,7 +144,7 @@ def test_a_resampled_map_has_no_coefficients_of_other_pixels_and_says_so(run, se
 def test_a_map_that_would_lie_elsewhere_is_none(run, settings, tmp_path, monkeypatch):
     """As where GDAL wrote another transform than it was given."""
     ortho(tmp_path / "a.tif", (20, 30), crs="EPSG:32633", transform=TRANSFORM)
-    original = one_raster.georeference
+    original = sources.georeference
 
     def shifted(*arguments):
         return {**original(*arguments), "transform": [0.05, 0, float("nan"), 0, -0.05, 5808000]}

@@ -23,7 +23,7 @@ import predict
 from base.files import sha256
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from mapping import blending, maps, one_raster
+from mapping import blending, maps, one_raster, sources
 
 
 def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, settings, tmp_path):
@@ -80,8 +80,8 @@ def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypa
             raise RuntimeError("the reason")
         return original(*arguments)
 
-    original = one_raster.Layers.read
-    monkeypatch.setattr(one_raster.Layers, "read", failing)
+    original = sources.Layers.read
+    monkeypatch.setattr(sources.Layers, "read", failing)
     with pytest.raises(Problem, match="raster a.tif: RuntimeError the reason .*, line") as caught:
         predict.main(settings, run, "a.tif")
     assert caught.value.code == 3

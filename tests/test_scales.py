@@ -16,7 +16,7 @@ import prepare_data
 from base.problem import Problem
 from imagery import scales
 from imagery.rasters import Layers, open_raster
-from mapping.one_raster import asked_scale
+from mapping.sources import asked_scale
 
 # -- which values a raster's own ask for ---------------------------------------------------------------------
 

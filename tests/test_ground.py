@@ -16,7 +16,7 @@ import predict
 from base.problem import Problem
 from imagery.ground import georeference, in_degrees, pixel_size, plain_size
 from imagery.rasters import open_raster
-from mapping import sources
+from mapping import one_raster, sources
 from mapping.maps import pam
 
 TRANSFORM = from_origin(366976, 5808000, 0.05, 0.05)
@@ -149,7 +149,7 @@ def test_a_map_that_would_lie_elsewhere_is_none(run, settings, tmp_path, monkeyp
     def shifted(*arguments):
         return {**original(*arguments), "transform": [0.05, 0, float("nan"), 0, -0.05, 5808000]}
 
-    monkeypatch.setattr(one_raster, "georeference", shifted)
+    monkeypatch.setattr(sources, "georeference", shifted)
     settings["predict"]["also"] = ["confidence"]
     with pytest.raises(
         Problem, match=r"a.tif: its transform would be \[0.05, 0.0, .*, expected \[0.05"

@@ -1,0 +1,157 @@
+"""A raster to predict, opened as the network sees it: its bands, its place, its pixel size, its scale."""
+import contextlib
+
+import numpy as np
+
+from base.keys import BESIDE
+from base.problem import Problem
+from base.settings import all_tiles
+from imagery.collars import Collar
+from imagery.ground import georeference, in_degrees, pixel_size, plain_size, resampled
+from imagery.rasters import Layers, is_for_each, open_raster, to_set
+from imagery.raw_tiles import is_image_of
+from imagery.scales import filled, is_squeezed, settled
+
+
+class Source:
+    """A raster to predict, and the extra raster where there is one, open and of the network's pixel size:
+    `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
+    `georeference`, that of imagery.ground."""
+
+    def __init__(self, paths, rasters, ground, facts, collar):
+        self.paths, self.rasters, self.georeference = paths, rasters, ground
+        self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"], collar)
+        self.shape = self.layers.shape
+        self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read; beyond the scale
+
+    def read(self, start, stop):
+        """Rows of pixels: uint8 [rows, W, B]."""
+        valid = self.layers.valid(start, stop)
+        pixels, outside = self.layers.read(start, stop, valid)
+        self.pixels += np.count_nonzero(valid)
+        self.outside += outside
+        return pixels
+
+
+@contextlib.contextmanager
+def open_source(job, facts, show):
+    """The Source of a job, resampled where predict.resample asks for it."""
+    paths = [job.path, job.extra] if job.extra else [job.path]
+    resample = job.settings["predict"]["resample"] and not is_tile(job.name, job.settings)
+    with contextlib.ExitStack() as opened:
+        rasters = [opened.enter_context(open_raster(path)) for path in paths]
+        image, nodata = rasters[0], job.settings["data"]["nodata"]
+        ground = ground_of(job, image, show)
+        scales, warning = scales_to(facts["ground_sample_distance"], ground, image.shape, resample, job.path)
+        if warning:
+            show(f"warning: {job.path}: {warning}", last=True)
+        if scales != (1, 1):
+            rasters = [opened.enter_context(resampled(raster, scales)) for raster in rasters]
+            for key in sorted({"control_points", "rpcs"} & ground.keys()):
+                del ground[key]
+                show(f"warning: {job.path}: its {key} count its own pixels, so its map has none", last=True)
+            ground["transform"] = list(rasters[0].transform)[:6]
+        collar = None if nodata is None else Collar(image, facts["bands"], nodata, rasters[0])
+        asked = asked_scale(job.name, job.settings, facts)
+        source = Source(paths, rasters, ground, facts, collar)
+        learned = facts.get("levels") or [[0, 255]] * len(asked)  # of an earlier version it is not known
+        source.layers.scale = settled(asked, source.layers, facts["scale"], learned)
+        if "auto" in asked:
+            limits = [f"{one[0]:g}..{one[1]:g}" if one else "as it is" for one in source.layers.scale]
+            show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become "
+                 "0 and 255", last=True)
+        yield source
+
+
+def ground_of(job, image, show):
+    """The georeference of a job's open image: data.assume_crs counts where it is that of a tile of the split;
+    of any other without a coordinate system a line says so."""
+    ground, data = georeference(image, job.path, None), job.settings["data"]
+    if not ground["transform"] or ground["crs"] or "control_points" in ground:
+        return ground
+    if is_tile(job.name, job.settings) or is_image_of(job.path, all_tiles(job.settings["split"]), data):
+        return {**ground, "crs": data["assume_crs"]}
+    show(f"warning: {job.path}: no coordinate system is named, so its map has none; name it in "
+         f"{job.path.with_suffix('.prj').name} beside it (as EPSG:...), or by gdal_edit.py -a_srs", last=True)
+    return ground
+
+
+def scales_to(trained, ground, shape, resample, path):
+    """((along a row, along a column): how many of the map's pixels to one of the raster's, 1 unless
+    `resample`; a warning or None). Problem (exit 3) where their sizes have nothing in common."""
+    own = pixel_size(ground, shape)
+    if trained is None:
+        return (1, 1), "the training's pixel size is not known, so it is not resampled" if resample else None
+    if own is None and not ground["transform"] and not resample:
+        return (1, 1), None  # a picture without a place has no size
+    if own is None:
+        unnamed = ground["transform"] and not ground["crs"]
+        hint = "; name its coordinate system (rio edit-info --crs EPSG:4326)" if unnamed else ""
+        return (1, 1), ("its pixel size in metres is not known, so it is not resampled; the network was "
+                        f"trained on {metres(trained)}{hint}")
+    ratios, sizes = np.divide(own, trained), (metres(plain_size(own)), metres(trained))
+    if resample and not ((1 / 32 < ratios) & (ratios < 32)).all():
+        raise Problem(f"raster {path}: pixels of {sizes[0]}, expected about {sizes[1]}, on which the network "
+                      "was trained; look at its georeference, or set predict.resample to false", code=3)
+    if resample:
+        return tuple(np.where(abs(ratios - 1) > 0.01, ratios, 1).tolist()), None
+    if ((0.8 < ratios) & (ratios < 1.25)).all():
+        return (1, 1), None
+    return (1, 1), (f"pixels of {sizes[0]}, the network was trained on {sizes[1]}; set predict.resample to "
+                    "true for good results")
+
+
+def metres(size):
+    """A plain pixel size as text."""
+    return f"{size[0]:g} m along rows, {size[1]:g} m along columns" if np.ndim(size) else f"{size:g} m"
+
+
+def is_tile(name, settings):
+    """True where a map is a tile's of the split, in whatever way."""
+    return any(name.removesuffix(end) in all_tiles(settings["split"]) for end in ("", *BESIDE))
+
+
+def scale_key(name, settings):
+    """The key that scales a raster, predict.scale; None for a tile of the split, read as it was prepared."""
+    return None if is_tile(name, settings) else "predict.scale"
+
+
+def asked_scale(name, settings, facts):
+    """For every band of the network the values that become 0 and 255 in a raster: (low, high), None for bytes
+    as they are, or "auto". As the network was trained where predict.scale is null or has no entry for a
+    band, of one for all also the extra raster's. Problem (exit 2) where it is for other bands."""
+    scale, trained = settings["predict"]["scale"], facts["scale"]
+    if scale is None or not scale_key(name, settings):
+        return trained
+    each = scale if is_for_each(scale) else [scale] * len(facts["bands"]) + [None] * facts["extra"]
+    if len(each) != len(trained):
+        raise Problem(f"settings, key predict.scale: {len(each)} entries, expected one for each of the "
+                      f"network's {len(trained)} bands; add or remove some", code=2)
+    return [own if asked is None else asked for asked, own in zip(each, trained)]
+
+
+def warn_of_scale(job, source, show):
+    """Warns where the scale clips a band of a raster that was read, or squeezes the image's."""
+    scale, key = source.layers.scale, scale_key(job.name, job.settings)
+    own = job.settings["predict"]["scale"] is not None and key
+    named = f"{'predict.scale' if own else 'the scale that the network was trained with'} ({scale})"
+    levels = [filled(levels) for levels in source.layers.levels[:len(source.layers.sources[0][1])]]
+    if source.outside.max() > 0.2 * source.pixels:
+        wrong = f"{100 * source.outside.max() / source.pixels:.0f} % of a band outside {named}"
+    elif is_squeezed(levels):
+        low, high = np.min([pair[0] for pair in levels if pair]), np.max([pair[1] for pair in levels if pair])
+        wrong = f"its values fill only {low}..{high} of 0..255 by {named}"
+    else:
+        return
+    show(f"warning: {job.path}: {wrong}; {to_set(key, True)}", last=True)
+
+
+def possible(also, source, show):
+    """What of `also` a raster's map can have: polygons only where its place on the ground is known."""
+    if "polygons" not in also or in_degrees(source.rasters[0], source.georeference):
+        return also
+    reason = "no place in longitude and latitude is known"
+    if "control_points" in source.georeference:
+        reason = "placed by control points alone; warp it first (gdalwarp)"
+    show(f"warning: {source.paths[0]}: {reason}, so no polygons", last=True)
+    return [name for name in also if name != "polygons"]

@@ -21,18 +21,10 @@ from base.files import only_one, sha256
 from base.keys import SECTIONS
 from base.problem import Problem
 from base.strict_yaml import yaml_text
-from base.tables import read_facts, read_record, write_text
+from base.tables import read_facts, write_text
 from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
-from learning.records import (
-    changes,
-    changes_of_finder,
-    changes_of_tiles,
-    finder_stands,
-    first_of,
-    training_stands,
-    why_anew,
-)
+from learning.records import changes_upstream, finder_stands, first_of, training_stands, why_anew
 from mapping.maps import maps_stand
 from reporting.metrics import page_stands, scores_stand
 
@@ -126,26 +118,17 @@ def is_finished(run):
     return True
 
 
-def newer(path, other):
-    """True where a file, and the other that is older, are there."""
-    return path.exists() and other.exists() and path.stat().st_mtime_ns > other.stat().st_mtime_ns
-
-
 def check_model(settings, run):
-    """Problem (exit 2) where make train would train anew, or might: where something that the finished model
-    of a run is made from changed. Nothing did, whatever it was, where model.json is newer than all stamps of
-    that: train.py left it so, or make -t."""
-    made, stamps = run / "model.json", [run / ".make" / name for name in MODEL]
-    if settings["train"]["max_lr"] == "auto":
-        stamps += [run / "lr_find.json", *(run / ".make" / name for name in FINDER)]
-    if not any(newer(stamp, made) for stamp in stamps):
+    """Problem (exit 2) where something that the finished model of a run is made from has changed, so that
+    make train would train anew, or might. Nothing has where model.json is newer than all stamps of that:
+    train.py left it so, or make -t."""
+    made, auto = (run / "model.json").stat().st_mtime_ns, settings["train"]["max_lr"] == "auto"
+    stamps = [run / ".make" / name for name in (*MODEL, *(FINDER if auto else ()))]
+    renewed = [path.name for path in stamps if path.exists() and path.stat().st_mtime_ns > made]
+    if not renewed:
         return
     try:
-        then = read_record(run / "run.json", "train.py")["settings"]
-        suggestion, of_finder = changes_of_finder(settings, run, then)
-        reasons, took = changes(settings, run, suggestion)
-        raw_too = newer(run / ".make/raw", run / ".make/prepared")
-        reasons = reasons + changes_of_tiles(settings, then, raw_too) or of_finder
+        reasons, took = changes_upstream(settings, run, raw_too="raw" in renewed)
     except (LookupError, ValueError, TypeError, AttributeError):
         reasons, took = ["run.json is of an earlier version"], "an unknown time"
     if reasons:

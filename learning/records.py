@@ -90,28 +90,25 @@ def changes(settings, run, suggestion=None):
     return spelt(before, current), spell(about["training_seconds"])
 
 
-def changes_of_tiles(settings, then, raw_too):
-    """[text]: what has changed since the settings `then` of a training of all that its tiles come from, so
-    that they may be others once they are prepared anew; the bytes of raw tiles only if `raw_too`."""
+def changes_upstream(settings, run, raw_too):
+    """As `changes`, and of all that tiles and suggestion come from, so that they may be others once they are
+    made anew: code, settings of the finder and, if `raw_too`, the bytes of the training's raw tiles."""
+    finder, suggestion = settings["train"]["max_lr"] == "auto", None
+    if finder and finder_stands(settings, run, fingerprint(finder_inputs(settings), "lr_find.py")):
+        finder, suggestion = False, read_finder(run)["suggestion"]
+    reasons, took = changes(settings, run, suggestion)
     rows, split = read_manifest(settings["data"]["prepared"])["tiles"], settings["split"]
     rows = [rows[tile] for tile in split["train"] + split["val"] if tile in rows]
-    texts = spelt({"data.raw": then["data"]["raw"]}, {"data.raw": settings["data"]["raw"]})
     if any(row.get("code") != code_of("prepare_data.py") for row in rows):
-        texts.append("code of prepare_data.py changed")
+        reasons.append("code of prepare_data.py changed")
     raw = [file for row in rows for file in row["raw"].values() if raw_too and is_file(file["path"])]
-    return texts + [f"{file['path']} changed" for file in raw if sha256(file["path"]) != file["sha256"]]
-
-
-def changes_of_finder(settings, run, then):
-    """(suggestion, [text]) of the finder where train.max_lr is auto, (None, []) where it is a number: what
-    has changed since the settings `then`, so that there may be another suggestion, and there is none yet."""
-    if settings["train"]["max_lr"] != "auto":
-        return None, []
-    if finder_stands(settings, run, fingerprint(finder_inputs(settings), "lr_find.py")):
-        return read_finder(run)["suggestion"], []
-    texts = spelt({"lr_find": then["lr_find"]}, {"lr_find": settings["lr_find"]})
-    of_others = (run / "lr_find.json").exists() and tile_digests(settings)  # its code's, or it is damaged
-    return None, texts or (["lr_find.json is to be made anew"] if of_others else [])
+    reasons += [f"{file['path']} changed" for file in raw if sha256(file["path"]) != file["sha256"]]
+    if finder:
+        then = read_record(run / "run.json", "train.py")["settings"]
+        reasons += spelt({"lr_find": then["lr_find"]}, {"lr_find": settings["lr_find"]})
+    if finder and rows and not reasons and (run / "lr_find.json").exists():  # its code changed
+        reasons = ["lr_find.json is to be made anew"]
+    return reasons, took
 
 
 def spelt(before, current):

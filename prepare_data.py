@@ -164,8 +164,9 @@ def check_unknown(tile, files, row, max_unknown):
         if share > max_unknown:
             often = ", ".join(f"{colour} ({n})" for colour, n in list(pixels["unknown_colours"].items())[:3])
             yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known "
-                   f"colour (most often {often}), expected at most {100 * max_unknown:g} %; see "
-                   "data.classes, data.label_values, data.tolerance and data.max_unknown")
+                   f"colour or value (most often {often}), expected at most {100 * max_unknown:g} %; see "
+                   "data.classes, data.label_values, data.ignore_colours, data.tolerance and "
+                   "data.max_unknown")
 
 
 def summary(tile, row, scale):
@@ -182,13 +183,13 @@ def summary(tile, row, scale):
 
 
 def check_layouts(audited, data):
-    """A line where some labels of three classes were read as paint and others as one-hot: without a pixel of
-    one class three bands could be either."""
+    """A line where some labels of three or four classes were read as paint and others as one-hot: without a
+    pixel of one class as many bands could be either."""
     tiles = {}
     for tile, row in audited.items():
         for kind, pixels in row["pixels"].items():
             tiles.setdefault(pixels["layout"].split()[0], []).append(f"{tile} ({kind})")
-    if len(data["classes"]) == 3 and {"painted", "one-hot"} <= set(tiles):
+    if len(data["classes"]) in (3, 4) and {"painted", "one-hot"} <= set(tiles):
         yield (f"labels of {', '.join(tiles['painted'][:3])}: painted, while those of "
                f"{', '.join(tiles['one-hot'][:3])} are one-hot, expected all alike; write one-hot labels as "
                "0 and 1 (gdal_translate -scale 0 255 0 1)")

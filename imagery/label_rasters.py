@@ -14,6 +14,8 @@ from imagery.labels import IGNORED, UNKNOWN
 from imagery.rasters import reading
 
 PIXELS_AT_ONCE = 2**22  # of a band, where a kind shows in the pixels alone
+PURE = "#ff0000", "#00ff00", "#0000ff"
+STRAY = 0.001  # share of painted pixels that may have a pure colour of no class
 
 
 class Layout(NamedTuple):
@@ -76,22 +78,26 @@ def if_alpha(raster):
 
 def is_one_hot(raster, bands, alpha, decoder):
     """True where a raster that could be painted, of as many bands as classes, is one-hot: no pixel has two
-    bands set, all that are set are 1 or 255, and, as paint, they would have a colour that no class has or be
-    transparent."""
-    rows, met, highest = max(1, PIXELS_AT_ONCE // raster.width), np.zeros(len(bands), bool), 0
+    bands set, all that are set are 1 or 255, and, as paint, coloured ones would be transparent or more than
+    STRAY of no class while none is of a class that is black."""
+    rows, of_band, unset, highest = max(1, PIXELS_AT_ONCE // raster.width), 0, 0, 0
     for start in range(0, raster.height, rows):
         window = ((start, min(start + rows, raster.height)), (0, raster.width))
         with reading(raster.name):
             pixels = raster.read(bands, window=window)
-            if alpha:
-                pixels *= raster.read(alpha, window=window) > 0
+            seen = raster.read(alpha, window=window) > 0 if alpha else np.ones(pixels.shape[1:], bool)
+        pixels *= seen
         on = pixels > 0
         if on.sum(0, dtype=np.uint8).max() > 1 or (on & (pixels > 1) & (pixels < 255)).any():
             return False
-        met |= on.any((1, 2))
+        of_band = of_band + np.count_nonzero(on, (1, 2))
+        unset += np.count_nonzero(seen) - np.count_nonzero(on)
         highest = max(highest, pixels.max())
-    pure = 255 * np.eye(3, dtype=np.uint8)[met[:3]]
-    return bool(highest == 1 or len(bands) == 4 and met[:3].any() or decoder.decode(pure[:, None])[2])
+    if highest < 255 or len(bands) == 4:
+        return bool(highest == 1 or of_band[:3].any())
+    (black, *_), _, unknown = decoder.decode(np.array([[0] * 3, *255 * np.eye(3)], np.uint8)[:, None])
+    stray = sum(of_band[code] for code, colour in enumerate(PURE) if colour in unknown)
+    return bool(stray > STRAY * raster.height * raster.width and (black == IGNORE or not unset))
 
 
 def has_value(plane, value):

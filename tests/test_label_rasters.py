@@ -254,10 +254,37 @@ def test_three_and_four_classes_are_painted_as_ever(tmp_path, labels):
             assert reader.layout.kind == "painted"
 
 
+@pytest.mark.parametrize("ground, black", [("#000000", []), ("#ffffff", ["#000000"])])
+def test_stray_pixels_of_an_unknown_pure_colour_do_not_make_paint_one_hot(tmp_path, ground, black):
+    classes = {"ground": ground, "building": "#ff0000", "road": "#00ff00"}
+    paint = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)[np.arange(2000).reshape(40, 50) % 3]
+    paint[0, 0] = 0, 0, 255
+    write(tmp_path / "a.tif", paint)
+    decoded, outcomes, unknown, reader = read(tmp_path / "a.tif", classes=classes, ignore_colours=black)
+    expected = np.arange(2000).reshape(40, 50) % 3
+    expected[(paint == 0).all(-1)] = IGNORE if black else 0
+    expected[0, 0] = IGNORE
+    np.testing.assert_array_equal(decoded, expected)
+    assert str(reader.layout) == "painted" and unknown == {"#0000ff": 1} and outcomes[3] == 1
+
+
 def test_one_hot_of_two_classes(tmp_path, labels):
     write(tmp_path / "a.tif", one_hot(labels % 2, 2, 1))
     decoded, *_ = read(tmp_path / "a.tif", classes={"ground": "#000000", "building": "#ffffff"})
     np.testing.assert_array_equal(decoded, labels % 2)
+
+
+def test_labels_of_four_classes_are_all_paint_or_all_one_hot(project, settings):
+    settings["data"].update(classes={**THREE, "car": "#ffff00"}, eroded_label=None)
+    settings["evaluate"]["leave_out"] = []
+    for tile, shape in SIZES.items():
+        index = write_tile(project / "raw", tile, shape) % 4
+        index = (
+            index if tile != "2_11" else np.full_like(index, 3)
+        )  # (0, 0, 0, 255): to GDAL opaque black, which is ignored
+        write(raster_of(project, "label", tile), one_hot(index, 4))
+    (told,) = refused(settings, project)
+    assert told.startswith("labels of 2_11 (labels): painted, while those of 3_10 (labels), 2_10 (labels), ")
 
 
 def test_labels_of_three_classes_are_all_paint_or_all_one_hot(project, settings):

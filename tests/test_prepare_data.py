@@ -159,7 +159,7 @@ def test_too_many_unknown_colours_are_refused_with_the_most_frequent(project, se
     (told,) = refused(settings, project)
     assert (
         "tile 2_13, labels" in told
-        and "12.05 % of pixels have no known colour" in told
+        and "12.05 % of pixels have no known colour or value" in told
         and "#806480 (660)" in told
     )
 

@@ -251,8 +251,9 @@ def prepare(split, data, sources, rows):
                 print(summary(tile, row, data["scale"]), flush=True)
                 if row["likely_collar"]:
                     print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
-        problems += check_scale(data, audited, lambda tile: opened_layers(sources[tile], data))
-        problems += [*check_layouts(audited, data), *check_pixels(split, audited, data["allow_overlap"])]
+        problems += check_layouts(audited, data)
+        problems += (check_scale(data, audited, lambda tile: opened_layers(sources[tile], data))
+                     or check_pixels(split, audited, data["allow_overlap"]))  # squeezed, all pixels are alike
         if problems:
             raise Problem(*problems, code=3)
         check_roles(split, {"tiles": audited})

@@ -85,10 +85,10 @@ def suspects(row, scale):
 
 
 def are_squeezed(rows, bands):
-    """True where data.scale leaves the first `bands`, the image's, few levels in all tiles together. One dark
-    tile or one flat band is no reason, nor is an extra raster, whose heights may be low."""
+    """True where data.scale leaves these `bands` (a slice) few levels in all tiles together. One dark tile or
+    one flat band is no reason."""
     together = []
-    for of_tiles in zip(*(row["levels"][:bands] for row in rows)):
+    for of_tiles in zip(*(row["levels"][bands] for row in rows)):
         pairs = [pair for pair in of_tiles if pair]
         together += [[min(low for low, _ in pairs), max(high for _, high in pairs)]] if pairs else []
     return is_squeezed(together)
@@ -97,10 +97,11 @@ def are_squeezed(rows, bands):
 def check_scale(data, rows, open_layers):
     """Lines that say where data.scale clips most of a band of a tile, or squeezes all tiles, and which would
     fit. `rows`: {tile: row of the manifest}; `open_layers(tile)`: a context of its Layers, which are read
-    again only where there is a doubt."""
+    again only where there is a doubt. An extra raster with a scale of its own may be flat."""
     scale, bands, of_tiles, lines = scales(data), len(data["bands"]), {}, []
     doubts = {tile: suspects(row, scale) for tile, row in rows.items()}
-    squeezed = are_squeezed(rows.values(), bands)
+    parts = [slice(bands)] if is_for_each(data["scale"]) else [slice(bands), slice(bands, None)]
+    squeezed = [part for part in parts if are_squeezed(rows.values(), part)]
     if not squeezed and not any(doubts.values()):
         return []
     for tile in rows:
@@ -112,11 +113,12 @@ def check_scale(data, rows, open_layers):
             if is_clipped(of_tiles[tile][band], scale[band]):
                 lines.append(f"tile {tile}, band {band + 1}: most of it outside data.scale {scale[band]}, "
                              f"expected it inside, as percentiles 2 and 98: {spelt(limits[tile][band])}")
-    if squeezed and not lines and any(map(varies, of_tiles.values())):
-        for tile in rows:
-            own = ", ".join(map(spelt, limits[tile][:bands]))
-            lines.append(f"tile {tile}: squeezed, as all tiles are, into less than {LEAST} of 256 levels by "
-                         f"data.scale {data['scale']}, expected a closer one; percentiles 2 and 98: {own}")
+    for part in squeezed if not lines else []:
+        if any(varies(of_bands[part]) for of_bands in of_tiles.values()):
+            what = "its extra raster squeezed, as all tiles'" if part.start else "squeezed, as all tiles"
+            lines += [f"tile {tile}: {what} are, into less than {LEAST} of 256 levels by data.scale "
+                      f"{data['scale']}, expected a closer one; percentiles 2 and 98: "
+                      + ", ".join(map(spelt, limits[tile][part])) for tile in rows]
     advice = f"set data.scale to {fitting(data, rows, limits)}, which holds those of all tiles"
     return [f"{line}; {advice}" for line in lines]
 

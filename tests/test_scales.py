@@ -235,6 +235,26 @@ def test_flat_ground_is_no_reason_to_refuse_heights_and_another_datum_is(project
         assert "set data.scale to [null, null, null, [80, 110]], which holds" in lines[0]
 
 
+def test_heights_under_the_scale_of_all_bands_are_refused_where_it_squeezes_them(project, settings):
+    settings["data"]["extra"] = "dsm/{tile}.tif"
+    rng = np.random.default_rng(0)
+    for tile, shape in SIZES.items():
+        write_raster(project / f"raw/dsm/{tile}.tif", rng.uniform(0, 30, shape).astype(np.float32))
+    lines = prepare(project, settings, deep(16), [0, 4080])
+    assert len(lines) == 4 and lines[0].startswith(
+        "tile 2_11: its extra raster squeezed, as all tiles' are, "
+    )
+    settings["data"]["scale"] = json.loads(lines[0].split("set data.scale to ")[1].split(", which")[0])
+    prepare_data.main(settings, project / "runs/tiny")
+    rows = json.loads((project / "prepared/manifest.json").read_text())["tiles"]
+    assert min(high - low for low, high in rows["2_13"]["levels"]) > 150
+
+
+def test_pixels_that_a_scale_squeezed_to_the_same_are_no_copies(project, settings):
+    lines = prepare(project, settings, lambda image, tile: image.astype(np.float32) / 255, [0, 10_000])
+    assert len(lines) == 4 and all("squeezed" in line for line in lines)
+
+
 def test_of_bytes_as_they_are_nothing_is_counted(project, settings):
     assert prepare(project, settings, lambda image, tile: image, None) == []
     rows = json.loads((project / "prepared/manifest.json").read_text())["tiles"]

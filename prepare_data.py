@@ -27,7 +27,7 @@ from base.command import command, progress
 from base.files import only_one, replacing, sha256
 from base.problem import Problem
 from base.settings import all_tiles
-from imagery.arrays import IGNORE
+from imagery.arrays import IGNORE, strips
 from imagery.collars import Collar, advice, likely_collar
 from imagery.ground import check_crs
 from imagery.label_rasters import LabelReader
@@ -37,9 +37,7 @@ from imagery.rasters import Layers, open_raster, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.roles import doubts
 from imagery.scales import check_scale, filled
-from imagery.tiles import CELL, check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
-
-PIXELS_AT_ONCE = 2**22  # of a band of rows
+from imagery.tiles import check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 
 
 class Source(NamedTuple):
@@ -50,7 +48,7 @@ class Source(NamedTuple):
 
 
 class Audit:
-    """What the manifest says of a tile's pixels, gathered from its bands of rows."""
+    """What the manifest says of a tile's pixels, gathered from its strips of rows."""
 
     def __init__(self, shape, kinds):
         self.digest, self.outside = hashlib.sha256(str(shape).encode()), np.zeros(shape[2], np.int64)
@@ -111,16 +109,13 @@ def opened_layers(source, data):
 
 
 def read_tile(source, data, decoder, audit):
-    """Yields a tile by bands of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
+    """Yields a tile by strips of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
     [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
-    height, width = source.header["shape"][:2]
-    rows = max(1, PIXELS_AT_ONCE // width // CELL) * CELL
     with contextlib.ExitStack() as opened:
         rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
         layers = layers_of(rasters, data, find_collar(rasters["image"], data, audit))
         audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
-        for start in range(0, height, rows):
-            stop = min(start + rows, height)
+        for start, stop in strips(*layers.shape):  # of whole cells
             valid = layers.valid(start, stop)
             image, outside = layers.read(start, stop, valid)
             audit.add_image(image, outside, valid)

@@ -21,6 +21,13 @@ def starts(size, window, step):
     return np.rint(np.linspace(0, max(size - window, 0), count)).astype(np.int64)
 
 
+def strips(height, width):
+    """[(start, stop)] of strips of rows that cover an array: about 2**22 pixels each, in multiples of 128
+    rows."""
+    rows = max(1, 2**22 // width // 128) * 128
+    return [(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
 def view(array, number):
     """View 0..7 of an array [N, N, ...], the symmetries of the square (D4): quarter turns 0..3, 4..7 mirrored
     after. `unview` undoes it exactly."""

@@ -6,20 +6,14 @@ import numpy as np
 from rasterio.enums import Resampling
 from skimage.measure import label
 
+from imagery.arrays import strips
 from imagery.labels import parse_colour
 from imagery.rasters import reading
 
-AT_ONCE = 2**22  # pixels of a band of rows
 CORNER = 8  # pixels: side of the squares that tell whether a search for a collar is worth its while
 MOST = 2**31  # pixels of a raster that is searched
 LEAST = 0.01  # share of a raster below which a flat border is not spoken of
 ALONG = 1 / 15  # share of the border that a collar takes at least; roofs and shadows take less
-
-
-def bands_of_rows(height, width):
-    """[(start, stop)] of bands of rows, of AT_ONCE pixels or 128 rows."""
-    rows = max(1, AT_ONCE // width // 128) * 128
-    return [(start, min(start + rows, height)) for start in range(0, height, rows)]
 
 
 class Collar:
@@ -38,7 +32,7 @@ class Collar:
     def bytes(self):
         """About how many bytes of memory this takes."""
         packed = sum(raster.height * raster.width // 8 for raster in {self.raster, self.grid})
-        return packed + 14 * max(AT_ONCE, 128 * self.raster.width)
+        return packed + 14 * max(2**22, 128 * self.raster.width)  # of a strip
 
     def rows(self, start, stop):
         """True (bool [rows, W]) where rows start..stop of the grid have no data."""
@@ -59,7 +53,7 @@ class Collar:
         """The pixels that have the value, wherever they lie, as `bits`."""
         height, width = self.raster.shape
         bits = np.empty((height, -(-width // 8)), np.uint8)
-        for start, stop in bands_of_rows(height, width):
+        for start, stop in strips(height, width):
             with reading(self.raster.name):
                 planes = self.raster.read(self.bands, window=((start, stop), (0, width)))
             same = np.ones(planes.shape[1:], bool)
@@ -72,13 +66,13 @@ class Collar:
 def reaching_the_border(bits, width):
     """Of packed rows (uint8 [H, (W + 7) // 8]) the pixels that hang together with the border, in place.
 
-    Bands of rows are labelled each for itself. Areas that cross from one band into the next are the nodes of
-    a graph, node 0 the border; what is connected with it counts. So the way may wind as it likes, and
-    beside a band only the labels at the edges of bands are held.
+    Strips of rows are labelled each for itself. Areas at the edges of strips are the nodes of a graph, node 0
+    the border; what is connected with it counts. So the way may wind as it likes, and beside a strip only the
+    labels at the edges of strips are held.
     """
-    bands = bands_of_rows(len(bits), width)
+    all_strips = strips(len(bits), width)
     edges, pairs, nodes, below = [], [], 1, None
-    for start, stop in bands:
+    for start, stop in all_strips:
         labels, border = labelled(bits, width, start, stop)
         own = np.unique(labels[[0, -1]])
         own = own[own > 0]
@@ -90,7 +84,7 @@ def reaching_the_border(bits, width):
         edges.append((own, nodes))
         nodes, below = nodes + len(own), bottom
     connected = connected_with_first(*np.concatenate(pairs, 1), nodes)
-    for (start, stop), (own, first) in zip(bands, edges):
+    for (start, stop), (own, first) in zip(all_strips, edges):
         labels, reached = labelled(bits, width, start, stop)
         reached[own] |= connected[first: first + len(own)]
         bits[start:stop] = np.packbits(reached[labels], 1)

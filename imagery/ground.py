@@ -150,6 +150,11 @@ def plain_size(size):
     return plain[0] if square else plain
 
 
+def metres(size):
+    """A `plain_size` as text."""
+    return f"{size[0]:g} m along rows, {size[1]:g} m along columns" if np.ndim(size) else f"{size:g} m"
+
+
 def in_metres(crs, x, y):
     """Points of a coordinate system, or None, in metres: from the middle of the earth, float64 [3, N] or,
     where they have no place there, in their plane [2, N]. None where they can only be degrees."""

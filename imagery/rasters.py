@@ -91,14 +91,14 @@ def is_for_each(scale):
     return isinstance(scale, list) and not isinstance(scale[0], (int, float))
 
 
-def to_set(key, alone):
-    """What to do where a band needs a scale; `alone`: one for all bands will do. `key`: data.scale where
-    tiles are prepared, predict.scale where a raster is predicted, None of a tile of the split there."""
+def to_set(key):
+    """What to do where a band needs a scale. `key`: data.scale where tiles are prepared, predict.scale where
+    a raster is predicted, None of a tile of the split there."""
     if key is None:
         return "a tile of the split is read as the network was trained, so take it from where the others are"
-    each = "a list of one entry for each band, such as [null, null, null, [low, high]]"
-    auto = "auto or " if key == "predict.scale" and alone else ""
-    return f"set {key} to {auto}{'[low, high]' if alone else each}, the values that become 0 and 255"
+    auto = "auto or " if key == "predict.scale" else ""
+    return (f"set {key} to {auto}[low, high], the values that become 0 and 255, or to a list of an entry for "
+            "each band")
 
 
 def check_bands(raster, bands, scale, named, key="data.scale"):
@@ -113,7 +113,6 @@ def check_bands(raster, bands, scale, named, key="data.scale"):
     if alpha:
         return (f"an alpha band among {bands} ({named}), expected bands of brightness; leave number {alpha} "
                 f"out or, if it is no alpha, say so in the file: gdal_edit.py -colorinterp_{alpha} undefined")
-    alone = len(scale) == len(bands) and "extra" not in named  # no extra raster has a scale beside theirs
     for band, limits in zip(bands, scale):
         dtype = raster.dtypes[band - 1]
         if dtype not in DTYPES:
@@ -123,7 +122,7 @@ def check_bands(raster, bands, scale, named, key="data.scale"):
             return (f"{dtype} pixels in band {band}, expected whole numbers of at most 32 bits or real ones; "
                     f"convert them first ({advice})")
         if limits is None and dtype != "uint8":
-            return f"{dtype} pixels in band {band} ({named}), expected uint8; {to_set(key, alone)}"
+            return f"{dtype} pixels in band {band} ({named}), expected uint8; {to_set(key)}"
         if key == "data.scale" and dtype == "uint8" and limits and limits[1] - limits[0] > 2 * 255:
             return (f"uint8 pixels in band {band} ({named}), which data.scale {limits} squeezes to less than "
                     "half of 0..255, expected null, bytes as they are; set it so (for predicting rasters of "

@@ -1,14 +1,10 @@
 """What is doubtful in the roles of a split: faults of labels and pixel sizes that stop neither training nor
 scoring, and spoil both. Told from the manifest alone."""
-import shlex
 from collections import Counter
 
-import numpy as np
-
 from base.settings import all_tiles
-from base.zips import split_zip
 from imagery.formats import command_to
-from imagery.ground import pixel_size, plain_size
+from imagery.ground import metres, pixel_size, plain_size
 
 LARGER = 1.25  # times: pixels that differ by more look like another ground
 
@@ -17,7 +13,7 @@ def doubts(split, rows):
     """Yields a line for each kind of doubt about a split; `rows`: {tile: its row of the manifest}."""
     yield from doubt_nodata(rows)
     yield from doubt_labels({role: count_pixels(tiles, rows) for role, tiles in split.items()})
-    yield from doubt_sizes(split, rows)
+    yield from doubt_sizes({tile: rows[tile] for tile in all_tiles(split)})
 
 
 def count_pixels(tiles, rows):
@@ -39,11 +35,9 @@ def doubt_nodata(rows):
     for name, files in hidden.items():
         share, path = max(files)
         more = f" (and less of {len(files) - 1} more)" if len(files) > 1 else ""
-        rewrite = command_to("gdal_translate -a_nodata none", path)  # of a PNG, or in a zip
-        edit = f"gdal_edit.py -unsetnodata {shlex.quote(path)}" if path.lower().endswith(".tif") else rewrite
         yield (f"labels {path}: {share:.1f} % of the pixels{more} unlabelled, as the nodata value is that of "
-               f"{name}, expected one that no class has; where they are {name}, take it out: "
-               f"{rewrite if split_zip(path)[0] else edit}")
+               f"{name}, expected one that no class has; where they are {name}, write a copy without it and "
+               f"put that in its place: {command_to('gdal_translate -a_nodata none', path)}")
 
 
 def doubt_labels(counts):
@@ -72,22 +66,15 @@ def name_roles(named):
     return ", ".join(f"split.{role} ({', '.join(names)})" for role, names in named.items() if names)
 
 
-def doubt_sizes(split, rows):
+def doubt_sizes(rows):
     """Yields a line where some tile's pixels are by more than a quarter larger than another's."""
-    sizes = {tile: pixel_size(rows[tile]["georeference"], rows[tile]["shape"]) for tile in all_tiles(split)}
-    sizes = {tile: size for tile, size in sizes.items() if size is not None}
-    if sizes and (np.max(list(sizes.values()), 0) > LARGER * np.min(list(sizes.values()), 0)).any():
-        of_roles = {role: name_ends({tile: sizes[tile] for tile in tiles if tile in sizes})
-                    for role, tiles in split.items()}
-        yield (f"pixel sizes: {name_roles(of_roles)}, expected all within a quarter of each other; the same "
-               "thing looks different at another size: resample images and labels to one size (gdalwarp -tr)")
-
-
-def name_ends(sizes):
-    """The least and the greatest of {tile: pixel size} as texts; one where they are the same."""
-    ordered = sorted(sizes, key=sizes.get)
-    texts = {tile: " x ".join(f"{metres:g}" for metres in np.atleast_1d(plain_size(sizes[tile]))) + " m"
-             for tile in ordered[:1] + ordered[-1:]}
-    if len(set(texts.values())) < 2:
-        return list(texts.values())[:1]
-    return [f"{tile}: {text}" for tile, text in texts.items()]
+    sizes = {tile: pixel_size(row["georeference"], row["shape"]) for tile, row in rows.items()}
+    known = [tile for tile, size in sizes.items() if size is not None]
+    for axis in (0, 1):  # along rows, along columns
+        tiles = sorted(known, key=lambda tile: sizes[tile][axis])
+        if tiles and sizes[tiles[-1]][axis] > LARGER * sizes[tiles[0]][axis]:
+            ends = [f"{metres(plain_size(sizes[tile]))} ({tile})" for tile in (tiles[0], tiles[-1])]
+            yield (f"pixel sizes: {' and '.join(ends)}, expected all within a quarter of each other; the "
+                   "same thing looks different at another size: resample images and labels to one size "
+                   "(gdalwarp -tr)")
+            return

@@ -70,62 +70,54 @@ def filled(levels):
     return np.searchsorted(total, np.array(PERCENTILES) / 100 * total[-1]).tolist() if total[-1] else None
 
 
+def joined(pairs):
+    """[least low, greatest high] of [low, high] each or None; None of none."""
+    pairs = [pair for pair in pairs if pair]
+    return [min(low for low, _ in pairs), max(high for _, high in pairs)] if pairs else None
+
+
 def is_squeezed(levels):
     """True where the bands whose `filled` levels these are, [low, high] or None each, all use few of them."""
-    levels = [pair for pair in levels if pair]
-    return levels != [] and max(high - low for low, high in levels) < LEAST
+    widths = [high - low for low, high in filter(None, levels)]
+    return widths != [] and max(widths) < LEAST
 
 
 # -- does data.scale suit the tiles -------------------------------------------------------------------------
 
-def suspects(row, scale):
+def check_scale(data, rows, open_layers):
+    """Lines that say where data.scale clips most of a band of a tile, or squeezes all tiles together, and
+    which would fit. One dark tile or one flat band is no reason, nor are heights under a scale of their own,
+    which may be low. `rows`: {tile: row of the manifest}; `open_layers(tile)`: a context of its Layers, which
+    are read again only where there is a doubt."""
+    scale, bands, limits, lines = scales(data), len(data["bands"]), {}, []
+    suspects = {tile: outside_scale(row, scale) for tile, row in rows.items()}
+    levels = list(map(joined, zip(*(row["levels"] for row in rows.values()))))
+    parts = {"all tiles": levels[:bands]}
+    if not is_for_each(data["scale"]):
+        parts["their extra rasters"] = levels[bands:]
+    squeezed = [name for name, levels in parts.items() if is_squeezed(levels)]
+    if not squeezed and not any(suspects.values()):
+        return []
+    for tile, suspected in suspects.items():
+        with open_layers(tile) as layers:
+            own = values(layers)
+        limits[tile] = list(map(limits_of, own))
+        for band in suspected:
+            if is_clipped(own[band], scale[band]):
+                low, high = limits[tile][band]
+                lines.append(f"tile {tile}, band {band + 1}: most of it outside data.scale {scale[band]}, "
+                             f"expected it inside, as percentiles 2 and 98: {low:.6g} to {high:.6g}")
+    if squeezed and not lines:
+        lines.append(f"data.scale {data['scale']}: squeezes {' and '.join(squeezed)} into less than {LEAST} "
+                     "of 256 levels, expected limits close to percentiles 2 and 98")
+    fit = fitting(data, rows, limits)
+    return [f"{line}; set data.scale to {fit}, which holds those of all tiles" for line in lines]
+
+
+def outside_scale(row, scale):
     """Bands of a tile's row of the manifest of which more than half of the valid pixels lie outside."""
     valid = row["shape"][0] * row["shape"][1] - row["nodata"]
     return [band for band, limits in enumerate(scale) if limits and 2 * row["outside_scale"][band] > valid]
-
-
-def are_squeezed(rows, bands):
-    """True where data.scale leaves these `bands` (a slice) few levels in all tiles together. One dark tile or
-    one flat band is no reason."""
-    together = []
-    for of_tiles in zip(*(row["levels"][bands] for row in rows)):
-        pairs = [pair for pair in of_tiles if pair]
-        together += [[min(low for low, _ in pairs), max(high for _, high in pairs)]] if pairs else []
-    return is_squeezed(together)
-
-
-def check_scale(data, rows, open_layers):
-    """Lines that say where data.scale clips most of a band of a tile, or squeezes all tiles, and which would
-    fit. `rows`: {tile: row of the manifest}; `open_layers(tile)`: a context of its Layers, which are read
-    again only where there is a doubt. An extra raster with a scale of its own may be flat."""
-    scale, bands, of_tiles, lines = scales(data), len(data["bands"]), {}, []
-    doubts = {tile: suspects(row, scale) for tile, row in rows.items()}
-    parts = [slice(bands)] if is_for_each(data["scale"]) else [slice(bands), slice(bands, None)]
-    squeezed = [part for part in parts if are_squeezed(rows.values(), part)]
-    if not squeezed and not any(doubts.values()):
-        return []
-    for tile in rows:
-        with open_layers(tile) as layers:
-            of_tiles[tile] = values(layers)
-    limits = {tile: list(map(limits_of, of_bands)) for tile, of_bands in of_tiles.items()}
-    for tile, suspected in doubts.items():
-        for band in suspected:
-            if is_clipped(of_tiles[tile][band], scale[band]):
-                lines.append(f"tile {tile}, band {band + 1}: most of it outside data.scale {scale[band]}, "
-                             f"expected it inside, as percentiles 2 and 98: {spelt(limits[tile][band])}")
-    for part in squeezed if not lines else []:
-        if any(varies(of_bands[part]) for of_bands in of_tiles.values()):
-            what = "its extra raster squeezed, as all tiles'" if part.start else "squeezed, as all tiles"
-            lines += [f"tile {tile}: {what} are, into less than {LEAST} of 256 levels by data.scale "
-                      f"{data['scale']}, expected a closer one; percentiles 2 and 98: "
-                      + ", ".join(map(spelt, limits[tile][part])) for tile in rows]
-    advice = f"set data.scale to {fitting(data, rows, limits)}, which holds those of all tiles"
-    return [f"{line}; {advice}" for line in lines]
-
-
-def varies(of_bands):
-    """True where a band has different values: one of a single value looks squeezed by any scale."""
-    return any(np.ptp(band) > 0 for band in of_bands if len(band))
 
 
 def is_clipped(band, limits):
@@ -134,22 +126,17 @@ def is_clipped(band, limits):
     return 2 * np.count_nonzero((band < limits[0] - margin) | (band > limits[1] + margin)) > len(band)
 
 
-def spelt(limits):
-    return f"{limits[0]:.6g} to {limits[1]:.6g}"
-
-
 def fitting(data, rows, limits):
     """data.scale, as text, that holds the `limits_of` every band in every tile ({tile: a list of them}): one
     for all bands, or null where they are bytes; with an extra raster, or a list before, a list of these."""
-    bands, listed = len(data["bands"]), is_for_each(data["scale"])
-    each = [rounded(min(low for low, _ in band), max(high for _, high in band))
-            for band in zip(*limits.values())]
-    each = [pair and own for pair, own in zip(scales(data), each)]
+    each, bands = [rounded(*joined(band)) for band in zip(*limits.values())], len(data["bands"])
     if all(row["dtype"] == "uint8" for row in rows.values()):
         each[:bands] = [None] * bands
-    elif not listed:
-        each[:bands] = [[min(low for low, _ in each[:bands]), max(high for _, high in each[:bands])]] * bands
-    return str(each if listed or data["extra"] else each[0]).replace("None", "null")
+    elif not is_for_each(data["scale"]):
+        each[:bands] = [joined(each[:bands])] * bands
+    each = [own if before else None for before, own in zip(scales(data), each)]  # bytes stay as they are
+    alone = not is_for_each(data["scale"]) and not data["extra"]
+    return str(each[0] if alone else each).replace("None", "null")
 
 
 def rounded(low, high):

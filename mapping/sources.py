@@ -7,10 +7,10 @@ from base.keys import BESIDE
 from base.problem import Problem
 from base.settings import all_tiles
 from imagery.collars import Collar
-from imagery.ground import georeference, in_degrees, pixel_size, plain_size, resampled
+from imagery.ground import georeference, in_degrees, metres, pixel_size, plain_size, resampled
 from imagery.rasters import Layers, is_for_each, open_raster, to_set
 from imagery.raw_tiles import is_image_of
-from imagery.scales import filled, is_squeezed, settled
+from imagery.scales import filled, is_squeezed, joined, settled
 
 
 class Source:
@@ -101,11 +101,6 @@ def scales_to(trained, ground, shape, resample, path):
                     "true for good results")
 
 
-def metres(size):
-    """A plain pixel size as text."""
-    return f"{size[0]:g} m along rows, {size[1]:g} m along columns" if np.ndim(size) else f"{size:g} m"
-
-
 def is_tile(name, settings):
     """True where a map is a tile's of the split, in whatever way."""
     return any(name.removesuffix(end) in all_tiles(settings["split"]) for end in ("", *BESIDE))
@@ -139,11 +134,11 @@ def warn_of_scale(job, source, show):
     if source.outside.max() > 0.2 * source.pixels:
         wrong = f"{100 * source.outside.max() / source.pixels:.0f} % of a band outside {named}"
     elif is_squeezed(levels):
-        low, high = np.min([pair[0] for pair in levels if pair]), np.max([pair[1] for pair in levels if pair])
+        low, high = joined(levels)
         wrong = f"its values fill only {low}..{high} of 0..255 by {named}"
     else:
         return
-    show(f"warning: {job.path}: {wrong}; {to_set(key, True)}", last=True)
+    show(f"warning: {job.path}: {wrong}; {to_set(key)}", last=True)
 
 
 def possible(also, source, show):

@@ -32,7 +32,7 @@ def drawn(text):
 def reaching(mask, rows=1000):
     """What of a mask (bool [H, W]) hangs together with the border, by bands of so many rows."""
     bands = [(start, min(start + rows, len(mask))) for start in range(0, len(mask), rows)]
-    with mock.patch.object(collars, "bands_of_rows", lambda *_: bands):
+    with mock.patch.object(collars, "strips", lambda *_: bands):
         bits = collars.reaching_the_border(np.packbits(mask, 1), mask.shape[1])
     return np.unpackbits(bits, 1, mask.shape[1]).view(bool)
 

@@ -214,9 +214,7 @@ def test_doubts_about_the_split_are_said_also_when_all_is_prepared_already(proje
         lines = capsys.readouterr().out.splitlines()
         alone, sizes = [line for line in lines if line.startswith("warning: ")]
         assert alone.startswith("warning: labels of one class alone: split.val (building), expected two")
-        assert sizes.startswith(
-            "warning: pixel sizes: split.train (0.05 m), split.val (0.05 m), split.test (0.07 m)"
-        )
+        assert sizes.startswith("warning: pixel sizes: 0.05 m (2_10) and 0.07 m (2_13), expected")
         assert lines[-1].startswith(f"{4 - new} tiles were prepared already, {new} are new")
 
 

@@ -42,10 +42,8 @@ def test_a_class_that_its_own_nodata_value_hides_is_named_once():
     (line,) = doubts({"train": ["a"], "val": ["b"], "test": ["c"]}, rows)
     assert line.startswith("labels raw/c of mine.tif: 50.5 % of the pixels (and less of 1 more) unlabelled")
     assert "that of tree, expected" in line
-    assert line.endswith("take it out: gdal_edit.py -unsetnodata 'raw/c of mine.tif'")
-    rows["c"]["raw"]["labels"]["path"] = "raw/c.png"
-    (line,) = doubts({"train": ["a"], "val": ["b"], "test": ["c"]}, rows)
-    assert line.endswith("take it out: gdal_translate -a_nodata none raw/c.png raw/c.tif")
+    command = "gdal_translate -a_nodata none 'raw/c of mine.tif' 'raw/c of mine_new.tif'"
+    assert line.endswith(f"where they are tree, write a copy without it and put that in its place: {command}")
 
 
 def test_a_class_without_training_pixels_is_named_once_wherever_else_it_is():
@@ -94,18 +92,12 @@ def test_a_class_that_is_trained_and_not_scored_is_named_with_its_role():
 @pytest.mark.parametrize(
     "sizes, expected",
     [
-        ({"2_13": 0.0626}, "split.train (0.05 m), split.val (0.05 m), split.test (0.0626 m), expected"),
-        (
-            {"2_11": 0.2, "2_10": None},
-            "split.train (3_10: 0.05 m, 2_11: 0.2 m), split.test (0.05 m), expected",
-        ),
-        (
-            {"2_13": (0.05, 0.1)},
-            "split.train (0.05 m), split.val (0.05 m), split.test (0.05 x 0.1 m), expected",
-        ),
-        ({"2_10": 0.039}, "split.train (0.05 m), split.val (0.039 m), split.test (0.05 m), expected"),
+        ({"2_13": 0.0626}, "0.05 m (2_11) and 0.0626 m (2_13), expected"),
+        ({"2_11": 0.2, "2_10": None}, "0.05 m (3_10) and 0.2 m (2_11), expected"),
+        ({"2_13": (0.05, 0.1)}, "0.05 m (2_11) and 0.05 m along rows, 0.1 m along columns (2_13), expected"),
+        ({"2_10": 0.039}, "0.039 m (2_10) and 0.05 m (2_13), expected"),
     ],
 )
-def test_pixel_sizes_more_than_a_quarter_apart_are_said_with_their_roles(sizes, expected):
+def test_pixel_sizes_more_than_a_quarter_apart_are_said_with_their_tiles(sizes, expected):
     (line,) = told(sizes=sizes)
     assert line.startswith(f"pixel sizes: {expected}") and "gdalwarp -tr" in line

@@ -186,9 +186,7 @@ def deep(factor):
 @pytest.mark.parametrize("change", [deep(1), deep(16)], ids=["8 bit", "12 bit"])
 def test_a_scale_of_the_type_squeezes_what_uses_little_of_it(project, settings, change):
     lines = prepare(project, settings, change, [0, 65535])
-    assert len(lines) == 4 and lines[0].startswith(
-        "tile 2_11: squeezed, as all tiles are, into less than 16 of"
-    )
+    assert len(lines) == 1 and "squeezes all tiles into less than 16 of 256 levels" in lines[0]
     fit = json.loads(lines[0].split("set data.scale to ")[1].split(", which")[0])
     assert len(fit) == 2 and fit[1] - fit[0] < (5000 if "16" in str(fit[1]) or fit[1] > 300 else 300)
     settings["data"]["scale"] = fit
@@ -241,9 +239,7 @@ def test_heights_under_the_scale_of_all_bands_are_refused_where_it_squeezes_them
     for tile, shape in SIZES.items():
         write_raster(project / f"raw/dsm/{tile}.tif", rng.uniform(0, 30, shape).astype(np.float32))
     lines = prepare(project, settings, deep(16), [0, 4080])
-    assert len(lines) == 4 and lines[0].startswith(
-        "tile 2_11: its extra raster squeezed, as all tiles' are, "
-    )
+    assert len(lines) == 1 and "squeezes their extra rasters into less than 16 of" in lines[0]
     settings["data"]["scale"] = json.loads(lines[0].split("set data.scale to ")[1].split(", which")[0])
     prepare_data.main(settings, project / "runs/tiny")
     rows = json.loads((project / "prepared/manifest.json").read_text())["tiles"]
@@ -252,7 +248,7 @@ def test_heights_under_the_scale_of_all_bands_are_refused_where_it_squeezes_them
 
 def test_pixels_that_a_scale_squeezed_to_the_same_are_no_copies(project, settings):
     lines = prepare(project, settings, lambda image, tile: image.astype(np.float32) / 255, [0, 10_000])
-    assert len(lines) == 4 and all("squeezed" in line for line in lines)
+    assert len(lines) == 1 and "squeezes all tiles into" in lines[0]
 
 
 def test_of_bytes_as_they_are_nothing_is_counted(project, settings):

@@ -48,8 +48,8 @@ def attempt(job, threads=0, show=None):
     try:
         with own_fault(job.path, job.extra):
             return predict_raster(job, threads, keep), None, lines
-    except Problem as problem:
-        return None, problem, lines
+    except Problem as problem:  # without GDAL's own error behind it, which Dask cannot hand over
+        return None, Problem(*problem.lines, code=problem.code), lines
 
 
 def predict_raster(job, threads, show):

@@ -301,6 +301,8 @@ def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_don
     for number in range(5):
         ortho(tmp_path / f"many/{number}.tif", (500, 300 + number))
     (tmp_path / "many/broken.tif").write_bytes(b"II*\0")
+    whole = (tmp_path / "many/0.tif").read_bytes()
+    (tmp_path / "many/cut.tif").write_bytes(whole[: len(whole) // 2])  # which a worker finds out
     save_settings(tmp_path, settings)
     with pytest.raises(Problem):
         predict.main(settings, run, "many")
@@ -324,9 +326,8 @@ def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_don
             os.kill(killed, signal.SIGKILL)
             break
     out, errors = done.communicate(timeout=240)
-    assert killed and done.returncode == 3 and "many/broken.tif" in errors and "Traceback" not in errors, (
-        errors
-    )
+    assert killed and done.returncode == 3 and "Traceback" not in errors, errors
+    assert "many/broken.tif" in errors and "many/cut.tif" in errors
     assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == alone
 
 

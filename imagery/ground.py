@@ -196,7 +196,7 @@ def in_degrees(raster, georeference):
         points = transform(georeference["crs"], "EPSG:4326", x, y)
     except (RasterioError, CRSError, CPLE_BaseError):
         return False
-    return bool(np.isfinite(points).all())
+    return bool((np.abs(points) <= [[361], [91]]).all())  # a degree for the edges of a world's grid
 
 
 def same_place(raster, transform):

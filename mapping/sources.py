@@ -90,15 +90,16 @@ def scales_to(trained, ground, shape, resample, path):
         return (1, 1), ("its pixel size in metres is not known, so it is not resampled; the network was "
                         f"trained on {metres(trained)}{hint}")
     ratios, sizes = np.divide(own, trained), (metres(plain_size(own)), metres(trained))
-    if resample and not ((1 / 32 < ratios) & (ratios < 32)).all():
+    far = not ((1 / 32 < ratios) & (ratios < 32)).all()
+    if resample and far:
         raise Problem(f"raster {path}: pixels of {sizes[0]}, expected about {sizes[1]}, on which the network "
                       "was trained; look at its georeference, or set predict.resample to false", code=3)
     if resample:
         return tuple(np.where(abs(ratios - 1) > 0.01, ratios, 1).tolist()), None
     if ((0.8 < ratios) & (ratios < 1.25)).all():
         return (1, 1), None
-    return (1, 1), (f"pixels of {sizes[0]}, the network was trained on {sizes[1]}; set predict.resample to "
-                    "true for good results")
+    advice = "look at its georeference" if far else "set predict.resample to true for good results"
+    return (1, 1), f"pixels of {sizes[0]}, the network was trained on {sizes[1]}; {advice}"
 
 
 def is_tile(name, settings):

@@ -247,6 +247,8 @@ def test_what_has_a_place_in_longitude_and_latitude(tmp_path):
     for crs, transform, expected in (
         ("EPSG:32633", TRANSFORM, True),
         ("EPSG:32633", from_origin(1e9, 1e12, 0.05, 0.05), False),
+        ("EPSG:4326", TRANSFORM, False),  # metres, called degrees
+        ("EPSG:4326", from_origin(-180.5, 90.5, 3.61, 1.81), True),
         (ROTATED, from_origin(1, 2, 1e-6, 1e-6), True),
         ("+proj=geos +h=35785831 +lon_0=0 +datum=WGS84", from_origin(-5.5e6, 5.5e6, 1.1e5, 1.1e5), False),
         ("IAU_2015:30100", from_origin(1, 2, 1e-6, 1e-6), False),

@@ -433,6 +433,10 @@ def test_sizes_that_have_nothing_in_common_are_refused_and_unknown_ones_said(run
     ortho(tmp_path / "far.tif", crs="EPSG:32633", transform=from_origin(5e5, 0, 500, 0.05))
     with pytest.raises(Problem, match="pixels of 500 m along rows, 0.05 m .*, expected about 0.05 m"):
         predict.main(settings, run, "far.tif")
+    settings["predict"]["resample"] = False
+    predict.main(settings, run, "far.tif")
+    assert "on 0.05 m; look at its georeference\n" in capsys.readouterr().out  # not what is refused above
+    settings["predict"]["resample"] = True
     ortho(tmp_path / "degrees.tif", transform=from_origin(13, 52, 7e-7, 4.5e-7))  # of no coordinate system
     ortho(tmp_path / "small.tif", (30, 40), crs="EPSG:4326", transform=from_origin(13, 52, 7e-7, 4.5e-7))
     predict.main({**settings, "data": {**settings["data"], "assume_crs": None}}, run, "degrees.tif")

@@ -52,15 +52,24 @@ def open_source(job, facts, show):
                 show(f"warning: {job.path}: its {key} count its own pixels, so its map has none", last=True)
             ground["transform"] = list(rasters[0].transform)[:6]
         collar = None if nodata is None else Collar(image, facts["bands"], nodata, rasters[0])
-        asked = asked_scale(job.name, job.settings, facts)
         source = Source(paths, rasters, ground, facts, collar)
-        learned = facts.get("levels") or [[0, 255]] * len(asked)  # of an earlier version it is not known
-        source.layers.scale = settled(asked, source.layers, facts["scale"], learned)
-        if "auto" in asked:
-            limits = [f"{one[0]:g}..{one[1]:g}" if one else "as it is" for one in source.layers.scale]
-            show(f"{job.name:>12}  predict.scale auto, from percentiles 2 and 98: {', '.join(limits)} become "
-                 "0 and 255", last=True)
+        settle_scale(job, source, facts, show)
         yield source
+
+
+def settle_scale(job, source, facts, show):
+    """Gives a Source the scale that is asked of it; says what `auto` came to."""
+    asked = asked_scale(job.name, job.settings, facts)
+    learned = facts.get("levels") or [[0, 255]] * len(asked)  # of an earlier version they are not known
+    scale = source.layers.scale = settled(asked, source.layers, facts["scale"], learned)
+    if "auto" not in asked:
+        return
+    limits = [f"{one[0]:g}..{one[1]:g} become 0 and 255" if one else "as it is" for one in scale]
+    show(f"{job.name:>12}  predict.scale auto, by percentiles 2 and 98: {', '.join(limits)}", last=True)
+    if any(scale) and "levels" not in facts:
+        show(f"warning: {job.path}: model.json, of an earlier version, does not name the levels of the "
+             "training tiles, so that auto filled 0..255; if the map is poor, set predict.scale to [low, high]",
+             last=True)
 
 
 def ground_of(job, image, show):

@@ -102,11 +102,15 @@ def test_a_deep_raster_is_refused_with_advice_that_gives_the_map_of_its_bytes(
     settings["predict"]["scale"] = "auto"
     predict.main(settings, run, "deep.tif")
     low, high = scales.limits_of(image[..., 0].ravel() * 257.0)
-    assert f"predict.scale auto, from percentiles 2 and 98: {low:g}..{high:g}, " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"predict.scale auto, by percentiles 2 and 98: {low:g}..{high:g} become 0 and 255, " in told
+    assert "model.json, of an earlier version, does not name the levels of the training tiles" in told
     with rasterio.open(run / "predictions/deep.tif") as source:
         assert json.loads(source.tags()["SCALE"])[0] == pytest.approx([low, high], rel=0.02)
     predict.main(settings, run, "bytes.tif")  # bytes stay where the network takes bytes
     np.testing.assert_array_equal(read_map(run, "bytes"), expected)
+    told = capsys.readouterr().out
+    assert "98: as it is, as it is, as it is\n" in told and "warning" not in told
     predict.main(settings, run, "deep.tif")
     assert "stands already" in capsys.readouterr().out
 

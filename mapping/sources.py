@@ -68,7 +68,7 @@ def settle_scale(job, source, facts, show):
     show(f"{job.name:>12}  predict.scale auto, by percentiles 2 and 98: {', '.join(limits)}", last=True)
     if any(scale) and "levels" not in facts:
         show(f"warning: {job.path}: model.json, of an earlier version, does not name the levels of the "
-             "training tiles, so that auto filled 0..255; if the map is poor, set predict.scale to [low, high]",
+             "training tiles, so that auto filled 0..255; if the map is poor, set it to [low, high]",
              last=True)
 
 

@@ -36,29 +36,15 @@ SIGNATURES = (  # (first bytes, or of a text the first letters in lower case; wh
     (b"SQLite format 3\0", "a GeoPackage or another SQLite file", CONVERT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 or NetCDF file", VARIABLE),
     (b"CDF", "a NetCDF file", VARIABLE),
-    (b"\x0e\x03\x13\x01", "an HDF4 file", VARIABLE),
-    (b"GRIB", "a GRIB file", CONVERT),
-    (b"NITF", "a NITF file", CONVERT),
-    (b"PCIDSK", "a PCIDSK file", CONVERT),
     (b"ncols", "an ASCII grid", CONVERT),
-    (b"%PDF", "a PDF file", CONVERT),
     (b"msid", "a MrSID file", EXPORT),
-    (b"\xff\x0a", "a JPEG XL file", EXPORT),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL file", EXPORT),
-    (b"8BPS", "a Photoshop file", EXPORT),
     (b"\x93NUMPY", "a NumPy array", "write it as a GeoTIFF, by rasterio"),
-    (b"LASF", "a point cloud", "make an orthophoto of it first"),
     (b"\0\0\x27\x0a", "a shapefile", BURN),
-    (b"fgb\x03", "vectors (FlatGeobuf)", BURN),
     (b"{", "GeoJSON or another JSON text", BURN),
     (b"PK\3\4", "a zip archive", "unzip it, or name the raster inside it (ARCHIVE.zip/RASTER.tif)"),
     (b"\x1f\x8b", "a gzip archive", UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
-    (b"Rar!", "a RAR archive", UNPACK),
-    (b"BZh", "a bzip2 archive", UNPACK),
-    (b"\xfd7zXZ", "an xz archive", UNPACK),
     (b"version https://git-lfs", "a Git LFS pointer in the file's place", "run git lfs pull"),
-    (b"/annex/objects", "a git-annex pointer in the file's place", "run git annex get"),
     (b"<vrtdataset", "a VRT, which names other rasters", CONVERT),
     (b"<gdal_wm", "the description of a map service", CONVERT),
     (b"<!doctype html", "a page of HTML, as of a login", SIGN_IN),
@@ -145,8 +131,6 @@ def described(path, head):
         return "a raw raster with its header (.hdr) beside it, as ENVI's", CONVERT
     if not any(head):
         return ("zeros at its beginning" if head else "an empty file"), AGAIN
-    if head[4:8] == b"ftyp":
-        return "a HEIF, AVIF or video file", EXPORT
     if head[257:262] == b"ustar":
         return "a tar archive", UNPACK
     if path.suffix.lower() == ".ecw":

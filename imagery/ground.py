@@ -32,9 +32,12 @@ def georeference(raster, path, assume_crs):
     points, crs_of_points = raster.gcps
     transform = None if raster.transform.is_identity else list(raster.transform)[:6]
     crs, crs_of_points = text_of(raster.crs), text_of(crs_of_points)
-    if not crs and not crs_of_points and (crs := crs_beside(path)) and points and not transform:
-        crs, crs_of_points = None, crs
-    ground = {"crs": crs or (assume_crs if transform and not points else None), "transform": transform}
+    if not crs and not crs_of_points:
+        named = crs_beside(path)
+        crs, crs_of_points = (None, named) if points and not transform else (named, None)
+    if not crs and transform and not points:
+        crs = assume_crs
+    ground = {"crs": crs, "transform": transform}
     if points:
         points = [[point.row, point.col, point.x, point.y, point.z] for point in points]
         ground["control_points"] = {"crs": crs_of_points, "points": points}
@@ -55,10 +58,10 @@ def text_of(crs):
 def crs_beside(path):
     """The coordinate system, as text, that a .prj beside a raster names; None where there is none, or where
     it is a shapefile's. Problem (exit 3) where it cannot be read."""
-    path = Path(path)
-    files = [path.with_suffix(suffix) for suffix in (".prj", ".PRJ")]
-    named = next((file for file in files if is_file(file)), None)
-    if named is None or any(map(is_file, (path.with_suffix(".shp"), path.with_suffix(".SHP")))):
+    prj, shapefile = ([Path(path).with_suffix(suffix) for suffix in pair]
+                      for pair in ((".prj", ".PRJ"), (".shp", ".SHP")))
+    named = next(filter(is_file, prj), None)
+    if named is None or any(map(is_file, shapefile)):
         return None
     with binary(named) as file:
         text = file.read(2**16).decode("utf-8", "replace").strip("\ufeff\0 \t\r\n")
@@ -223,24 +226,23 @@ def aspects(crs, transform, shape):
 def off_its_image(raster, header, method):
     """How an open raster lies otherwise than pixel on pixel on the image of this header, and how to bring it
     there (`method`: gdalwarp's), as a line; None where it lies there or one of the two has no place."""
-    shape, crs, transform = header["shape"][:2], header["georeference"]["crs"], list(raster.transform)[:6]
-    image = header["georeference"]["transform"]
-    if same_place(raster, image) and (list(raster.shape) == shape or not image or transform in IN_PIXELS):
+    shape, ground, own = header["shape"][:2], header["georeference"], list(raster.transform)[:6]
+    crs, image, own_crs = ground["crs"], ground["transform"], text_of(raster.crs)
+    if not image or own in IN_PIXELS or (same_place(raster, image) and list(raster.shape) == shape):
         return None
-    same = not (raster.crs and crs) or CRS.from_user_input(crs) == raster.crs
-    named = crs if same else raster.crs.to_string()
-    whole = np.array(bounds(shape, header["georeference"], crs))
-    box = np.array(bounds(raster.shape, {"crs": named, "transform": transform}, crs))
+    if not own_crs or not crs or same_crs(own_crs, crs):
+        own_crs = crs
+    whole = np.array(bounds(shape, ground, crs))
+    box = np.array(bounds(raster.shape, {"crs": own_crs, "transform": own}, crs))
     sides = np.minimum(box[2:], whole[2:]) - np.maximum(box[:2], whole[:2])
     share = np.prod(sides / (whole[2:] - whole[:2])) if (sides > 0).all() else 0
-    pairs = list(zip(aspects(named, transform, raster.shape), aspects(crs, image, shape)))
+    pairs = list(zip(aspects(own_crs, own, raster.shape), aspects(crs, image, shape)))
     got, expected = next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
     if share == 0:
-        lies = "cannot be compared with" if math.isnan(box[0]) else "lies elsewhere than"
-        advice = ("take the raster of the same ground or, if only its georeference is wrong, take that out: "
-                  f"gdal_edit.py -unsetgt {shlex.quote(raster.name)} (or remove its world file)")
-        return f"its georeference {lies} its image's: {got}, expected {expected}; {advice}"
-    command = f"gdalwarp -r {method} -dstalpha" + ("" if same else f" -t_srs {shlex.quote(crs)}")
+        return (f"its georeference lies elsewhere than its image's: {got}, expected {expected}; take the "
+                "raster of the same ground or, if only its georeference is wrong, take that out: "
+                f"gdal_edit.py -unsetgt {shlex.quote(raster.name)} (or remove its world file)")
+    command = f"gdalwarp -r {method} -dstalpha" + ("" if own_crs == crs else f" -t_srs {shlex.quote(crs)}")
     command += " -te " + " ".join(f"{number:.12g}" for number in whole) + f" -ts {shape[1]} {shape[0]}"
     advice = f"bring it to its image's pixels, and put that in its place: {command_to(command, raster.name)}"
     if image[1] or image[3] or image[0] < 0 or image[4] > 0:

@@ -109,12 +109,12 @@ def write_map(path, layers, rows, wanted):
 def pam_of(path, name, wanted):
     """The .aux.xml (GDAL's PAM, as text) of the raster of the map, or of one of `ALSO`, that lies at `path`:
     class names and, where a GeoTIFF alone does not hold it, the georeference; "" where there is neither."""
+    ground, points, parts = wanted.georeference, wanted.georeference.get("control_points"), ""
     with rasterio.Env(**ALONE), open_raster(path) as source:
-        alone = georeference(source, path, None)
-    ground, parts, points = wanted.georeference, "", wanted.georeference.get("control_points")
-    if other_ground(alone, ground):
-        parts = f"<SRS>{escape(ground['crs'])}</SRS>" if ground["crs"] else ""
-    if other_ground(alone, ground) and points:
+        lacking = other_ground(georeference(source, path, None), ground)
+    if lacking and ground["crs"]:
+        parts = f"<SRS>{escape(ground['crs'])}</SRS>"
+    if lacking and points:
         numbers = '<GCP Id="" Line="{}" Pixel="{}" X="{}" Y="{}" Z="{}"/>'
         parts += (f"<GCPList Projection={quoteattr(points['crs'] or '')}>"
                   + "".join(numbers.format(*point) for point in points["points"]) + "</GCPList>")
@@ -131,7 +131,8 @@ def checked_pam(temporary, path, name, wanted):
     try:
         if text:
             aside.write_text(text, encoding="utf-8")
-        difference = ground_difference(temporary, wanted.georeference)
+        with open_raster(temporary) as source:
+            difference = other_ground(georeference(source, temporary, None), wanted.georeference)
     finally:
         aside.unlink(missing_ok=True)
     if difference:
@@ -139,12 +140,6 @@ def checked_pam(temporary, path, name, wanted):
         raise Problem(f"class map {path}: its {key.replace('_', ' ')} would be {shown(own)}, expected "
                       f"{shown(expected)}, as GDAL reads the input; warp the input first (gdalwarp)", code=3)
     return text
-
-
-def ground_difference(path, ground):
-    """`other_ground` of a raster as GDAL reads it, with its .aux.xml."""
-    with open_raster(path) as source:
-        return other_ground(georeference(source, path, None), ground)
 
 
 def write_pam(path, text):
@@ -156,9 +151,8 @@ def write_pam(path, text):
 def write_beside(path, wanted):
     """Writes what goes with a map and is not there as `wanted`: sidecars, the map in colours, polygons."""
     colours, polygons, head = beside(path, "colours"), beside(path, "polygons"), ""
-    parts = {"map": path, **{name: beside(path, name) for name in (*PREDICTED, "colours")}}
-    for name, part in parts.items():
-        if is_made(part, wanted.tags) and ground_difference(part, wanted.georeference):
+    for name, part in {"map": path, **{name: beside(path, name) for name in (*PREDICTED, "colours")}}.items():
+        if not pam(part).exists() and is_made(part, wanted.tags):
             write_pam(part, pam_of(part, name, wanted))
     if not all(part.exists() for part in sidecars(path)):
         write_sidecars(path, wanted)
@@ -171,10 +165,8 @@ def write_beside(path, wanted):
 
 
 def write_sidecars(path, wanted):
-    """What GDAL is to know of a map, unless it is there; names and colours for QGIS, and a picture."""
-    (gdal, qgis, picture), classes = sidecars(path), wanted.classes
-    if not gdal.exists():
-        write_pam(path, pam_of(path, "map", wanted))
+    """Names and colours of a map for QGIS, and a picture."""
+    (_, qgis, picture), classes = sidecars(path), wanted.classes
     entry = '<paletteEntry value="{}" color="{}" alpha="255" label={}/>'
     entries = "".join(entry.format(i, colour.lower(), quoteattr(name))
                       for i, (name, colour) in enumerate(classes.items()))

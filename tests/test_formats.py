@@ -104,7 +104,6 @@ OWN_FILES = {  # {name: (how it comes about, what is said of it, what is advised
     "a.webp": (as_copy("WEBP"), "a WebP file", CONVERT),
     "a.sid": (as_bytes(b"msid\1\0"), "a MrSID file", "export it as a GeoTIFF"),
     "a.ecw": (as_bytes(b"e\2\1\0\xff\xfe"), "an ECW file", "export it as a GeoTIFF"),
-    "a.pdf": (as_bytes(b"%PDF-1.7\n"), "a PDF file", CONVERT),
     "a.asc": (as_bytes(b"NCOLS 4\nNROWS 4\n"), "an ASCII grid", CONVERT),
     "a.geojson": (as_bytes(b'{"type": "FeatureCollection", "features": []}'), "GeoJSON", "gdal_rasterize"),
     "a.shp": (as_bytes(b"\0\0\x27\x0a" + bytes(96)), "a shapefile", "gdal_rasterize"),

@@ -203,7 +203,7 @@ def write_polygons(path, map_path, classes, least):
     with open_raster(map_path) as source:
         crs, transform, indices = source.crs, source.transform, source.read(1)
     if least > 1:
-        indices = sieve(indices, least, mask=(indices != IGNORE).astype(np.uint8))
+        indices = sieve(indices, min(least, indices.size), mask=(indices != IGNORE).astype(np.uint8))
     areas = shapes(indices, indices != IGNORE, transform=transform)
     with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w") as file:  # in ASCII
         file.write(POLYGONS % least)

@@ -81,6 +81,8 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
     merged = json.loads(maps.beside(write(ALL, least=30), "polygons").read_text())["features"]
     areas = [f["properties"]["area_m2"] for f in merged]
     assert areas == pytest.approx([(600 - 25) * 0.25], rel=1e-3)  # nodata, 25 pixels, is given to nobody
+    whole = json.loads(maps.beside(write(ALL, least=601), "polygons").read_text())["features"]
+    assert len(whole) == 3  # none is large enough to be given any
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,11 @@ def command_to(convert, path):
 
 
 def target_of(source):
-    """Where a file converted to GeoTIFF goes, quoted for the shell."""
+    """Where a file converted to GeoTIFF goes, quoted for the shell: over no raster that is there."""
     path = Path(Path(source).name if source.startswith("/vsizip/") else source)
-    own = path.suffix.lower() in (".tif", ".tiff")
-    return shlex.quote(str(path.with_stem(f"{path.stem}_new") if own else path.with_suffix(".tif")))
+    target = path if path.suffix.lower() in (".tif", ".tiff") else path.with_suffix(".tif")
+    taken = target == path or target.exists()
+    return shlex.quote(str(target.with_stem(f"{path.stem}_new") if taken else target))
 
 
 def absence(path):

@@ -14,6 +14,7 @@ from test_prepare_data import pixels_of, raster_of, refused
 
 import prepare_data
 from base.problem import Problem
+from imagery.formats import what_is
 from imagery.rasters import Layers, check_bands, open_raster
 from imagery.raw_tiles import find_rasters
 from imagery.tiles import open_prepared
@@ -208,6 +209,13 @@ def test_a_palette_image_of_one_band_is_named_as_such(tmp_path):
         wrong = check_bands(raster, [1, 2, 3], [None] * 3, "data.bands: [1, 2, 3]")
     assert wrong.startswith("a palette image (data.bands: [1, 2, 3])")
     assert f"gdal_translate -expand rgb {tmp_path / 'a.tif'} {tmp_path / 'a_new.tif'}" in wrong
+
+
+def test_no_advice_converts_a_file_over_a_raster_that_is_there(tmp_path):
+    (tmp_path / "a.vrt").write_text(VRT)
+    assert what_is(tmp_path / "a.vrt")[1].endswith(f"{tmp_path / 'a.vrt'} {tmp_path / 'a.tif'}")
+    write_raster(tmp_path / "a.tif", PIXELS)  # as the VRT's own source
+    assert what_is(tmp_path / "a.vrt")[1].endswith(f"{tmp_path / 'a.vrt'} {tmp_path / 'a_new.tif'}")
 
 
 def test_odd_numbers_are_named_with_what_makes_them_fit(tmp_path):

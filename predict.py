@@ -22,14 +22,14 @@ from base.command import command, progress
 from base.files import clear_temporaries, only_one
 from base.problem import Problem, own_fault, shown
 from base.settings import all_tiles
-from base.tables import read_facts, read_table, write_rows
+from base.tables import read_facts, write_rows
 from base.zips import is_file
 from imagery.formats import SUFFIXES
 from imagery.ground import check_crs, georeference, same_place
 from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import find_rasters, find_raw, passed_over
 from mapping.engines import choose_engine
-from mapping.maps import check_length_of_name, name_map, owners, recorded, ways
+from mapping.maps import check_length_of_name, name_map, recorded, ways
 from mapping.one_raster import Job, attempt
 from mapping.sources import asked_scale, scale_key
 from mapping.translate import ensure_engine
@@ -83,7 +83,7 @@ def noting(problems):
 def name_rasters(rasters, settings, run, problems):
     """[(name, path)] of rasters as of `find_rasters`, those without a name named as their maps will be. Adds
     to `problems` why one cannot be."""
-    owned, named = owners(run), []
+    owned, named = {name: row.get("raster") for name, row in recorded(run).items()}, []
     for name, path in rasters:
         with noting(problems):
             named.append((name or name_map(path, settings, owned), path))
@@ -205,15 +205,14 @@ def predict_all(jobs, scheduler, facts, problems):
 
 def record(run, row):
     """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
-    path = run / "predict.csv"
-    rows = read_table(path) if path.exists() else []
-    before = next((other for other in rows if other.get("map") == row["map"]), {})
+    rows = recorded(run)
+    before = rows.pop(row["map"], {})
     if row["seconds"] is None and before.get("sha256") == row["sha256"]:
         if before.get("raster") == row["raster"]:
             return
         row = {**row, **before, "raster": row["raster"]}  # as of a raster that was moved
-    others = [dict(zip(row, map(other.get, row))) for other in rows if other.get("map") != row["map"]]
-    write_rows(path, list(row), [*others, row])
+    others = [dict(zip(row, map(other.get, row))) for other in rows.values()]
+    write_rows(run / "predict.csv", list(row), [*others, row])
 
 
 def over_dask(jobs, scheduler):

@@ -84,36 +84,22 @@ class Audit:
                 "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
 
 
-def find_collar(image, data, audit):
-    """The Collar of an open image by data.nodata; where that is null None, and a likely one is noted."""
-    if data["nodata"] is not None:
-        return Collar(image, data["bands"], data["nodata"])
-    if likely := likely_collar(image, data["bands"]):
-        audit.collar = [likely.nodata, likely.share]
-    return None
-
-
-def layers_of(rasters, data, collar):
-    """The Layers of a tile's open rasters, {kind: raster}."""
-    return Layers(rasters["image"], rasters.get("extra"), data["bands"], scales(data), collar)
-
-
 @contextlib.contextmanager
-def opened_layers(source, data):
-    """The Layers of a raw tile, open."""
+def opened(source, data):
+    """({kind: open raster}, the Layers of image and extra raster) of a raw tile."""
     with contextlib.ExitStack() as opened:
-        rasters = {kind: opened.enter_context(open_raster(source.files[kind]))
-                   for kind in ("image", "extra") if kind in source.files}
-        collar = data["nodata"] is not None and Collar(rasters["image"], data["bands"], data["nodata"])
-        yield layers_of(rasters, data, collar or None)
+        rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
+        image, bands, nodata = rasters["image"], data["bands"], data["nodata"]
+        collar = None if nodata is None else Collar(image, bands, nodata)
+        yield rasters, Layers(image, rasters.get("extra"), bands, scales(data), collar)
 
 
 def read_tile(source, data, decoder, audit):
     """Yields a tile by strips of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
     [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
-    with contextlib.ExitStack() as opened:
-        rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
-        layers = layers_of(rasters, data, find_collar(rasters["image"], data, audit))
+    with opened(source, data) as (rasters, layers):
+        if not layers.collar and (likely := likely_collar(rasters["image"], data["bands"])):
+            audit.collar = [likely.nodata, likely.share]
         audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
         for start, stop in strips(*layers.shape):  # of whole cells
             valid = layers.valid(start, stop)
@@ -247,7 +233,7 @@ def prepare(split, data, sources, rows):
                 if row["likely_collar"]:
                     print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
         problems += check_layouts(audited, data)
-        problems += (check_scale(data, audited, lambda tile: opened_layers(sources[tile], data))
+        problems += (check_scale(data, audited, lambda tile: opened(sources[tile], data))
                      or check_pixels(split, audited, data["allow_overlap"]))  # squeezed, all pixels are alike
         if problems:
             raise Problem(*problems, code=3)

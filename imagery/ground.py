@@ -107,11 +107,11 @@ def same_crs(one, other):
     return one == other or (None not in (one, other) and CRS.from_string(one) == CRS.from_string(other))
 
 
-def resampled(raster, scales):
-    """An open raster on a grid of other pixels, `scales` (along a row, along a column) of them to one of its
+def resampled(raster, ratios):
+    """An open raster on a grid of other pixels, `ratios` (along a row, along a column) of them to one of its
     own; a context. The grid covers the same ground; averaged where no direction gets more pixels, else cubic,
     which takes the mean in the other one, too. A mask of its own becomes an alpha band."""
-    width, height = (max(1, round(scale * size)) for scale, size in zip(scales, raster.shape[::-1]))
+    width, height = (max(1, round(ratio * size)) for ratio, size in zip(ratios, raster.shape[::-1]))
     masked = any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
                  for flags in raster.mask_flag_enums)
     x, y = raster.width / width, raster.height / height
@@ -119,7 +119,7 @@ def resampled(raster, scales):
     crs = "EPSG:32633"  # whichever: it does not change
     return WarpedVRT(raster, src_crs=crs, crs=crs, height=height, width=width, add_alpha=masked,
                      transform=rasterio.Affine(a * x, b * y, c, d * x, e * y, f),
-                     resampling=Resampling.average if max(scales) <= 1 else Resampling.cubic)
+                     resampling=Resampling.average if max(ratios) <= 1 else Resampling.cubic)
 
 
 def check_crs(name):

@@ -84,11 +84,11 @@ def is_squeezed(levels):
 
 # -- does data.scale suit the tiles -------------------------------------------------------------------------
 
-def check_scale(data, rows, open_layers):
+def check_scale(data, rows, opened):
     """Lines that say where data.scale clips most of a band of a tile, or squeezes all tiles together, and
     which would fit. One dark tile or one flat band is no reason, nor are heights under a scale of their own,
-    which may be low. `rows`: {tile: row of the manifest}; `open_layers(tile)`: a context of its Layers, which
-    are read again only where there is a doubt."""
+    which may be low. `rows`: {tile: row of the manifest}; `opened(tile)`: a context of rasters and Layers,
+    which are read again only where there is a doubt."""
     scale, bands, limits, lines = scales(data), len(data["bands"]), {}, []
     suspects = {tile: outside_scale(row, scale) for tile, row in rows.items()}
     levels = list(map(joined, zip(*(row["levels"] for row in rows.values()))))
@@ -99,7 +99,7 @@ def check_scale(data, rows, open_layers):
     if not squeezed and not any(suspects.values()):
         return []
     for tile, suspected in suspects.items():
-        with open_layers(tile) as layers:
+        with opened(tile) as (_, layers):
             own = values(layers)
         limits[tile] = list(map(limits_of, own))
         for band in suspected:

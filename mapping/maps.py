@@ -71,16 +71,16 @@ def map_of(run, name):
     return run / "predictions" / f"{name}.tif"
 
 
-def owners(run):
-    """{map: path of the raster of which it was made} of predict.csv; "" where it does not say."""
+def recorded(run):
+    """{map: its row} of predict.csv."""
     path = run / "predict.csv"
-    return {row.get("map"): row.get("raster", "") for row in read_table(path)} if path.exists() else {}
+    return {row.get("map"): row for row in read_table(path)} if path.exists() else {}
 
 
 def name_map(path, settings, owned):
     """The name of the map of a raster that is no tile by name: the file's or, where that is a tile's or that
-    of another raster which is still there, the same after the name of its folder, and so on up. `owned`: as
-    of `owners`. Problem (exit 3) where there is none."""
+    of another raster which is still there, the same after the name of its folder, and so on up. `owned`:
+    {map: path of its raster}. Problem (exit 3) where there is none."""
     check_name(path)
     path, own, tiles = Path(os.path.abspath(path)), os.path.realpath(path), all_tiles(settings["split"])
     folders = [folder.name.lstrip(".") for folder in path.parents if folder.name]
@@ -138,16 +138,10 @@ def is_made(path, tags):
     return all(own.get(key, "") == value for key, value in tags.items())  # GeoTIFF keeps no empty tag
 
 
-def recorded(run):
-    """{map: SHA-256} of predict.csv."""
-    path = run / "predict.csv"
-    return {row.get("map"): row.get("sha256") for row in read_table(path)} if path.exists() else {}
-
-
 def maps_stand(settings, run):
     """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
     try:
-        digests = recorded(run)
+        digests = {name: row.get("sha256") for name, row in recorded(run).items()}
         return all(digests.get(path.stem) == sha256(path) and all(map(Path.exists, files_of(path, also)))
                    for path, also in expected_maps(settings, run))
     except (Problem, OSError):

@@ -127,7 +127,8 @@ def map_stands(job, wanted, show):
     if not job.map.exists():
         return False
     reason = "replaces the map of another raster, model, setting or version, or a damaged one"
-    if is_made(job.map, wanted.tags) and recorded(job.run).get(job.name) in (None, sha256(job.map)):
+    digest = recorded(job.run).get(job.name, {}).get("sha256")
+    if is_made(job.map, wanted.tags) and digest in (None, sha256(job.map)):
         predicted = [name for name in wanted.also if name in PREDICTED]
         lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
         if not lacking:

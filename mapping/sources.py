@@ -42,11 +42,11 @@ def open_source(job, facts, show):
         rasters = [opened.enter_context(open_raster(path)) for path in paths]
         image, nodata = rasters[0], job.settings["data"]["nodata"]
         ground = ground_of(job, image, show)
-        scales, warning = scales_to(facts["ground_sample_distance"], ground, image.shape, resample, job.path)
+        ratios, warning = ratios_to(facts["ground_sample_distance"], ground, image.shape, resample, job.path)
         if warning:
             show(f"warning: {job.path}: {warning}", last=True)
-        if scales != (1, 1):
-            rasters = [opened.enter_context(resampled(raster, scales)) for raster in rasters]
+        if ratios != (1, 1):
+            rasters = [opened.enter_context(resampled(raster, ratios)) for raster in rasters]
             for key in sorted({"control_points", "rpcs"} & ground.keys()):
                 del ground[key]
                 show(f"warning: {job.path}: its {key} count its own pixels, so its map has none", last=True)
@@ -85,7 +85,7 @@ def ground_of(job, image, show):
     return ground
 
 
-def scales_to(trained, ground, shape, resample, path):
+def ratios_to(trained, ground, shape, resample, path):
     """((along a row, along a column): how many of the map's pixels to one of the raster's, 1 unless
     `resample`; a warning or None). Problem (exit 3) where their sizes have nothing in common."""
     own = pixel_size(ground, shape)

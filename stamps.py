@@ -12,6 +12,7 @@ file: only a file of another size or time is read again.
 import contextlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -141,7 +142,9 @@ def refuse(settings, run, reasons, took):
     facts = read_facts(run)
     same = list(facts["classes"].items()) == list(settings["data"]["classes"].items())
     taken = same and settings["predict"]["window"] % facts.get("multiple", 1) == 0
-    kept = f", predict.py --params={file} takes the model as it stands" if taken else ""
+    words = [f"--params={file}", *(f"--{name.lower()}={os.environ[name]}" for name in ("TILE", "EXTRA")
+                                   if os.environ.get(name))]
+    kept = f", .venv/bin/python predict.py {shlex.join(words)} takes the model as it stands" if taken else ""
     raise Problem(f"model {run / 'model.keras'}: {first_of(reasons)}, expected the settings, tiles and code "
                   f"that it was trained with; make train PARAMS={file} trains anew (the last training took "
                   f"{took}){kept}", code=2)

@@ -511,9 +511,13 @@ def test_make_predict_trains_no_finished_model_anew(project, before):
 
 def test_make_predict_that_refuses_changes_nothing_and_takes_what_make_was_told_to_accept(project):
     edit(project / "demo.yaml", "  tolerance: 48", "  tolerance: 40")
-    (project / "a.tif").write_text("a raster")
     stands = {path: path.read_bytes() for path in project.glob("runs/demo/*") if path.is_file()}
-    assert ask_for_maps(project, "TILE=a.tif")[:2] == (2, [])
+    (project / "an ortho.tif").write_text("a raster")
+    code, steps, told = ask_for_maps(project, "TILE=an ortho.tif")
+    assert (code, steps) == (
+        2,
+        [],
+    ) and ".venv/bin/python predict.py --params=demo.yaml '--tile=an ortho.tif'" in told
     done = make(project, "predict", "PARAMS=demo.yaml", check=False)
     assert done.returncode == 2 and "Error 2" in done.stderr and ".py" not in done.stdout
     assert stands == {path: path.read_bytes() for path in project.glob("runs/demo/*") if path.is_file()}

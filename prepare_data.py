@@ -36,7 +36,7 @@ from imagery.leaks import check_pixels, check_places, digest_blocks, without_pla
 from imagery.rasters import Layers, open_raster, scales
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.roles import doubts
-from imagery.scales import check_scale, filled
+from imagery.scales import check_scale, levels_of
 from imagery.tiles import check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
 
 
@@ -112,7 +112,7 @@ def read_tile(source, data, decoder, audit):
                 audit.add_labels(kind, *counts)
             audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
             yield {"pixels": pack(image, labels.pop("labels")), **labels}
-        audit.levels = [filled(levels) for levels in layers.levels]
+        audit.levels = list(map(levels_of, layers.histograms))
 
 
 def write_tile(tile, source, data, decoder, passed):

@@ -157,7 +157,7 @@ class Layers:
         self.scale, self.shape, self.collar = scale, (image.height, image.width), collar
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
         self.dtypes = [raster.dtypes[band - 1] for raster, bands in self.sources for band in bands]
-        self.levels = np.zeros((len(self.dtypes), 256), np.int64)  # valid pixels of each byte, if scaled
+        self.histograms = np.zeros((len(self.dtypes), 256), np.int64)  # of the valid bytes of scaled bands
 
     def planes(self, start, stop):
         """The values of rows start..stop, an array [rows, W] of each band."""
@@ -169,12 +169,12 @@ class Layers:
 
     def read(self, start, stop, valid):
         """Pixels of rows start..stop, uint8 [rows, W, B], and how many of the `valid` ones lie outside
-        data.scale in each band, int [B]. Counts the bytes of scaled bands in `levels`."""
+        data.scale in each band, int [B]. Counts the bytes of scaled bands in `histograms`."""
         planes = zip(self.planes(start, stop), self.scale)
         planes, outside = zip(*(to_bytes(plane, limits, valid) for plane, limits in planes))
-        for plane, limits, levels in zip(planes, self.scale, self.levels):
+        for plane, limits, histogram in zip(planes, self.scale, self.histograms):
             if limits is not None:
-                levels += np.bincount(plane[valid], minlength=256)
+                histogram += np.bincount(plane[valid], minlength=256)
         return np.stack(planes, -1), np.array(outside)
 
     def valid(self, start, stop):

@@ -116,10 +116,8 @@ def find_rasters(tile, settings):
                       "GeoTIFF", code=3)
     paths = sorted(path for path in path.iterdir() if is_raster(path))
     if not paths:
-        others = sorted({path.suffix.lower() for path in Path(tile).iterdir()} & {*OTHERS})
-        advice = f"; convert its {', '.join(others)} files (gdal_translate)" if others else ""
         raise Problem(f"TILE {shown(tile)}: a folder without rasters, expected files with one of the "
-                      f"suffixes {', '.join(SUFFIXES)}{advice}", code=3)
+                      f"suffixes {', '.join(SUFFIXES)}", *passed_over(tile), code=3)
     return [(None, path) for path in paths]
 
 

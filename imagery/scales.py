@@ -26,8 +26,8 @@ def values(layers):
     return [band[np.isfinite(band)] for band in bands]
 
 
-def limits_of(band):
-    """[low, high]: percentiles 2 and 98 of values, one apart where they are the same; [0, 1] of none."""
+def percentiles_of(band):
+    """[low, high]: percentiles 2 and 98 of values [N], one apart where they are the same; [0, 1] of none."""
     low, high = np.percentile(band, PERCENTILES).tolist() if len(band) else (0, 1)
     return [low, high if high > low else low + 1]
 
@@ -42,31 +42,31 @@ def settled(asked, layers, trained, learned):
     for band, own in enumerate(values(layers)):
         if asked[band] == "auto":
             stays = layers.dtypes[band] == "uint8" and trained[band] is None
-            scale[band] = None if stays else stretched(limits_of(own), learned[band])
+            scale[band] = None if stays else limits_between(percentiles_of(own), learned[band])
     return scale
 
 
-def stretched(limits, levels):
-    """The values that become 0 and 255 where `limits` become these levels."""
-    dark, bright = levels if levels[1] > levels[0] else (0, 255)
-    step = (limits[1] - limits[0]) / (bright - dark)
-    return [limits[0] - dark * step, limits[0] + (255 - dark) * step]
+def limits_between(own, learned):
+    """The values that become 0 and 255 where the values `own`, [low, high], become the bytes `learned`."""
+    dark, bright = learned if learned[1] > learned[0] else (0, 255)
+    step = (own[1] - own[0]) / (bright - dark)
+    return [own[0] - dark * step, own[0] + (255 - dark) * step]
 
 
 def learned_levels(tiles):
     """[low, high] of each band: percentiles 2 and 98 of the bytes of prepared Tiles, in all together, of the
     labelled pixels of every eighth row and column."""
-    counts = np.zeros((tiles[0].bands, 256), np.int64)
+    histograms = np.zeros((tiles[0].bands, 256), np.int64)
     for tile in tiles:
         labelled = tile.labels[::8, ::8] != IGNORE
-        for band, levels in enumerate(counts):
-            levels += np.bincount(tile.image[::8, ::8, band][labelled], minlength=256)
-    return [filled(levels) or [0, 255] for levels in counts]
+        for band, histogram in enumerate(histograms):
+            histogram += np.bincount(tile.image[::8, ::8, band][labelled], minlength=256)
+    return [levels_of(histogram) or [0, 255] for histogram in histograms]
 
 
-def filled(levels):
-    """[low, high]: percentiles 2 and 98 of bytes of which `levels` (int [256]) are counted; None of none."""
-    total = levels.cumsum()
+def levels_of(histogram):
+    """[low, high]: percentiles 2 and 98 of bytes, of their histogram (int [256]); None of none."""
+    total = histogram.cumsum()
     return np.searchsorted(total, np.array(PERCENTILES) / 100 * total[-1]).tolist() if total[-1] else None
 
 
@@ -77,7 +77,7 @@ def joined(pairs):
 
 
 def is_squeezed(levels):
-    """True where the bands whose `filled` levels these are, [low, high] or None each, all use few of them."""
+    """True where bands, of which these are the `levels_of` each, all use few of the 256."""
     widths = [high - low for low, high in filter(None, levels)]
     return widths != [] and max(widths) < LEAST
 
@@ -89,7 +89,7 @@ def check_scale(data, rows, opened):
     which would fit. One dark tile or one flat band is no reason, nor are heights under a scale of their own,
     which may be low. `rows`: {tile: row of the manifest}; `opened(tile)`: a context of rasters and Layers,
     which are read again only where there is a doubt."""
-    scale, bands, limits, lines = scales(data), len(data["bands"]), {}, []
+    scale, bands, percentiles, lines = scales(data), len(data["bands"]), {}, []
     suspects = {tile: outside_scale(row, scale) for tile, row in rows.items()}
     levels = list(map(joined, zip(*(row["levels"] for row in rows.values()))))
     parts = {"all tiles": levels[:bands]}
@@ -101,16 +101,16 @@ def check_scale(data, rows, opened):
     for tile, suspected in suspects.items():
         with opened(tile) as (_, layers):
             own = values(layers)
-        limits[tile] = list(map(limits_of, own))
+        percentiles[tile] = list(map(percentiles_of, own))
         for band in suspected:
             if is_clipped(own[band], scale[band]):
-                low, high = limits[tile][band]
+                low, high = percentiles[tile][band]
                 lines.append(f"tile {tile}, band {band + 1}: most of it outside data.scale {scale[band]}, "
                              f"expected it inside, as percentiles 2 and 98: {low:.6g} to {high:.6g}")
     if squeezed and not lines:
         lines.append(f"data.scale {data['scale']}: squeezes {' and '.join(squeezed)} into less than {LEAST} "
                      "of 256 levels, expected limits close to percentiles 2 and 98")
-    fit = fitting(data, rows, limits)
+    fit = fitting(data, rows, percentiles)
     return [f"{line}; set data.scale to {fit}, which holds those of all tiles" for line in lines]
 
 
@@ -126,10 +126,11 @@ def is_clipped(band, limits):
     return 2 * np.count_nonzero((band < limits[0] - margin) | (band > limits[1] + margin)) > len(band)
 
 
-def fitting(data, rows, limits):
-    """data.scale, as text, that holds the `limits_of` every band in every tile ({tile: a list of them}): one
-    for all bands, or null where they are bytes; with an extra raster, or a list before, a list of these."""
-    each, bands = [rounded(*joined(band)) for band in zip(*limits.values())], len(data["bands"])
+def fitting(data, rows, percentiles):
+    """data.scale, as text, that holds the `percentiles` of every band in every tile ({tile: [low, high] of
+    each band}): one for all bands, or null where they are bytes; with an extra raster, or a list before, a
+    list of these."""
+    each, bands = [rounded(*joined(band)) for band in zip(*percentiles.values())], len(data["bands"])
     if all(row["dtype"] == "uint8" for row in rows.values()):
         each[:bands] = [None] * bands
     elif not is_for_each(data["scale"]):

@@ -95,7 +95,7 @@ def make_map(job, facts, source, wanted, threads, show):
 
     write_map(job.map, source.layers, rows(), wanted)
     seconds = time.monotonic() - started
-    warn_of_scale(job, source, show)
+    warn_of_scale(job, source, facts, show)
     show(f"{job.name:>12}  {height} x {width} px, views: {len(views)}: {seconds:.0f} s, "
          f"{height * width * len(views) / seconds / 1e6:.2f} Mpx/s per view  {job.map}", last=True)
     return f"{seconds:.2f}"

@@ -10,7 +10,7 @@ from imagery.collars import Collar
 from imagery.ground import georeference, in_degrees, metres, pixel_size, plain_size, resampled
 from imagery.rasters import Layers, is_for_each, open_raster, to_set
 from imagery.raw_tiles import is_image_of
-from imagery.scales import filled, is_squeezed, joined, settled
+from imagery.scales import is_squeezed, joined, levels_of, settled
 
 
 class Source:
@@ -135,12 +135,12 @@ def asked_scale(name, settings, facts):
     return [own if asked is None else asked for asked, own in zip(each, trained)]
 
 
-def warn_of_scale(job, source, show):
+def warn_of_scale(job, source, facts, show):
     """Warns where the scale clips a band of a raster that was read, or squeezes the image's."""
     scale, key = source.layers.scale, scale_key(job.name, job.settings)
     own = job.settings["predict"]["scale"] is not None and key
     named = f"{'predict.scale' if own else 'the scale that the network was trained with'} ({scale})"
-    levels = [filled(levels) for levels in source.layers.levels[:len(source.layers.sources[0][1])]]
+    levels = list(map(levels_of, source.layers.histograms[:len(facts["bands"])]))
     if source.outside.max() > 0.2 * source.pixels:
         wrong = f"{100 * source.outside.max() / source.pixels:.0f} % of a band outside {named}"
     elif is_squeezed(levels):

@@ -249,10 +249,11 @@ def test_tiles_under_another_suffix_or_in_another_format_are_found_out(project, 
 def test_a_tile_to_predict_that_is_something_else_is_named(project, settings):
     (project / "link.tif").symlink_to("gone.tif")
     (project / "folder").mkdir()
-    (project / "folder/a.jp2").touch()
+    as_copy("JP2OpenJPEG")(project / "folder/a.jp2")
+    (project / "folder/source.tif").unlink()
     cases = {
         "link.tif": "a link to gone.tif, which is not there",
-        "folder": "a folder without rasters.*convert its .jp2 files",
+        "folder": "(?s)a folder without rasters.*a.jp2: a JPEG 2000 file.*gdal_translate",
         "/dev/null": "neither a file nor a folder",
         "none": "no such tile or file",
     }

@@ -33,7 +33,7 @@ def test_small_rasters_give_their_own_percentiles(tmp_path, shape):
     opened, layers = layers_of(tmp_path / "a.tif")
     with opened:
         (band,) = scales.values(layers)
-    low, high = scales.limits_of(band)
+    low, high = scales.percentiles_of(band)
     assert set(band) == set(image.ravel())  # every row, some twice
     expected = np.percentile(image, [2, 98]) if image.size > 1 else [image[0, 0], image[0, 0] + 1]
     assert [low, high] == pytest.approx(list(expected), rel=0.05)
@@ -48,8 +48,8 @@ def test_only_valid_and_finite_values_count(tmp_path):
     opened, layers = layers_of(tmp_path / "a.tif")
     with opened:
         (band,) = scales.values(layers)
-    assert set(band) == {7, 9} and scales.limits_of(band) == [7, 9]
-    assert scales.limits_of(band[:0]) == [0, 1] and scales.limits_of(band[:5]) == [7, 8]
+    assert set(band) == {7, 9} and scales.percentiles_of(band) == [7, 9]
+    assert scales.percentiles_of(band[:0]) == [0, 1] and scales.percentiles_of(band[:5]) == [7, 8]
 
 
 def test_of_a_large_raster_a_bounded_part_is_read_the_same_every_time():
@@ -64,7 +64,7 @@ def test_of_a_large_raster_a_bounded_part_is_read_the_same_every_time():
     )
     (band,) = scales.values(layers)
     assert sum(stop - start for start, stop in read) <= 33 * 16 and band.size <= 33 * 16 * 8192
-    assert scales.limits_of(band) == pytest.approx([800, 39_200], abs=800)  # from top to bottom
+    assert scales.percentiles_of(band) == pytest.approx([800, 39_200], abs=800)  # from top to bottom
     assert (scales.values(layers)[0] == band).all()
 
 
@@ -101,7 +101,7 @@ def test_a_deep_raster_is_refused_with_advice_that_gives_the_map_of_its_bytes(
     np.testing.assert_array_equal(read_map(run, "deep"), expected)
     settings["predict"]["scale"] = "auto"
     predict.main(settings, run, "deep.tif")
-    low, high = scales.limits_of(image[..., 0].ravel() * 257.0)
+    low, high = scales.percentiles_of(image[..., 0].ravel() * 257.0)
     told = capsys.readouterr().out
     assert f"predict.scale auto, by percentiles 2 and 98: {low:g}..{high:g} become 0 and 255, " in told
     assert "model.json, of an earlier version, does not name the levels of the training tiles" in told

@@ -76,7 +76,8 @@ def reaching_the_border(bits, width):
         labels, border = labelled(bits, width, start, stop)
         own = np.unique(labels[[0, -1]])
         own = own[own > 0]
-        pairs.append((np.zeros(border[own].sum(), np.int64), nodes + np.flatnonzero(border[own])))
+        at_border = nodes + np.flatnonzero(border[own])
+        pairs.append([np.zeros_like(at_border), at_border])
         top, bottom = (np.where(row > 0, nodes + np.searchsorted(own, row), 0) for row in labels[[0, -1]])
         if below is not None:
             both = (below > 0) & (top > 0)
@@ -106,8 +107,10 @@ def labelled(bits, width, start, stop):
     labels, count = label(np.unpackbits(bits[start:stop], 1, width), connectivity=1, return_num=True)
     border = np.zeros(count + 1, bool)
     border[labels[:, [0, -1]]] = True
-    for row in [0] * (start == 0) + [-1] * (stop == len(bits)):
-        border[labels[row]] = True
+    if start == 0:
+        border[labels[0]] = True
+    if stop == len(bits):
+        border[labels[-1]] = True
     border[0] = False
     return labels, border
 
@@ -143,10 +146,10 @@ def likely_collar(raster, bands):
     if nodata is None:
         return None
     collar = Collar(raster, bands, nodata)
-    edge = np.concatenate([collar.rows(0, 1)[0], collar.rows(raster.height - 1, raster.height)[0]])
-    sides = np.unpackbits(collar.bits[:, [0, -1]], axis=1)[:, [0, 8 + (raster.width - 1) % 8]]
-    along = np.count_nonzero(edge) + np.count_nonzero(sides)
-    return collar if collar.share > LEAST and along > ALONG * (edge.size + sides.size) else None
+    top, bottom = collar.rows(0, 1)[0], collar.rows(raster.height - 1, raster.height)[0]
+    left, right = collar.bits[:, 0] >> 7, collar.bits[:, -1] >> (-raster.width % 8) & 1
+    border = np.concatenate([top, bottom, left, right])
+    return collar if collar.share > LEAST and border.mean() > ALONG else None
 
 
 def advice(nodata, share):

@@ -70,8 +70,7 @@ def crs_beside(path):
         return text_of(CRS.from_wkt(text, morph_from_esri_dialect=True) if wkt else CRS.from_string(text))
     except (CRSError, ValueError):
         raise Problem(f"coordinate system in {named}: {shown(text)}, expected WKT or a name such as "
-                      f"EPSG:2154; write it there (echo EPSG:2154 > {shlex.quote(str(named))}) or remove the "
-                      "file", code=3) from None
+                      "EPSG:2154; write the raster's own there or remove the file", code=3) from None
 
 
 def georeference_options(georeference):

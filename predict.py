@@ -25,7 +25,7 @@ from base.settings import all_tiles
 from base.tables import read_facts, write_rows
 from base.zips import is_file
 from imagery.formats import SUFFIXES
-from imagery.ground import check_crs, georeference, same_place
+from imagery.ground import check_crs, georeference, off_its_image
 from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import find_rasters, find_raw, passed_over
 from mapping.engines import choose_engine
@@ -152,10 +152,10 @@ def check_raster(path, extra_path, facts, scale, key):
             raise Problem(f"raster {path}: {wrong}", code=3)
         if not extra_path:
             return
-        wrong = check_bands(extra, [1], scale[-1:], "the network's extra band", key)
-        if not wrong and not same_place(extra, georeference(raster, path, None)["transform"]):
-            wrong = f"its georeference lies elsewhere than that of {path}, expected the same ground"
-        if extra.shape != raster.shape:
+        header = {"shape": raster.shape, "georeference": georeference(raster, path, None)}
+        wrong = (check_bands(extra, [1], scale[-1:], "the network's extra band", key)
+                 or off_its_image(extra, header, "bilinear"))
+        if not wrong and extra.shape != raster.shape:
             wrong = (f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} "
                      f"as {path}")
         if wrong:

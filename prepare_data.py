@@ -29,6 +29,7 @@ from base.problem import Problem
 from base.settings import all_tiles
 from imagery.arrays import IGNORE, strips
 from imagery.collars import Collar, advice, likely_collar
+from imagery.formats import command_to
 from imagery.ground import check_crs
 from imagery.label_rasters import LabelReader
 from imagery.labels import OUTCOMES, build_decoder
@@ -143,11 +144,16 @@ def check_unknown(tile, files, row, max_unknown):
     for kind, pixels in row["pixels"].items():
         share = pixels["unknown"] / (row["shape"][0] * row["shape"][1])
         if share > max_unknown:
-            often = ", ".join(f"{colour} ({n})" for colour, n in list(pixels["unknown_colours"].items())[:3])
+            most = list(pixels["unknown_colours"].items())[:3]
+            often = ", ".join(f"{colour} ({n})" for colour, n in most)
+            number, hint = most[0][0], ("see data.classes, data.label_values, data.ignore_colours, "
+                                        "data.tolerance and data.max_unknown")
+            if number[0] != "#" and not 0 <= float(number) <= 0xFFFF:  # which no setting can name
+                command = command_to(f"gdal_translate -a_nodata {number}", files[kind])
+                hint = f"if {number} is no label, say so in the file, and put that in its place: {command}"
             yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known "
-                   f"colour or value (most often {often}), expected at most {100 * max_unknown:g} %; see "
-                   "data.classes, data.label_values, data.ignore_colours, data.tolerance and "
-                   "data.max_unknown")
+                   f"colour or value (most often {often}), expected at most {100 * max_unknown:g} %; {hint}")
+
 
 
 def summary(tile, row, scale):

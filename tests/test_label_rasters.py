@@ -274,6 +274,20 @@ def test_one_hot_of_two_classes(tmp_path, labels):
     np.testing.assert_array_equal(decoded, labels % 2)
 
 
+def test_of_a_number_that_no_setting_can_name_the_advice_is_its_nodata_tag(project, settings):
+    settings["data"].update(VALUES, eroded_label=None)
+    form = lambda labels, kept: np.where(kept > 0, labels.astype(np.int16), -1)  # noqa: E731
+    write_all(project, form)
+    lines = refused(settings, project)
+    assert (
+        len(lines) == len(SIZES) and "(most often -1 (" in lines[0] and "data.ignore_colours" not in lines[0]
+    )
+    *_, old, new = shlex.split(lines[0].split("put that in its place: ")[1])
+    assert lines[0].split("place: ")[1].startswith("gdal_translate -a_nodata -1 ") and old != new
+    write_all(project, form, nodata=-1)
+    assert prepared_row(project, settings)["pixels"]["labels"]["unknown"] == 0
+
+
 def test_labels_of_four_classes_are_all_paint_or_all_one_hot(project, settings):
     settings["data"].update(classes={**THREE, "car": "#ffff00"}, eroded_label=None)
     settings["evaluate"]["leave_out"] = []

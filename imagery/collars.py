@@ -154,7 +154,7 @@ def likely_collar(raster, bands):
 
 def advice(nodata, share):
     """What to say of a likely collar."""
-    value = f'"{nodata}"' if isinstance(nodata, str) else f"{nodata:g}"
+    value = f'"{nodata}"' if isinstance(nodata, str) else f"{nodata:.17g}"
     return (f"{100 * share:.0f} % of it is {nodata} at its border and counts as data, expected pixels of a "
             f"scene; set data.nodata: {value} if that is no data")
 

@@ -173,6 +173,19 @@ def likely(path, image, **profile):
     return likely_of(path, image, [1, 2, 3] if image.ndim == 3 else [1], **profile)
 
 
+@pytest.mark.parametrize("value", [np.finfo(np.float32).min, 1e20, 0.1, -9999, 16_777_213])
+def test_the_value_that_the_advice_names_is_the_collars(tmp_path, value):
+    image = scene()[..., 0].astype(np.float32)
+    image[:, :20] = value
+    write_raster(tmp_path / "a.tif", image)
+    with open_raster(tmp_path / "a.tif") as raster:
+        collar = likely_collar(raster, [1])
+        told = collars.advice(collar.nodata, collar.share)
+        named = float(told.split("data.nodata: ")[1].split(" ")[0])
+        np.testing.assert_array_equal(Collar(raster, [1], named).rows(0, 120), collar.rows(0, 120))
+    assert collar.share == 20 / 170
+
+
 def test_a_likely_collar_is_told_with_value_and_share(tmp_path):
     path, outside = tmp_path / "a.tif", footprint((120, 170))
     image = scene()

@@ -2,6 +2,7 @@
 a value is that.
 """
 import re
+import sys
 from pathlib import Path
 
 # -- kinds of values --------------------------------------------------------------------------------------
@@ -74,7 +75,8 @@ COLOUR = 'a colour as "#rrggbb"', is_colour
 SWITCH = "true or false", lambda v: isinstance(v, bool)
 VALUE = whole(0, 65_535)
 COLOUR_OR_VALUE = 'a colour as "#rrggbb" or a value from 0 to 65535', lambda v: is_colour(v) or VALUE[1](v)
-COLOUR_OR_NUMBER = 'a colour as "#rrggbb" or a number', lambda v: is_colour(v) or is_number(v)
+COLOUR_OR_NUMBER = ('a colour as "#rrggbb" or a finite number (NaN is no data anyway)',
+                    lambda v: is_colour(v) or is_number(v) and abs(v) <= sys.float_info.max)
 LIMITS = "[low, high], two rising numbers", two(number(-1e9, 1e9))
 LIMITS_OF_BANDS = list_of(optional(LIMITS), low=1, unique=False)
 SCALE = ("null, [low, high] in rising order, or a list of these, one for each band",

@@ -62,6 +62,8 @@ def test_the_official_split_is_whole():
         ("mixed_precision: false", "mixed_precision: float8", "key train.mixed_precision"),
         ("ema: 0", "ema: 1", "key train.ema: 1"),
         ("stem: 2", "stem: 2.0", "key model.stem: 2.0, expected one of 1, 2, 4"),
+        ("  nodata: null", "  nodata: .nan", "key data.nodata: NaN, expected null or a colour as"),
+        ("  nodata: null", f"  nodata: {10**400}", "key data.nodata: 1000"),
         ("clip_norm: 0", f"clip_norm: {10**400}", "key train.clip_norm"),
         ("epochs: 15", "epochs: 100000", "key train.epochs: 100000, expected a whole number from 1 to 99999"),
         ("end: 10", "end: 5.0e-4", "key lr_find.start: 0.0001, expected at most a tenth of lr_find.end"),

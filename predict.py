@@ -29,7 +29,7 @@ from imagery.ground import check_crs, georeference, off_its_image
 from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import find_rasters, find_raw, passed_over
 from mapping.engines import choose_engine
-from mapping.maps import check_length_of_name, name_map, recorded, ways
+from mapping.maps import check_length_of_name, name_map, place_of, recorded, ways
 from mapping.one_raster import Job, attempt
 from mapping.sources import asked_scale, scale_key
 from mapping.translate import ensure_engine
@@ -87,7 +87,7 @@ def name_rasters(rasters, settings, run, problems):
     for name, path in rasters:
         with noting(problems):
             named.append((name or name_map(path, settings, owned), path))
-            owned[named[-1][0]] = os.path.realpath(path)
+            owned[named[-1][0]] = place_of(path)
     return named
 
 

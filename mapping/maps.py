@@ -77,12 +77,19 @@ def recorded(run):
     return {row.get("map"): row for row in read_table(path)} if path.exists() else {}
 
 
+def place_of(path):
+    """The path of a raster as predict.csv holds it: one through all links to its folders; a link to a raster
+    is a raster of its own, whichever it leads to today."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
 def name_map(path, settings, owned):
     """The name of the map of a raster that is no tile by name: the file's or, where that is a tile's or that
     of another raster which is still there, the same after the name of its folder, and so on up. `owned`:
     {map: path of its raster}. Problem (exit 3) where there is none."""
     check_name(path)
-    path, own, tiles = Path(os.path.abspath(path)), os.path.realpath(path), all_tiles(settings["split"])
+    path, own, tiles = Path(os.path.abspath(path)), place_of(path), all_tiles(settings["split"])
     folders = [folder.name.lstrip(".") for folder in path.parents if folder.name]
     names = [".".join([*reversed(folders[:count]), path.stem]) for count in range(len(folders) + 1)]
     names = [name for name in names if Path(name).suffix not in BESIDE

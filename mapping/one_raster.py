@@ -21,7 +21,7 @@ from imagery.raw_tiles import MASK
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside, write_map
-from mapping.maps import PREDICTED, beside, is_made, map_of, options_of, recorded
+from mapping.maps import PREDICTED, beside, is_made, map_of, options_of, place_of, recorded
 from mapping.sources import open_source, possible, warn_of_scale
 
 code_version = functools.cache(code_of)
@@ -67,7 +67,7 @@ def predict_raster(job, threads, show):
         else:
             seconds = make_map(job, facts, source, wanted, threads, show)
         height, width = source.shape
-    return {"map": job.name, "raster": os.path.realpath(job.path), "height": height, "width": width,
+    return {"map": job.name, "raster": place_of(job.path), "height": height, "width": width,
             "views": len(options["views"]), "window": options["window"], "overlap": options["overlap"],
             "engine": tags["ENGINE"], "seconds": seconds, "sha256": sha256(job.map)}
 

@@ -122,6 +122,16 @@ def test_a_raster_that_was_moved_keeps_its_name_and_map(run, settings, tmp_path,
     assert float(rows[0]["seconds"]) >= 0 and rows[0]["views"] == "2"
 
 
+def test_a_link_keeps_its_map_whichever_raster_it_leads_to(run, settings, tmp_path):
+    (tmp_path / "there").symlink_to(".")
+    for number in range(3):
+        ortho(tmp_path / f"{number}.tif", (20, 30 + number))
+        (tmp_path / "latest.tif").unlink(missing_ok=True)
+        (tmp_path / "latest.tif").symlink_to(f"{number}.tif")
+        predict.main(settings, run, ("latest.tif", "there/latest.tif")[number % 2])
+        assert shapes(run) == {"latest": (20, 30 + number)}
+
+
 def test_a_table_of_an_earlier_version_is_read(run, settings, tmp_path):
     ortho(tmp_path / "a.tif", (20, 30))
     predict.main(settings, run, "a.tif")

@@ -132,11 +132,10 @@ def onto(bits, raster, grid):
 def reach(step, averaged, count, size):
     """(first, after the last), int64 [count] each, of a raster's `size` pixels of which each of a grid's
     `count` is made, `step` of them wide: those that it covers (`averaged`), or those around its centre."""
-    radius = max(1, (step + 1) / 2) if averaged else 2 * max(1, step)
-    radius -= 1e-6
-    centres = step * (np.arange(count) + 0.5) - 0.5
-    first = (np.floor(centres - radius).astype(np.int64) + 1).clip(0, size - 1)
-    return first, np.ceil(centres + radius).astype(np.int64).clip(first + 1, size)
+    centres = step * (np.arange(count) + 0.5)
+    half = (step / 2 if averaged else 2 * max(1, step) - 0.5) - 1e-6  # of what a pixel of the grid is made of
+    first = np.floor(centres - half).astype(np.int64).clip(0, size - 1)
+    return first, np.ceil(centres + half).astype(np.int64).clip(first + 1, size)
 
 
 def likely_collar(raster, bands):

@@ -52,16 +52,14 @@ class Audit:
     """What the manifest says of a tile's pixels, gathered from its strips of rows."""
 
     def __init__(self, shape, kinds):
-        self.digest, self.outside = hashlib.sha256(str(shape).encode()), np.zeros(shape[2], np.int64)
-        self.levels = []
+        self.digest, self.outside, self.levels = hashlib.sha256(str(shape).encode()), [], []
         self.nodata, self.collar, self.cells, self.blocks = 0, None, [], []
         self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
         self.unknown = {kind: Counter() for kind in kinds}
         self.readers = {}
 
-    def add_image(self, image, outside, valid):
+    def add_image(self, image, valid):
         self.digest.update(image)
-        self.outside += outside
         self.nodata += valid.size - np.count_nonzero(valid)
         self.blocks.append(digest_blocks(image, valid))
 
@@ -79,7 +77,7 @@ class Audit:
         for kind, reader in self.readers.items():
             pixels[kind] |= {"layout": str(reader.layout), "hidden": dict(+reader.hidden)}
         return {"nodata": int(self.nodata), "likely_collar": self.collar,
-                "outside_scale": self.outside.tolist(), "levels": self.levels, "pixels": pixels,
+                "outside_scale": self.outside, "levels": self.levels, "pixels": pixels,
                 "pixels_sha256": self.digest.hexdigest(),
                 "blocks": np.unique(np.concatenate(self.blocks)).tobytes().hex(),
                 "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
@@ -103,9 +101,8 @@ def read_tile(source, data, decoder, audit):
             audit.collar = [likely.nodata, likely.share]
         audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
         for start, stop in strips(*layers.shape):  # of whole cells
-            valid = layers.valid(start, stop)
-            image, outside = layers.read(start, stop, valid)
-            audit.add_image(image, outside, valid)
+            image, valid = layers.read(start, stop)
+            audit.add_image(image, valid)
             labels = {}
             for kind, reader in audit.readers.items():
                 labels[kind], *counts = reader.read(start, stop)
@@ -113,7 +110,7 @@ def read_tile(source, data, decoder, audit):
                 audit.add_labels(kind, *counts)
             audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
             yield {"pixels": pack(image, labels.pop("labels")), **labels}
-        audit.levels = list(map(levels_of, layers.histograms))
+        audit.outside, audit.levels = layers.outside.tolist(), list(map(levels_of, layers.histograms))
 
 
 def write_tile(tile, source, data, decoder, passed):

@@ -130,16 +130,13 @@ def check_bands(raster, bands, scale, named, key="data.scale"):
     return None
 
 
-def to_bytes(pixels, limits, valid):
-    """(uint8 array, valid pixels outside the limits) of one band: limits (low, high) become 0 and 255, what
-    lies outside becomes the nearer of them; with limits None the band must be uint8 and stays."""
-    if limits is None:
-        return pixels, 0
+def to_bytes(plane, limits):
+    """One band (any numbers [H, W]) as uint8: limits (low, high) become 0 and 255, what lies outside becomes
+    the nearer of them."""
     low, high = limits
-    outside = int(np.count_nonzero(((pixels < low) | (pixels > high)) & valid))
-    exact = np.float32 if pixels.dtype.itemsize < 4 or pixels.dtype == np.float32 else np.float64
-    scaled = (np.nan_to_num(pixels.astype(exact)).clip(low, high) - exact(low)) * exact(255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8), outside
+    exact = np.float32 if plane.dtype.itemsize < 4 or plane.dtype == np.float32 else np.float64
+    scaled = (np.nan_to_num(plane.astype(exact)).clip(low, high) - exact(low)) * exact(255 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def validity(raster):
@@ -151,13 +148,19 @@ def validity(raster):
 
 class Layers:
     """The bands that the network sees, from the open image and the open extra raster beside it (or None).
-    `collar`: the image's pixels without data that its file does not tell, as imagery.collars has them."""
+    `collar`: the image's pixels without data that its file does not tell, as imagery.collars has them.
+
+    counted     how many pixels with data were read so far
+    outside     of these, those outside of its scale in each band (int64 [B])
+    histograms  of these, each byte of the bands that have a scale (int64 [B, 256])
+    """
 
     def __init__(self, image, extra, bands, scale, collar=None):
         self.scale, self.shape, self.collar = scale, (image.height, image.width), collar
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
         self.dtypes = [raster.dtypes[band - 1] for raster, bands in self.sources for band in bands]
-        self.histograms = np.zeros((len(self.dtypes), 256), np.int64)  # of the valid bytes of scaled bands
+        self.counted, self.outside = 0, np.zeros(len(self.dtypes), np.int64)
+        self.histograms = np.zeros((len(self.dtypes), 256), np.int64)
 
     def planes(self, start, stop):
         """The values of rows start..stop, an array [rows, W] of each band."""
@@ -167,15 +170,17 @@ class Layers:
                 planes += list(raster.read(bands, window=((start, stop), (0, raster.width))))
         return planes
 
-    def read(self, start, stop, valid):
-        """Pixels of rows start..stop, uint8 [rows, W, B], and how many of the `valid` ones lie outside
-        data.scale in each band, int [B]. Counts the bytes of scaled bands in `histograms`."""
-        planes = zip(self.planes(start, stop), self.scale)
-        planes, outside = zip(*(to_bytes(plane, limits, valid) for plane, limits in planes))
-        for plane, limits, histogram in zip(planes, self.scale, self.histograms):
+    def read(self, start, stop):
+        """Pixels of rows start..stop, uint8 [rows, W, B], and which of them have data, bool [rows, W]."""
+        valid, planes = self.valid(start, stop), self.planes(start, stop)
+        self.counted += np.count_nonzero(valid)
+        for band, limits in enumerate(self.scale):
             if limits is not None:
-                histogram += np.bincount(plane[valid], minlength=256)
-        return np.stack(planes, -1), np.array(outside)
+                beyond = (planes[band] < limits[0]) | (planes[band] > limits[1])
+                self.outside[band] += np.count_nonzero(beyond & valid)
+                planes[band] = to_bytes(planes[band], limits)
+                self.histograms[band] += np.bincount(planes[band][valid], minlength=256)
+        return np.stack(planes, -1), valid
 
     def valid(self, start, stop):
         """True where image and extra raster have data, in rows start..stop (bool [rows, W]): where no mask or

@@ -1,5 +1,6 @@
 """A raster to predict, opened as the network sees it: its bands, its place, its pixel size, its scale."""
 import contextlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,24 +14,20 @@ from imagery.raw_tiles import is_image_of
 from imagery.scales import is_squeezed, joined, levels_of, settled
 
 
-class Source:
-    """A raster to predict, and the extra raster where there is one, open and of the network's pixel size:
-    `paths` and `rasters` of both; `layers`, the bands that the network sees; `shape`, (height, width);
-    `georeference`, that of imagery.ground."""
+class Source(NamedTuple):
+    """A raster to predict, and the extra raster where there is one, open and of the network's pixel size."""
+    paths: list
+    rasters: list
+    georeference: dict  # that of imagery.ground
+    layers: Layers  # the bands that the network sees
 
-    def __init__(self, paths, rasters, ground, facts, collar):
-        self.paths, self.rasters, self.georeference = paths, rasters, ground
-        self.layers = Layers(rasters[0], (rasters + [None])[1], facts["bands"], facts["scale"], collar)
-        self.shape = self.layers.shape
-        self.pixels, self.outside = 0, np.zeros(len(facts["scale"]), np.int64)  # read; beyond the scale
+    @property
+    def shape(self):
+        return self.layers.shape
 
     def read(self, start, stop):
         """Rows of pixels: uint8 [rows, W, B]."""
-        valid = self.layers.valid(start, stop)
-        pixels, outside = self.layers.read(start, stop, valid)
-        self.pixels += np.count_nonzero(valid)
-        self.outside += outside
-        return pixels
+        return self.layers.read(start, stop)[0]
 
 
 @contextlib.contextmanager
@@ -52,7 +49,8 @@ def open_source(job, facts, show):
                 show(f"warning: {job.path}: its {key} count its own pixels, so its map has none", last=True)
             ground["transform"] = list(rasters[0].transform)[:6]
         collar = None if nodata is None else Collar(image, facts["bands"], nodata, rasters[0])
-        source = Source(paths, rasters, ground, facts, collar)
+        layers = Layers(rasters[0], rasters[1] if job.extra else None, facts["bands"], facts["scale"], collar)
+        source = Source(paths, rasters, ground, layers)
         settle_scale(job, source, facts, show)
         yield source
 
@@ -137,12 +135,12 @@ def asked_scale(name, settings, facts):
 
 def warn_of_scale(job, source, facts, show):
     """Warns where the scale clips a band of a raster that was read, or squeezes the image's."""
-    scale, key = source.layers.scale, scale_key(job.name, job.settings)
+    layers, key = source.layers, scale_key(job.name, job.settings)
     own = job.settings["predict"]["scale"] is not None and key
-    named = f"{'predict.scale' if own else 'the scale that the network was trained with'} ({scale})"
-    levels = list(map(levels_of, source.layers.histograms[:len(facts["bands"])]))
-    if source.outside.max() > 0.2 * source.pixels:
-        wrong = f"{100 * source.outside.max() / source.pixels:.0f} % of a band outside {named}"
+    named = f"{'predict.scale' if own else 'the scale that the network was trained with'} ({layers.scale})"
+    levels = list(map(levels_of, layers.histograms[:len(facts["bands"])]))
+    if layers.outside.max() > 0.2 * layers.counted:
+        wrong = f"{100 * layers.outside.max() / layers.counted:.0f} % of a band outside {named}"
     elif is_squeezed(levels):
         low, high = joined(levels)
         wrong = f"its values fill only {low}..{high} of 0..255 by {named}"

@@ -143,7 +143,7 @@ def test_peoples_own_files_are_refused_for_the_true_reason(tmp_path, name):
     path = tmp_path / name
     make(path)
     with pytest.raises(Problem) as caught, open_raster(path) as raster:
-        Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 40, True)
+        Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 40)
     (line,) = caught.value.lines
     assert caught.value.code == 3 and line.startswith(f"raster {path}: ")
     assert reason in line and advice in line

@@ -28,7 +28,7 @@ def test_a_truncated_geotiff_is_refused(tmp_path):
     write_raster(path, np.full((200, 300, 3), 7, np.uint8))
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(Problem), open_raster(path) as raster:
-        Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 200, True)
+        Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 200)
 
 
 def test_network_addresses_and_archives_are_not_opened(tmp_path):

@@ -97,8 +97,8 @@ def to_set(key):
     if key is None:
         return "a tile of the split is read as the network was trained, so take it from where the others are"
     auto = "auto or " if key == "predict.scale" else ""
-    return (f"set {key} to {auto}[low, high], the values that become 0 and 255, or to a list of an entry for "
-            "each band")
+    return (f"set {key} to {auto}[low, high], the values that become 0 and 255, or, where bands differ, to a "
+            "list of one entry for each band, such as [null, null, null, [low, high]]")
 
 
 def check_bands(raster, bands, scale, named, key="data.scale"):

@@ -18,6 +18,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the project's own modules
 
 
+def settings_of(recipe):
+    """The settings of params.yaml or demo.yaml, or of a file in settings/, by its name without suffix."""
+    from base.settings import read_settings
+    path = ROOT / f"{recipe}.yaml"
+    return read_settings(path if path.exists() else ROOT / f"settings/{recipe}.yaml")
+
+
 def machine():
     """What the figures were measured on."""
     def first_value(path, word):

@@ -45,10 +45,10 @@ def write_run(folder, recipe):
     import keras
 
     from base.files import sha256
-    from base.settings import coarsest, read_settings
+    from base.settings import coarsest
     from base.tables import write_record
     from model import build_network
-    settings = read_settings(bench.ROOT / f"{recipe}.yaml")
+    settings = bench.settings_of(recipe)
     keras.utils.set_random_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
     build_network(3, len(settings["data"]["classes"]), **settings["model"]).save(folder / "model.keras")
@@ -63,9 +63,8 @@ def made_up(folder):
     """The settings of the demo, its tiles drawn and prepared in a folder: what the benchmark's tile is made
     of, and what 8 bit calibrates on."""
     import prepare_data
-    from base.settings import read_settings
     from imagery import sample_tiles
-    demo = read_settings(bench.ROOT / "demo.yaml")
+    demo = bench.settings_of("demo")
     demo["data"].update(raw=str(folder / "raw"), prepared=str(folder / "prepared"))
     if not (folder / "prepared/manifest.json").exists():
         sample_tiles.main(folder / "raw", seed=1)
@@ -136,8 +135,7 @@ def notebook(folder, tile, views):
 
 def settings_for(recipe, engine, views):
     """Settings with the windows of this benchmark; params.yaml, which measures memory, keeps its own."""
-    from base.settings import read_settings
-    settings = read_settings(bench.ROOT / f"{recipe}.yaml")
+    settings = bench.settings_of(recipe)
     if recipe != "params":
         settings["predict"].update(zip(("window", "overlap", "batch_size"), WINDOWS[engine]))
     settings["predict"].update(views=list(views), also=[],

@@ -96,9 +96,8 @@ def peak(precision):
 def measure(recipe, backend, precision, batch):
     os.environ["KERAS_BACKEND"] = backend
     __import__(backend)  # passed over where it is missing
-    from base.settings import read_settings
     from model import count_operations
-    settings = read_settings(bench.ROOT / f"{recipe}.yaml")
+    settings = bench.settings_of(recipe)
     settings["input"].update(patch_size=PATCH, batch_size=batch)
     settings["train"].update(mixed_precision=POLICIES[precision], class_weights=0)  # no prepared tiles here
     _, operations = count_operations(PATCH, bands=3, classes=len(settings["data"]["classes"]),

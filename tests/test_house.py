@@ -152,3 +152,18 @@ def test_a_file_of_tests_is_named_after_a_module():
 def test_docstrings_stand_at_the_top_of_every_file():
     for path in FILES:
         assert ast.get_docstring(TREES[path]), path
+
+
+@pytest.mark.parametrize("recipe, width", [("params", 32), ("demo", 16), ("notebook", 32)])
+def test_benchmarks_find_the_settings_by_their_name(recipe, width, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import bench
+
+    assert bench.settings_of(recipe)["model"]["width"] == width
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_take_settings_by_name_alone(script):
+    """A file of settings may move; a path that is put together by hand then fails after half an hour."""
+    if script.stem != "bench":
+        assert '}.yaml"' not in script.read_text()

@@ -78,10 +78,12 @@ def recorded(run):
 
 
 def place_of(path):
-    """The path of a raster as predict.csv holds it: one through all links to its folders; a link to a raster
-    is a raster of its own, whichever it leads to today."""
+    """The path of a raster as predict.csv holds it: below this folder seen from here, so that a project may
+    move, else whole; through all links to its folders. A link to a raster is a raster of its own."""
     folder, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(folder), name)
+    whole = os.path.join(os.path.realpath(folder), name)
+    near = os.path.relpath(whole)
+    return whole if near.startswith(os.pardir) else near
 
 
 def name_map(path, settings, owned):

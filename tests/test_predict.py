@@ -104,7 +104,7 @@ def test_rasters_of_one_name_have_maps_of_their_own_whichever_comes_first(run, s
     assert "b/a.tif: its map is called b.a, as another's is called a" in said
     with open(run / "predict.csv", newline="") as file:
         rows = {row["map"]: row["raster"] for row in csv.DictReader(file)}
-    assert rows["c.b.a"] == str(tmp_path / "c/b/a.tif") and len(rows) == 5
+    assert rows["c.b.a"] == "c/b/a.tif" and len(rows) == 5
 
 
 def test_a_raster_that_was_moved_keeps_its_name_and_map(run, settings, tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_a_raster_that_was_moved_keeps_its_name_and_map(run, settings, tmp_path,
     assert shapes(run) == {"a": (20, 30), "three.a": (20, 40)}
     with open(run / "predict.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["raster"] for row in rows] == [str(tmp_path / "two/a.tif"), str(tmp_path / "three/a.tif")]
+    assert [row["raster"] for row in rows] == ["two/a.tif", "three/a.tif"]
     assert float(rows[0]["seconds"]) >= 0 and rows[0]["views"] == "2"
 
 

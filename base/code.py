@@ -46,5 +46,14 @@ def code_of(script):
     while new:
         found |= new
         new = {path for script in new for path in imported(script)} - found
-    text = "".join(f"{path.relative_to(ROOT)} {code_sha256(path)}\n" for path in sorted(found))
+    about = [(path, path.stat()) for path in sorted(found)]
+    digests = [(path, _digest(path, stat.st_size, stat.st_mtime_ns)) for path, stat in about]
+    text = "".join(f"{path.relative_to(ROOT)} {digest}\n" for path, digest in digests)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _digest(path, *_):
+    """`code_sha256` of a file that several scripts import, taken once for its size and time: its tokens cost
+    milliseconds."""
+    return code_sha256(path)

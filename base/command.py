@@ -16,12 +16,16 @@ from base.problem import OUT_OF_MEMORY, Problem
 from base.settings import read_settings, run_folder
 
 _shown_at = 0.0
+_asked_to_stop = None  # the name of the signal that did
 
 
 def progress(line, last=False):
     """Shows how far a long step has come: rewrites one line on a terminal, else prints a line every 20 s;
-    `last` always stays."""
+    `last` always stays. Ends the step where a signal asked for that and Python dropped its exception, as it
+    does within a destructor."""
     global _shown_at
+    if _asked_to_stop:
+        raise KeyboardInterrupt(_asked_to_stop)
     now, live = time.monotonic(), sys.stdout.isatty()
     if last or now - _shown_at > (0.1 if live else 20):
         _shown_at = now
@@ -29,12 +33,18 @@ def progress(line, last=False):
 
 
 def visible(line):
-    """A line whose control characters, as names of files may have, are written as escapes."""
+    """A line whose control characters, as names of files may have, are written as escapes; of an address
+    what follows its question mark, as a signature may, is left out."""
+    if re.search("(https?|s3):/", line):  # and GDAL tells the end of an address alone, too
+        line = re.sub(r"\?\S+?(?=[,:;'\"]*(\s|$))", "", line)
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], line)
 
 
-def terminate(*_):
-    raise KeyboardInterrupt("SIGTERM")
+def stop(number, _):
+    """The handler of SIGINT and SIGTERM."""
+    global _asked_to_stop
+    _asked_to_stop = signal.Signals(number).name
+    raise KeyboardInterrupt(_asked_to_stop)
 
 
 def command(main, doc, texts=None, switches=None):
@@ -63,7 +73,7 @@ def command(main, doc, texts=None, switches=None):
 def claim(run, path):
     """Notes in the folder of a run, where it is there, to which settings file it belongs. Problem (exit 2)
     where it belongs to another file of the same name that still exists."""
-    if not run.is_dir() or path.parent == run / ".make":  # make's copy of the settings
+    if not run.is_dir() or path.parent in (run, run / ".make"):  # its own record or make's copy of them
         return
     note, own = run / ".settings_file", os.path.relpath(os.path.realpath(path))
     owner = os.fsdecode(note.read_bytes()) if note.exists() else None
@@ -79,13 +89,15 @@ def cleanly(work):
     """Calls `work`, and turns every expected failure into `error:` lines on stderr and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, stop)
     try:
         work()
     except Problem as problem:
         code, lines = problem.code, problem.lines
-    except KeyboardInterrupt as stop:
-        code = 143 if stop.args else 130
+    except KeyboardInterrupt as interrupt:
+        code = 143 if interrupt.args == ("SIGTERM",) else 130
         lines = ["interrupted; the same command goes on from what is finished"]
     except BrokenPipeError:  # whoever read the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,10 +11,12 @@ import zlib
 from pathlib import Path
 
 from base.problem import Problem
-from base.zips import split_zip
+from base.zips import open_zip, split_zip
 
-TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?(\.aux\.xml)?$", re.DOTALL)  # as `replacing` and GDAL name
-PARTS = "", ".make", "checkpoints", "engine", "figures", "next", "next/checkpoints", "predictions"  # of a run
+# as `replacing`, GDAL and SQLite name them
+TEMPORARY = re.compile(r"^\..+\.tmp[0-9]+(\.\w+)?(\.aux\.xml|-journal)?$", re.DOTALL)
+PARTS = "", ".make", "checkpoints", "engine", "next", "next/checkpoints"  # of a run
+OF_TILES = "figures", "predictions"  # of a run, with the folders of tiles' names
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without flock
 
 
@@ -39,9 +41,9 @@ def replacing(path):
 
 
 @contextlib.contextmanager
-def only_one(folder):
+def only_one(folder, of_tiles=OF_TILES):
     """Holds `folder` for this process; a second process gets exit code 75 at once. A crash releases it, and
-    the next holder clears away the temporary files that it left."""
+    the next holder clears away the temporary files that it left, as `clear_temporaries`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -55,14 +57,17 @@ def only_one(folder):
                 raise
             print(f"warning: {folder}: its file system has no flock ({error.strerror}), so nothing keeps a "
                   "second process out of it; start one at a time", file=sys.stderr, flush=True)
-        clear_temporaries(folder)
+        clear_temporaries(folder, of_tiles)
         yield
 
 
-def clear_temporaries(folder):
-    """Removes the temporary files that killed processes left in a folder that this one holds."""
-    for part in PARTS:
-        for left in (folder / part).glob(".*.tmp*"):
+def clear_temporaries(folder, of_tiles=OF_TILES):
+    """Removes the temporary files that killed processes left in a folder that this one holds, and in all
+    folders below those of its parts that hold tiles."""
+    parts = [*((folder / part).glob(".*.tmp*") for part in PARTS),
+             *((folder / part).rglob(".*.tmp*") for part in of_tiles)]
+    for part in parts:
+        for left in part:
             if TEMPORARY.match(left.name) and left.is_file():
                 left.unlink(missing_ok=True)
 
@@ -74,7 +79,7 @@ def sha256(path):
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     try:
-        with zipfile.ZipFile(archive) as whole, whole.open(member) as file:
+        with open_zip(archive).open(member) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (KeyError, ValueError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Problem(f"zip member {path}: {' '.join(str(error).split())}, expected a whole file without a "

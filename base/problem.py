@@ -44,3 +44,8 @@ def shown(value):
     """A value as an error message quotes it: JSON in ASCII, at most 60 characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def first_of(texts):
+    """The first three of some texts, and how many more there are, as text."""
+    return ", ".join(texts[:3]) + (f", and {len(texts) - 3} more" if len(texts) > 3 else "")

@@ -115,4 +115,6 @@ def read_yaml(path):
         where = f"line {mark.line + 1}: {error.problem}" if mark else " ".join(str(error).split())
         if "line " not in where and loader is not None:
             where = f"line {loader.line + 1}: {where}"
-        raise Problem(f"settings in {path}: {where}, expected YAML; mend that line", code=2) from None
+        sign = re.search("while scanning an alias|an alias, expected|character '[@`%]' that", str(error))
+        hint = "put a value that begins with * or @ in quotes" if sign else "mend that line"
+        raise Problem(f"settings in {path}: {where}, expected YAML; {hint}", code=2) from None

@@ -4,9 +4,12 @@ No step works on a file that is not as a script wrote it: Problem (exit 3) names
 run again.
 """
 import csv
+import functools
 import hashlib
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 
@@ -113,12 +116,19 @@ def not_readable(run, error):
                    "model.keras and model.json as train.py writes them; run it again", code=3)
 
 
+@functools.lru_cache(maxsize=2)  # one raster after the other asks for it
+def _read_facts(run, *_):
+    facts = parse_record(Path(run, "model.json").read_text(encoding="utf-8"))
+    return facts, sha256(Path(run, "model.keras")) == facts["sha256"]
+
+
 def read_facts(run, classes=None):
     """model.json of a finished run, whose model.keras is the file that it names, and whose classes, in their
     order and colours, are `classes` where these are given."""
     try:
-        facts = parse_record((run / "model.json").read_text(encoding="utf-8"))
-        whole = sha256(run / "model.keras") == facts["sha256"]
+        looks = [os.stat(run / name) for name in ("model.json", "model.keras")]
+        seen = ((look.st_ino, look.st_size, look.st_mtime_ns, look.st_ctime_ns) for look in looks)
+        facts, whole = _read_facts(os.path.abspath(run), *seen)
     except FileNotFoundError as missing:
         raise Problem(f"model {missing.filename}: no such file, expected a finished training; run train.py "
                       "first", code=3) from None
@@ -132,4 +142,4 @@ def read_facts(run, classes=None):
         raise Problem(f"model {run / 'model.keras'}: of the classes {', '.join(own)}, expected those of "
                       f"data.classes: {', '.join(classes)}, in this order and these colours; run train.py "
                       "again", code=3)
-    return facts
+    return {**facts}  # the reader's own

@@ -13,127 +13,89 @@ A tile already prepared from the same bytes with the same settings is left alone
 rows: memory does not depend on their height. A 6000 x 6000 tile takes about 2 s.
 """
 import contextlib
-import hashlib
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from base.blocks import note, record_of, uncut
 from base.code import code_of
 from base.command import command, progress
 from base.files import only_one, replacing, sha256
-from base.problem import Problem
-from base.settings import all_tiles
-from imagery.arrays import IGNORE, strips
-from imagery.collars import Collar, advice, likely_collar
+from base.problem import Problem, shown
+from base.settings import all_tiles, is_drawn
+from imagery.audits import Audit, Source, opened, read_tile
+from imagery.blocks import begin_row, describe_blocks, draw, read_block
+from imagery.collars import advice
 from imagery.formats import command_to
+from imagery.grids import in_words
 from imagery.ground import check_crs
-from imagery.label_rasters import LabelReader
-from imagery.labels import OUTCOMES, build_decoder
-from imagery.leaks import check_pixels, check_places, digest_blocks, without_place
-from imagery.rasters import Layers, open_raster, scales
+from imagery.labels import build_decoder
+from imagery.leaks import check_guards, check_pixels, check_places, without_place
 from imagery.raw_tiles import find_files, hash_files, read_header
 from imagery.roles import doubts
-from imagery.scales import check_scale, levels_of
-from imagery.tiles import check_roles, count_cells, manifest_text, pack, pixel_bytes, read_manifest
+from imagery.scales import check_scale
+from imagery.tiles import check_roles, manifest_text, open_prepared, pixel_bytes, read_manifest
 
-
-class Source(NamedTuple):
-    """A raw tile: {kind: path}, its header as of `read_header`, its paths and hashes as of `hash_files`."""
-    files: dict
-    header: dict
-    raw: dict
-
-
-class Audit:
-    """What the manifest says of a tile's pixels, gathered from its strips of rows."""
-
-    def __init__(self, shape, kinds):
-        self.digest, self.outside, self.levels = hashlib.sha256(str(shape).encode()), [], []
-        self.nodata, self.collar, self.cells, self.blocks = 0, None, [], []
-        self.outcomes = {kind: np.zeros(len(OUTCOMES), np.int64) for kind in kinds}
-        self.unknown = {kind: Counter() for kind in kinds}
-        self.readers = {}
-
-    def add_image(self, image, valid):
-        self.digest.update(image)
-        self.nodata += valid.size - np.count_nonzero(valid)
-        self.blocks.append(digest_blocks(image, valid))
-
-    def add_labels(self, kind, outcomes, unknown):
-        self.outcomes[kind] += outcomes
-        self.unknown[kind].update(unknown)
-        if len(self.unknown[kind]) > 2**17:  # a photograph in a label's place: keep its most frequent colours
-            self.unknown[kind] = Counter(dict(self.unknown[kind].most_common(2**12)))
-
-    def row(self, classes):
-        cells = np.concatenate(self.cells)
-        pixels = {kind: dict(zip(OUTCOMES, outcomes.tolist())) for kind, outcomes in self.outcomes.items()}
-        for kind, unknown in self.unknown.items():
-            pixels[kind]["unknown_colours"] = dict(unknown.most_common(5))
-        for kind, reader in self.readers.items():
-            pixels[kind] |= {"layout": str(reader.layout), "hidden": dict(+reader.hidden)}
-        return {"nodata": int(self.nodata), "likely_collar": self.collar,
-                "outside_scale": self.outside, "levels": self.levels, "pixels": pixels,
-                "pixels_sha256": self.digest.hexdigest(),
-                "blocks": np.unique(np.concatenate(self.blocks)).tobytes().hex(),
-                "classes": dict(zip(classes, cells.sum((0, 1)).tolist())), "cells": cells.tolist()}
-
-
-@contextlib.contextmanager
-def opened(source, data):
-    """({kind: open raster}, the Layers of image and extra raster) of a raw tile."""
-    with contextlib.ExitStack() as opened:
-        rasters = {kind: opened.enter_context(open_raster(path)) for kind, path in source.files.items()}
-        image, bands, nodata = rasters["image"], data["bands"], data["nodata"]
-        collar = None if nodata is None else Collar(image, bands, nodata)
-        yield rasters, Layers(image, rasters.get("extra"), bands, scales(data), collar)
-
-
-def read_tile(source, data, decoder, audit):
-    """Yields a tile by strips of rows, {"pixels": uint8 [rows, W, pixel_bytes], and perhaps "eroded": uint8
-    [rows, W]}, and adds them to its audit. Pixels without data in the image become IGNORE in the labels."""
-    with opened(source, data) as (rasters, layers):
-        if not layers.collar and (likely := likely_collar(rasters["image"], data["bands"])):
-            audit.collar = [likely.nodata, likely.share]
-        audit.readers = {kind: LabelReader(rasters[kind], data, decoder) for kind in audit.outcomes}
-        for start, stop in strips(*layers.shape):  # of whole cells
-            image, valid = layers.read(start, stop)
-            audit.add_image(image, valid)
-            labels = {}
-            for kind, reader in audit.readers.items():
-                labels[kind], *counts = reader.read(start, stop)
-                labels[kind][~valid] = IGNORE
-                audit.add_labels(kind, *counts)
-            audit.cells.append(count_cells(labels["labels"], len(data["classes"])))
-            yield {"pixels": pack(image, labels.pop("labels")), **labels}
-        audit.outside, audit.levels = layers.outside.tolist(), list(map(levels_of, layers.histograms))
+OF_BLOCK = "files", "pixels_sha256", "blocks", "classes", "cells"  # of the manifest: a block's own
 
 
 def write_tile(tile, source, data, decoder, passed):
-    """Writes a tile's arrays under temporary names, which become their own when the ExitStack `passed` is
-    left without an error. Returns the tile's row of the manifest."""
-    height, width, bands = source.header["shape"]
-    shapes = {"pixels": (height, width, pixel_bytes(bands))}
-    if "eroded" in source.files:
-        shapes["eroded"] = (height, width)
-    names = {kind: f"{tile}.{kind}.npy" for kind in shapes}
-    folder = Path(data["prepared"])
-    temporaries = {kind: passed.enter_context(replacing(folder / name)) for kind, name in names.items()}
+    """Writes a tile's arrays, as `write_arrays` does. Returns the tile's row of the manifest."""
     audit = Audit(source.header["shape"], [kind for kind in ("labels", "eroded") if kind in source.files])
+    kinds = [kind for kind in ("pixels", "eroded") if kind == "pixels" or kind in source.files]
+    shapes = {kind: shape_of(kind, source.header["shape"]) for kind in kinds}
+    strips = read_tile(source, data, decoder, audit)
+    files = write_arrays(data["prepared"], tile, shapes, strips, passed)
+    return {**source.header, "raw": source.raw, "files": files, **audit.row(data["classes"])}
+
+
+def write_blocks(blocks, rows, data, passed):
+    """Writes the arrays of some blocks, as `write_arrays` does. Returns {block: its row of the manifest};
+    `rows`: as of `begin_row`."""
+    tiles, written = {}, {}
+    for block in blocks:
+        raster = rows[block]["cut"]["raster"]
+        if raster not in tiles:
+            tiles[raster] = open_prepared(data, raster, checked=False)
+        written[block] = write_block(block, rows[block], tiles[raster], data, passed)
+        progress(f"{raster:>12}  {len(written)} of {len(blocks)} blocks written")
+    return written
+
+
+def write_block(block, row, tile, data, passed):
+    """The same of a block of a prepared Tile."""
+    window = row["cut"]["window"]
+    audit = Audit([*window, tile.bands], [])  # the window: blocks of one colour are not the same
+    shapes = {kind: shape_of(kind, row["shape"]) for kind in row["files"]}
+    strips = read_block(tile, window, audit, len(data["classes"]))
+    files = write_arrays(data["prepared"], block, shapes, strips, passed)
+    own = {"files": files, **audit.row(data["classes"])}
+    return {**row, **{key: own[key] for key in OF_BLOCK}}
+
+
+def shape_of(kind, shape):
+    """The shape of a tile's array, "pixels" or "eroded"; `shape`: height, width and bands of the tile."""
+    height, width, bands = shape
+    return (height, width, pixel_bytes(bands)) if kind == "pixels" else (height, width)
+
+
+def write_arrays(folder, tile, shapes, strips, passed):
+    """Writes a tile's arrays (uint8) of these shapes from strips of rows, {kind: rows} each, under temporary
+    names, which become their own when the ExitStack `passed` is left without an error. Returns {kind:
+    {"name", "sha256"}}."""
+    names = {kind: f"{tile}.{kind}.npy" for kind in shapes}
+    temporaries = {kind: passed.enter_context(replacing(Path(folder) / name)) for kind, name in names.items()}
     with contextlib.ExitStack() as opened:
         arrays = {kind: opened.enter_context(open(path, "wb")) for kind, path in temporaries.items()}
         for kind, shape in shapes.items():
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(arrays[kind], header)
-        for rows in read_tile(source, data, decoder, audit):
+        for rows in strips:
             for kind, pixels in rows.items():
                 arrays[kind].write(np.ascontiguousarray(pixels))
-    files = {kind: {"name": name, "sha256": sha256(temporaries[kind])} for kind, name in names.items()}
-    return {**source.header, "raw": source.raw, "files": files, **audit.row(data["classes"])}
+    return {kind: {"name": name, "sha256": sha256(temporaries[kind])} for kind, name in names.items()}
 
 
 def check_unknown(tile, files, row, max_unknown):
@@ -142,10 +104,12 @@ def check_unknown(tile, files, row, max_unknown):
         share = pixels["unknown"] / (row["shape"][0] * row["shape"][1])
         if share > max_unknown:
             most = list(pixels["unknown_colours"].items())[:3]
-            often = ", ".join(f"{colour} ({n})" for colour, n in most)
+            of_polygons = pixels["layout"] == "polygons"
+            often = ", ".join(f"{shown(value) if of_polygons else value} ({n})" for value, n in most)
             number, hint = most[0][0], ("see data.classes, data.label_values, data.ignore_colours, "
                                         "data.tolerance and data.max_unknown")
-            if number[0] != "#" and not 0 <= float(number) <= 0xFFFF:  # which no setting can name
+            can_be_named = of_polygons or number[0] == "#" or 0 <= float(number) <= 0xFFFF
+            if not can_be_named:
                 command = command_to(f"gdal_translate -a_nodata {number}", files[kind])
                 hint = f"if {number} is no label, say so in the file, and put that in its place: {command}"
             yield (f"tile {tile}, {kind} in {files[kind]}: {100 * share:.2f} % of pixels have no known "
@@ -156,14 +120,31 @@ def check_unknown(tile, files, row, max_unknown):
 def summary(tile, row, scale):
     """A line that says what is in a tile."""
     (height, width), labels = row["shape"][:2], row["pixels"]["labels"]
-    unusual = [f"{kind} {pixels['layout']}" for kind, pixels in row["pixels"].items()
+    unusual = [f"{kind} {layout_in_words(pixels)}" for kind, pixels in row["pixels"].items()
                if pixels["layout"] not in ("painted", "values")]
     counts = {"labels repaired": labels["repaired"], "ignored": labels["ignored"],
               "unknown": labels["unknown"], "image without data": row["nodata"]}
     if scale:
         counts["a band outside data.scale"] = max(row["outside_scale"])
+    if row["made_with"]["area"]:
+        counts["outside data.area"] = row["outside_area"]
     shares = [f"{name} {100 * count / (height * width):.2f} %" for name, count in counts.items()]
-    return f"{tile:>12}  {height} x {width} px; {', '.join([*unusual, *shares])}"
+    moved = [f"{kind} {in_words(place)}, {100 * row['off_grid'][kind] / (height * width):.2f} % outside"
+             for kind, place in row["grids"].items()]
+    return f"{tile:>12}  {height} x {width} px; {', '.join([*unusual, *moved, *shares])}"
+
+
+def layout_in_words(pixels):
+    """How labels are drawn, as text; of polygons what is odd among them."""
+    if pixels["layout"] != "polygons":
+        return pixels["layout"]
+    odd = {"that cross themselves": pixels["crossed"],
+           "of unknown values": sum(pixels["unknown_values"].values()),
+           **{f"dropped as {why}": count for why, count in pixels["dropped"].items()}}
+    told = [f"{count} {what}" for what, count in odd.items() if count]
+    if pixels["overlaps"]:
+        told.append(f"{pixels['overlaps']} px in several classes")
+    return f"{pixels['polygons']} polygons" + (f" ({', '.join(told)})" if told else "")
 
 
 def check_layouts(audited, data):
@@ -179,6 +160,15 @@ def check_layouts(audited, data):
                "0 and 1 (gdal_translate -scale 0 255 0 1)")
 
 
+def check_drawn(audited):
+    """A line where no image has one of the polygons that labels are drawn as: all would be background."""
+    labels = {tile: row["pixels"]["labels"] for tile, row in audited.items()}
+    drawn = {tile: pixels["polygons"] for tile, pixels in labels.items() if pixels["layout"] == "polygons"}
+    if drawn and not any(drawn.values()):
+        yield (f"labels of {', '.join(list(drawn)[:3])}: no polygon on any image, expected some; see "
+               "data.label and the coordinate systems (are x and y, or longitude and latitude, swapped?)")
+
+
 def find_sources(split, data):
     """{tile: Source} of every tile. Problem (exit 3) lists all that is wrong in names, headers and places."""
     files, headers, problems, code = {}, {}, [], code_of("prepare_data.py")
@@ -190,12 +180,13 @@ def find_sources(split, data):
             headers[tile] = {**header, "code": code}
     problems += check_places(split, headers, data["allow_overlap"])
     if problems:
-        raise Problem(*problems, code=3)
+        raise Problem(*dict.fromkeys(problems), code=3)  # a file of many tiles is wrong once
     if unplaced := without_place(headers):
         names = ", ".join(unplaced[:3]) + (", ..." if len(unplaced) > 3 else "")
         print(f"{len(unplaced)} tiles have no place on the ground ({names}): only their pixels tell whether "
               "roles share ground", flush=True)
-    return {tile: Source(files[tile], header, hash_files(files[tile])) for tile, header in headers.items()}
+    return {tile: Source(files[tile], header, hash_files(files[tile], data["raw"]))
+            for tile, header in headers.items()}
 
 
 def is_prepared(row, source, data):
@@ -203,8 +194,13 @@ def is_prepared(row, source, data):
     if row is None or any(row.get(key) != value for key, value in source.header.items()):
         return False
     before, now = ({kind: raw["sha256"] for kind, raw in every.items()} for every in (row["raw"], source.raw))
+    return before == now and is_whole(row, data)
+
+
+def is_whole(row, data):
+    """True where the files of a manifest row are those that it names."""
     files = [(Path(data["prepared"]) / file["name"], file["sha256"]) for file in row["files"].values()]
-    return before == now and all(path.is_file() and sha256(path) == digest for path, digest in files)
+    return all(path.is_file() and sha256(path) == digest for path, digest in files)
 
 
 def check_disk(folder, headers):
@@ -235,13 +231,52 @@ def prepare(split, data, sources, rows):
                 print(summary(tile, row, data["scale"]), flush=True)
                 if row["likely_collar"]:
                     print(f"warning: tile {tile}: {advice(*row['likely_collar'])}", flush=True)
-        problems += check_layouts(audited, data)
+        problems += [*check_layouts(audited, data), *check_drawn(audited)]
         problems += (check_scale(data, audited, lambda tile: opened(sources[tile], data))
                      or check_pixels(split, audited, data["allow_overlap"]))  # squeezed, all pixels are alike
         if problems:
             raise Problem(*problems, code=3)
         check_roles(split, {"tiles": audited})
     return audited
+
+
+def cut(settings, audited):
+    """(the section split with the names of blocks, {tile: row}) of tiles that are prepared whole (`audited`).
+    The blocks of split.blocks are drawn and, where they do not stand, written; which they are is noted."""
+    data, asked, allowed = settings["data"], settings["split"], settings["data"]["allow_overlap"]
+    split, cuts = draw(asked, data, uncut(asked)["train"])
+    whole = {tile: audited[tile] for tile in all_tiles(split) if tile not in cuts}
+    rows = {**whole, **{block: begin_row(one, audited[one["raster"]]) for block, one in cuts.items()}}
+    if problems := [*check_places(split, rows, allowed), *check_guards(split, rows)]:
+        raise Problem(*problems, code=3)
+    before = read_manifest(data["prepared"])["tiles"]
+    standing = {block: before[block] for block in cuts if stands(before.get(block), rows[block], data)}
+    new = [block for block in cuts if block not in standing]
+    check_disk(data["prepared"], [rows[block] for block in new])
+    with contextlib.ExitStack() as passed:
+        rows |= {**standing, **write_blocks(new, rows, data, passed)}
+        if problems := list(check_pixels(split, rows, allowed)):
+            raise Problem(*problems, code=3)
+        if new:
+            record_of(settings).unlink(missing_ok=True)  # roles of other pixels
+    if new:
+        write_manifest(data["prepared"], {**before, **rows})
+    if not is_drawn(asked):
+        note(settings, split)
+    for line in describe_blocks(split, audited, rows):
+        print(line, flush=True)
+    return split, rows
+
+
+def stands(before, row, data):
+    """True where a block's row of the manifest begins as `row` does, and its files are whole."""
+    same = before and all(before.get(key) == value for key, value in row.items() if key not in OF_BLOCK)
+    return bool(same) and is_whole(before, data)
+
+
+def write_manifest(folder, rows):
+    with replacing(Path(folder) / "manifest.json") as temporary:
+        temporary.write_text(manifest_text(rows), encoding="utf-8")
 
 
 def main(settings, run):
@@ -251,19 +286,21 @@ def main(settings, run):
     if not Path(data["raw"]).is_dir():
         raise Problem(f"data folder {data['raw']} (data.raw): not found, expected the folder with the "
                       "unzipped tiles; the README says how to get them", code=3)
-    with only_one(folder):
-        before, sources = read_manifest(folder)["tiles"], find_sources(split, data)
+    with only_one(folder, of_tiles=[""]):
+        whole = uncut(split)
+        before, sources = read_manifest(folder)["tiles"], find_sources(whole, data)
         rows = {tile: before[tile] for tile, source in sources.items()
                 if is_prepared(before.get(tile), source, data)}
         check_disk(folder, [source.header for tile, source in sources.items() if tile not in rows])
-        audited = prepare(split, data, sources, rows)
+        audited = prepare(whole, data, sources, rows)
         if len(rows) < len(audited):
-            with replacing(folder / "manifest.json") as temporary:
-                temporary.write_text(manifest_text({**before, **audited}), encoding="utf-8")
+            write_manifest(folder, {**before, **audited})
+        new = len(audited) - len(rows)
+        if split.get("blocks"):
+            split, audited = cut(settings, audited)
     for doubt in doubts(split, audited):
         progress(f"warning: {doubt}", last=True)
-    print(f"{len(rows)} tiles were prepared already, {len(audited) - len(rows)} are new: "
-          f"{folder}{os.sep}manifest.json")
+    print(f"{len(rows)} tiles were prepared already, {new} are new: {folder}{os.sep}manifest.json")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from skimage.measure import label
 
 from imagery.arrays import strips
 from imagery.labels import parse_colour
-from imagery.rasters import reading
+from imagery.rasters import Part, reading
 
 CORNER = 8  # pixels: side of the squares that tell whether a search for a collar is worth its while
 MOST = 2**31  # pixels of a raster that is searched
@@ -20,7 +20,8 @@ class Collar:
     """The pixels of an open raster whose `bands` all have the value `nodata` of data.nodata, of a colour the
     first three of them, and that hang together with the raster's border by their sides, through such pixels
     alone. Found out when first asked for, in one read of the raster and one bit a pixel. Asked for by rows of
-    `grid`, the raster itself or one resampled from it: there a pixel counts that is made of one that does."""
+    `grid`, the raster itself, a Part or one resampled from it: there a pixel counts that is made of one that
+    does."""
 
     def __init__(self, raster, bands, nodata, grid=None):
         self.raster, self.grid, self.nodata = raster, grid or raster, nodata
@@ -29,10 +30,14 @@ class Collar:
         self.bands = bands[:3] if colour else bands
 
     @property
-    def bytes(self):
+    def packed(self):
         """About how many bytes of memory this takes."""
-        packed = sum(raster.height * raster.width // 8 for raster in {self.raster, self.grid})
-        return packed + 14 * max(2**22, 128 * self.raster.width)  # of a strip
+        return sum(raster.height * raster.width // 8 for raster in {self.raster, self.grid})
+
+    @property
+    def strip(self):
+        """About how many bytes more its search takes, of a strip of rows."""
+        return 14 * max(2**22, 128 * self.raster.width)
 
     def rows(self, start, stop):
         """True (bool [rows, W]) where rows start..stop of the grid have no data."""
@@ -46,6 +51,10 @@ class Collar:
     @functools.cached_property
     def bits(self):
         """The rows of the grid, packed: uint8 [H, (W + 7) // 8]."""
+        if isinstance(self.grid, Part):
+            part, bits = self.grid, Collar(self.raster, self.bands, self.nodata).bits
+            rows = np.unpackbits(bits[part.row: part.row + part.height], 1, self.raster.width)
+            return np.packbits(rows[:, part.col: part.col + part.width], 1)
         bits = reaching_the_border(self.candidates(), self.raster.width)
         return bits if self.grid is self.raster else onto(bits, self.raster, self.grid)
 

@@ -2,8 +2,8 @@
 ground."""
 import contextlib
 import math
-import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -19,9 +19,21 @@ from rasterio.warp import transform, transform_bounds
 
 from base.problem import Problem, shown
 from base.zips import is_file
-from imagery.formats import binary, command_to
+from imagery.formats import binary
 
 IN_PIXELS = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, -1, 0]  # transforms that say nothing of the ground
+
+
+class Grid(NamedTuple):
+    """The pixels that all files of a tile share: those of its image."""
+    height: int
+    width: int
+    georeference: dict  # as of `georeference`
+    path: str = ""  # of the image
+
+    @property
+    def shape(self):
+        return self.height, self.width
 
 
 def georeference(raster, path, assume_crs):
@@ -45,6 +57,21 @@ def georeference(raster, path, assume_crs):
         if raster.rpcs:
             ground["rpcs"] = raster.rpcs.to_dict()
     return ground
+
+
+def moved(georeference, row, col):
+    """The georeference of a part of a raster whose first pixel is the raster's at `row` and `col`."""
+    part = dict(georeference)
+    if part["transform"]:
+        a, b, c, d, e, f = part["transform"]
+        part["transform"] = [a, b, c + a * col + b * row, d, e, f + d * col + e * row]
+    if "control_points" in part:
+        points = [[point[0] - row, point[1] - col, *point[2:]] for point in part["control_points"]["points"]]
+        part["control_points"] = {**part["control_points"], "points": points}
+    if "rpcs" in part:
+        rpcs = part["rpcs"]
+        part["rpcs"] = {**rpcs, "line_off": rpcs["line_off"] - row, "samp_off": rpcs["samp_off"] - col}
+    return part
 
 
 def text_of(crs):
@@ -199,51 +226,3 @@ def in_degrees(raster, georeference):
     except (RasterioError, CRSError, CPLE_BaseError):
         return False
     return bool((np.abs(points) <= [[361], [91]]).all())  # a degree for the edges of a world's grid
-
-
-def same_place(raster, transform):
-    """True unless an open raster has a georeference of its own, most of a pixel or more off `transform`."""
-    own = list(raster.transform)[:6]
-    if transform is None or own in IN_PIXELS:
-        return True
-    opposite = [[0, raster.width], [0, raster.height], [1, 1]]  # corners: column, row, 1
-    corners = [np.reshape(numbers, (2, 3)) @ opposite for numbers in (own, transform)]
-    return np.abs(corners[0] - corners[1]).max() < 0.75 * max(map(abs, transform[:2]))
-
-
-def aspects(crs, transform, shape):
-    """Texts that tell a grid: its coordinate system, orientation, size of pixels, upper left corner, size."""
-    a, b, c, d, e, f = transform
-    orientation = f"rows and columns along {a:.6g} {d:.6g} and {b:.6g} {e:.6g}"
-    if b == d == 0 and a > 0:
-        orientation = "south-up" if e > 0 else "north-up"
-    return (crs if crs is None or len(crs) < 40 else crs.split('"')[1], orientation,
-            f"pixels of {math.hypot(a, d):.6g} x {math.hypot(b, e):.6g}",
-            f"an upper left corner at {c:.12g}, {f:.12g}", f"{shape[0]} x {shape[1]} pixels")
-
-
-def off_its_image(raster, header, method):
-    """How an open raster lies otherwise than pixel on pixel on the image of this header, and how to bring it
-    there (`method`: gdalwarp's), as a line; None where it lies there or one of the two has no place."""
-    shape, ground, own = header["shape"][:2], header["georeference"], list(raster.transform)[:6]
-    crs, image, own_crs = ground["crs"], ground["transform"], text_of(raster.crs)
-    if not image or own in IN_PIXELS or (same_place(raster, image) and list(raster.shape) == shape):
-        return None
-    if not own_crs or not crs or same_crs(own_crs, crs):
-        own_crs = crs
-    whole = np.array(bounds(shape, ground, crs))
-    box = np.array(bounds(raster.shape, {"crs": own_crs, "transform": own}, crs))
-    sides = np.minimum(box[2:], whole[2:]) - np.maximum(box[:2], whole[:2])
-    share = np.prod(sides / (whole[2:] - whole[:2])) if (sides > 0).all() else 0
-    pairs = list(zip(aspects(own_crs, own, raster.shape), aspects(crs, image, shape)))
-    got, expected = next((pair for pair in pairs if pair[0] != pair[1]), pairs[-1])
-    if share == 0:
-        return (f"its georeference lies elsewhere than its image's: {got}, expected {expected}; take the "
-                "raster of the same ground or, if only its georeference is wrong, take that out: "
-                f"gdal_edit.py -unsetgt {shlex.quote(raster.name)} (or remove its world file)")
-    command = f"gdalwarp -r {method} -dstalpha" + ("" if own_crs == crs else f" -t_srs {shlex.quote(crs)}")
-    command += " -te " + " ".join(f"{number:.12g}" for number in whole) + f" -ts {shape[1]} {shape[0]}"
-    advice = f"bring it to its image's pixels, and put that in its place: {command_to(command, raster.name)}"
-    if image[1] or image[3] or image[0] < 0 or image[4] > 0:
-        advice = "bring both to one north-up grid by gdalwarp -te -ts"
-    return f"{got}, {100 * share:.1f} % of its image covered, expected {expected} as its image; {advice}"

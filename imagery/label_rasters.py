@@ -1,5 +1,5 @@
-"""Open rasters of labels: painted in the classes' colours, one band of their values, or one-hot, a band for
-each class; read as class indices (uint8; IGNORE where nothing is scored)."""
+"""Open rasters of labels: painted in the classes' colours, also by a palette, one band of their values, or
+one-hot, a band for each class; read as class indices (uint8; IGNORE where nothing is scored)."""
 import shlex
 from collections import Counter
 from typing import NamedTuple
@@ -8,18 +8,22 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 
 from base.problem import Problem
+from base.settings import colours_of_labels
 from imagery.arrays import IGNORE, strips
-from imagery.labels import IGNORED, UNKNOWN
+from imagery.grids import Nearest
+from imagery.labels import IGNORED, UNKNOWN, has_texts
 from imagery.rasters import reading
 
+INDICES = "uint8", "uint16"  # of a palette's colours
 PURE = "#ff0000", "#00ff00", "#0000ff"
 STRAY = 0.001  # share of painted pixels that may have a pure colour of no class
 OTHERS = "an image, or labels of other classes? See data.label and data.classes"
 
 
 class Layout(NamedTuple):
-    """How a raster holds labels: "painted", "values" or "one-hot", in these bands (counted from 1; one-hot:
-    in the order of the classes) and perhaps, beside them, an alpha band."""
+    """How a raster holds labels: "painted", "palette" (painted, the colours in a table), "values" or
+    "one-hot", in these bands (counted from 1; one-hot: in the order of the classes) and perhaps, beside them,
+    an alpha band."""
     kind: str
     bands: list
     alpha: int | None
@@ -31,14 +35,17 @@ class Layout(NamedTuple):
 def layouts(raster, data):
     """The Layouts that an open raster may have by its header: painted and one-hot where only the pixels tell
     (`is_one_hot`); none where it cannot be labels (`check_label` says why)."""
-    classes, painted, bands = len(data["classes"]), data["label_values"] is None, list(raster.indexes)
+    classes, painted, bands = len(data["classes"]), bool(colours_of_labels(data)), list(raster.indexes)
     kinds = raster.colorinterp  # asked once: a damaged header may declare 65,535 bands
     alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
     plain, possible = [band for band in bands if band != alpha], []
     if not all(dtype.startswith(("uint", "int", "float")) for dtype in raster.dtypes):
         return []
+    if len(plain) == 1 and painted:
+        indexed = kinds[plain[0] - 1] == ColorInterp.palette and raster.dtypes[plain[0] - 1] in INDICES
+        return [Layout("palette", plain, alpha)] if indexed else []
     if len(plain) == 1:
-        return [] if painted else [Layout("values", plain, alpha)]
+        return [Layout("values", plain, alpha)]
     if painted and len(plain) == 3 and {*raster.dtypes} == {"uint8"}:
         possible.append(Layout("painted", plain, alpha))
     if len(bands) == classes:  # the last may be called alpha, as GDAL calls the fourth of four
@@ -50,16 +57,17 @@ def layouts(raster, data):
 
 def check_label(raster, data):
     """Why an open raster cannot be labels, as a line; None where it can."""
+    if has_texts(data):
+        return "a raster, expected polygons, as data.label_values hold texts; give the value of each class"
     if layouts(raster, data):
         return None
-    count, painted, dtype = raster.count, data["label_values"] is None, raster.dtypes[0]
-    palette, alpha = (kind in raster.colorinterp for kind in (ColorInterp.palette, ColorInterp.alpha))
+    count, painted, dtype = raster.count, bool(colours_of_labels(data)), raster.dtypes[0]
+    alpha = ColorInterp.alpha in raster.colorinterp
     if "complex" in dtype:
         return f"{dtype} labels, expected whole numbers or colours; see data.label"
-    if palette or (painted and count == 1 + alpha):
-        got = "a palette image" if palette else f"{count} bands"
-        return (f"{got}, expected the classes' colours in red, green and blue; for labels of one band set "
-                "data.label_values to the value of each class")
+    if painted and count == 1 + alpha:
+        return (f"{count} bands without a palette, expected the classes' colours in red, green and blue; for "
+                "labels of one band set data.label_values to the value of each class")
     if painted and count in (3, 4) and dtype != "uint8":
         return f"{dtype} colours, expected uint8; write them in 8 bit, as data.classes names them"
     expected = "three of colours (data.classes)" if painted else "one (data.label_values)"
@@ -85,6 +93,7 @@ def is_one_hot(raster, layout, decoder):
         with reading(raster.name):
             pixels = raster.read(layout.bands, window=window)
             seen = raster.read(layout.alpha, window=window) > 0 if layout.alpha else True
+            seen = seen & raster.inside(window) if isinstance(raster, Nearest) else seen
         pixels *= seen
         on = pixels > 0
         if on.sum(0, dtype=np.uint8).max() > 1 or (on & (pixels > 1) & (pixels < 255)).any():
@@ -99,30 +108,52 @@ def is_one_hot(raster, layout, decoder):
     return bool(stray > STRAY * raster.height * raster.width and (black == IGNORE or not unset))
 
 
+def colour_table(raster, band):
+    """(uint8 [256 or 65536, 3], bool [the same]) of a palette: the colour of each value, and whether that is
+    transparent. A table whose colours are all transparent says nothing by that. A value past its end is
+    black."""
+    entries = np.zeros((np.iinfo(raster.dtypes[band - 1]).max + 1, 4), np.uint8)
+    entries[:, 3] = 255
+    with reading(raster.name):
+        table = raster.colormap(band)
+    entries[list(table)] = list(table.values())
+    clear = entries[:, 3] == 0
+    return entries[:, :3], clear & ~clear[list(table)].all()
+
+
 class LabelReader:
     """Labels of an open raster by strips of rows. What its alpha band or mask hides, what has its nodata
     value in all bands, and what is NaN in any, is unlabelled: outcome IGNORED.
 
-    layout  its Layout
-    hidden  {class: pixels so far that are unlabelled because the nodata value is that of the class}
+    layout   its Layout
+    hidden   {class: pixels so far that are unlabelled because the nodata value is that of the class}
+    outside  how many pixels so far lie outside of a raster on another grid (`Nearest`)
     """
+
+    counts = {}  # what else the manifest says: nothing
 
     def __init__(self, raster, data, decoder):
         self.raster, self.decoder = raster, decoder
         self.layout, *others = layouts(raster, data)
         if others and is_one_hot(raster, others[0], decoder):
             self.layout = others[0]
+        if self.layout.kind == "palette":
+            self.colours, self.clear = colour_table(raster, self.layout.bands[0])
         self.nodata = [raster.nodatavals[band - 1] for band in self.layout.bands]
         flags = raster.mask_flag_enums[0]
         self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-        self.hidden, self.class_of_nodata = Counter(), self.find_class_of_nodata([*data["classes"]])
+        self.outside, self.hidden = 0, Counter()
+        self.class_of_nodata = self.find_class_of_nodata([*data["classes"]])
 
     def find_class_of_nodata(self, classes):
         """The class whose value or colour is the nodata value; None where there is none."""
         codes = range(256 if self.layout.kind == "painted" else 2**16)
         if self.layout.kind == "one-hot" or not all(value in codes for value in self.nodata):
             return None
-        label = self.decoder.decode(np.array([[self.nodata]]).astype(np.uint16))[0].item()
+        pixel = np.array([[self.nodata]]).astype(np.uint16)
+        if self.layout.kind == "palette":
+            pixel = self.colours[np.minimum(pixel[..., 0], len(self.colours) - 1)]
+        label = self.decoder.decode(pixel)[0].item()
         return None if label == IGNORE else classes[label]
 
     def read(self, start, stop):
@@ -134,6 +165,10 @@ class LabelReader:
             unlabelled = self.unlabelled(pixels, window)
         if self.layout.kind == "one-hot":
             return self.decode_one_hot(pixels, unlabelled, start)
+        if self.layout.kind == "palette":
+            clear = self.clear[pixels[0]]
+            unlabelled = clear if unlabelled is None else clear | unlabelled
+            return self.decoder.decode(self.colours[pixels[0]], unlabelled)
         if pixels.dtype in (np.uint8, np.uint16):
             return self.decoder.decode(np.moveaxis(pixels, 0, -1), unlabelled)
         return self.decode_numbers(pixels, unlabelled, start)
@@ -141,7 +176,11 @@ class LabelReader:
     def unlabelled(self, pixels, window):
         """Which pixels [B, rows, W] are unlabelled (bool [rows, W]), counting `hidden`; None where the file
         hides none."""
-        parts = []
+        parts, inside = [], True
+        if isinstance(self.raster, Nearest):
+            inside = self.raster.inside(window)
+            self.outside += int(np.count_nonzero(~inside))
+            parts.append(~inside)
         if self.masked:
             parts.append(self.raster.read_masks(1, window=window) == 0)
         if self.layout.alpha:
@@ -153,7 +192,7 @@ class LabelReader:
                 same = [plane == value for plane, value in zip(pixels, self.nodata)]
             parts.append(np.logical_and.reduce(same))
             if self.class_of_nodata:
-                self.hidden[self.class_of_nodata] += int(np.count_nonzero(parts[-1]))
+                self.hidden[self.class_of_nodata] += int(np.count_nonzero(parts[-1] & inside))
         return np.logical_or.reduce(parts) if parts else None
 
     def decode_numbers(self, pixels, unlabelled, start):

@@ -1,6 +1,8 @@
 """Painted or numbered labels to class indices (uint8; IGNORE where nothing is scored) and back."""
 import numpy as np
 
+from base.keys import is_colour
+from base.settings import as_list, colours_of_labels
 from imagery.arrays import IGNORE, in_pieces
 
 OUTCOMES = ("exact", "repaired", "ignored", "unknown")  # of decoding a pixel of a label
@@ -61,14 +63,15 @@ class ColourDecoder(Decoder):
     """By the nearest palette colour (Euclidean) among those that differ by at most `tolerance` (0..255) in
     every channel; where there is none, the colour is unknown.
 
-    `classes` maps names to "#rrggbb", class index in that order; `ignore_colours` become IGNORE. Of all 2**24
-    colours each is compared when it is first met.
+    `classes` maps names to "#rrggbb", or to several of these, class index in that order; `ignore_colours`
+    become IGNORE. Of all 2**24 colours each is compared when it is first met.
     """
 
     def __init__(self, classes, ignore_colours, tolerance):
         super().__init__(np.full(2**24, NOT_MET, np.uint16), "#{:06x}")
-        self.colours = np.array([parse_colour(c) for c in [*classes.values(), *ignore_colours]], np.int32)
-        self.index = np.array([*range(len(classes)), *[IGNORE] * len(ignore_colours)], np.uint8)
+        several = [*map(as_list, classes.values()), ignore_colours]
+        self.colours = np.array([parse_colour(colour) for each in several for colour in each], np.int32)
+        self.index = np.repeat([*range(len(classes)), IGNORE], list(map(len, several))).astype(np.uint8)
         self.tolerance = tolerance
 
     def meet(self, codes):
@@ -86,12 +89,28 @@ class ColourDecoder(Decoder):
             self.table[part] = outcomes << 8 | labels
 
 
+def has_texts(data):
+    """True where a class has no other data.label_values than texts that are no colours: those of polygons."""
+    several = map(as_list, (data["label_values"] or {}).values())
+    return colours_of_labels(data) is None and any(values and not numbers(values) for values in several)
+
+
+def numbers(values):
+    """Those of data.label_values that a pixel can have; the others are texts of polygons."""
+    return [value for value in as_list(values) if not isinstance(value, str)]
+
+
 def build_decoder(data):
-    """The Decoder of these data settings: by colour or, where each class has its value, by value."""
+    """The Decoder of these data settings: by colour or, where each class has its value or values, by value.
+    None where values are texts."""
     classes, values, ignored = data["classes"], data["label_values"], data["ignore_colours"]
-    if values is None:
-        return ColourDecoder(classes, ignored, data["tolerance"])
+    if colours := colours_of_labels(data):
+        several = {name: colours.get(name, []) for name in classes}
+        return ColourDecoder(several, list(filter(is_colour, ignored)), data["tolerance"])
+    if has_texts(data):
+        return None  # of polygons; no pixel of a raster has such a value
     table = np.full(2**16, UNKNOWN << 8 | IGNORE, np.uint16)
-    table[ignored] = IGNORED << 8 | IGNORE
-    table[[values[name] for name in classes]] = range(len(classes))  # exact
+    table[numbers(ignored)] = IGNORED << 8 | IGNORE
+    for label, name in enumerate(classes):
+        table[numbers(values.get(name, []))] = label  # exact
     return Decoder(table, "{}")

@@ -5,21 +5,28 @@ A path may lead through a zip archive, raw/2_Ortho_RGB.zip/tile.tif: it is read 
 import contextlib
 import json
 import os
+import shlex
 import warnings
 
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.env import getenv
 from rasterio.errors import CRSError, NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
 from base.problem import Problem
 from base.settings import count_bands
-from base.zips import check_member, is_file, split_zip
-from imagery.formats import AGAIN, absence, command_to, what_is
+from base.zips import check_member, gdal_name, is_file
+from imagery.formats import AGAIN, READ, absence, command_to, rasters_in, what_is
+from imagery.remote import ASK, address_of, source_of
+from imagery.remote import OPTIONS as REMOTE
+from imagery.virtual import check_beside, members_of
 
 DTYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}  # that become bytes
-CACHE = 128  # MB of decoded blocks that GDAL keeps
+OPTIONS = {"GPKG": {"IMMUTABLE": "YES"}}  # nothing is written beside the file
+ONLY = "CPL_VSIL_CURL_ALLOWED_FILENAME"  # of GDAL: the one address that it may ask, whatever files name
+CACHE = 2**27  # bytes of decoded blocks that GDAL keeps at most
 
 
 @contextlib.contextmanager
@@ -36,9 +43,9 @@ def reading(path):
     """Turns GDAL's failure to read into a Problem (exit 3) that names the file."""
     try:
         yield
-    except (RasterioError, CPLE_BaseError, CRSError) as error:
+    except (RasterioError, CPLE_BaseError, CRSError, UnicodeDecodeError) as error:
         error = error.__cause__ or error  # "see previous exception", which nobody sees
-        reason, advice = " ".join(str(error).split()), AGAIN
+        reason, advice = " ".join(str(error).split()), ASK if address_of(path) else AGAIN
         if "missing codec" in reason:
             advice = ("this GDAL lacks its compression: rewrite it by one that has it ("
                       + command_to("gdal_translate -co COMPRESS=DEFLATE", path) + ")")
@@ -57,24 +64,59 @@ def writing(named):
 
 
 @contextlib.contextmanager
-def open_raster(path):
-    """Opens a GeoTIFF, PNG or JPEG for reading (rasterio dataset), with the driver of its first bytes alone.
-    Problem (exit 3) where it is no such file, as a VRT or a network address under a .tif name."""
+def open_raster(path, raw=None):
+    """Opens a raster for reading (rasterio dataset), with the driver of its first bytes alone. `raw`:
+    data.raw, where members of a VRT may lie, beside the VRT's own folder. Problem (exit 3) where it is no
+    raster that is read, as a VRT or a network address under a .tif name."""
+    if address := address_of(path):
+        with open_remote(address) as raster:
+            yield raster
+        return
     path = os.path.abspath(path)
     if any("\ud800" <= sign <= "\udfff" for sign in path):
         raise Problem(f"raster {path}: a name that is no UTF-8, expected one; rename it", code=3)
     if not is_file(path):
-        raise Problem(f"raster {path}: {absence(path)}, expected a GeoTIFF, PNG or JPEG", code=3)
+        raise Problem(f"raster {path}: {absence(path)}, expected {READ}", code=3)
     check_member(path)
-    archive, member = split_zip(path)
-    source = f"/vsizip/{{{archive}}}/{member}" if archive else path
     driver, wrong = what_is(path)
     if wrong:
         raise Problem(f"raster {path}: {wrong}", code=3)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place_allowed():
+    check_beside(path)
+    if driver == "VRT":
+        members_of(path, raw)
+    if driver == "GPKG" and len(tables := rasters_in(path)) > 1:
+        names, first = ", ".join(tables[:10]), shlex.quote(f"GPKG:{path}:{tables[0]}")
+        raise Problem(f"raster {path}: {len(tables)} rasters ({names}), expected one; take one out: "
+                      f"gdal_translate {first} {shlex.quote(tables[0])}.tif", code=3)
+    if driver == "GPKG" and os.path.isfile(log := f"{path}-wal") and os.path.getsize(log):
+        raise Problem(f"raster {path}: {os.path.basename(log)} beside it holds changes of a program that has "
+                      "it open, expected a closed one; close it there (QGIS: remove the layer)", code=3)
+    local = {"RAW_CHECK_FILE_SIZE": True, ONLY: "none"}
+    with rasterio.Env(**local), without_place_allowed():
         with reading(path):
-            raster = rasterio.open(source, driver=driver)
-        with raster:
+            raster = rasterio.open(gdal_name(path), driver=driver, **OPTIONS.get(driver, {}))
+        with raster, blocks_kept(raster):
+            yield raster
+
+
+def blocks_kept(raster):
+    """An environment in which GDAL keeps two rows of an open raster's blocks beside those of others, so that
+    strips of rows decode each block once; of a VRT, whose members tell, all that it may."""
+    kept = getenv().get("GDAL_CACHEMAX", 0)
+    for (height, width), dtype in zip(raster.block_shapes, raster.dtypes):
+        size = np.dtype(dtype).itemsize if dtype in DTYPES else 16
+        kept += 2 * height * (raster.width + width) * size
+    return rasterio.Env(GDAL_CACHEMAX=CACHE if raster.driver == "VRT" else min(CACHE, kept))
+
+
+@contextlib.contextmanager
+def open_remote(address):
+    """Opens a GeoTIFF on a server, as `open_raster`."""
+    source = source_of(address)
+    with rasterio.Env(**REMOTE, **{ONLY: source}), without_place_allowed():
+        with reading(address):
+            raster = rasterio.open(source, driver="GTiff")
+        with raster, blocks_kept(raster):
             yield raster
 
 
@@ -139,6 +181,31 @@ def to_bytes(plane, limits):
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
+class Part:
+    """A window of an open raster, [first row, first column, height, width], read as a raster of its own."""
+
+    def __init__(self, raster, window):
+        self.raster, (self.row, self.col, self.height, self.width) = raster, window
+        self.shape = self.height, self.width
+
+    def __getattr__(self, name):  # all else is as of the raster
+        return getattr(self.raster, name)
+
+    def within(self, window):
+        """A window of this part as one of the raster."""
+        (top, bottom), (left, right) = window
+        return (self.row + top, self.row + bottom), (self.col + left, self.col + right)
+
+    def read(self, bands, window):
+        return self.raster.read(bands, window=self.within(window))
+
+    def read_masks(self, bands, window):
+        return self.raster.read_masks(bands, window=self.within(window))
+
+    def dataset_mask(self, window):
+        return self.raster.dataset_mask(window=self.within(window))
+
+
 def validity(raster):
     """What decides which pixels of an open raster have data, beside their values and the .msk file, as text:
     no statistics that programs leave in an .aux.xml."""
@@ -149,6 +216,7 @@ def validity(raster):
 class Layers:
     """The bands that the network sees, from the open image and the open extra raster beside it (or None).
     `collar`: the image's pixels without data that its file does not tell, as imagery.collars has them.
+    Set later: `area`, an areas.Area outside of which nothing is asked for; None: everywhere.
 
     counted     how many pixels with data were read so far
     outside     of these, those outside of its scale in each band (int64 [B])
@@ -156,7 +224,7 @@ class Layers:
     """
 
     def __init__(self, image, extra, bands, scale, collar=None):
-        self.scale, self.shape, self.collar = scale, (image.height, image.width), collar
+        self.scale, self.shape, self.collar, self.area = scale, (image.height, image.width), collar, None
         self.sources = [(image, bands)] + ([(extra, [1])] if extra else [])
         self.dtypes = [raster.dtypes[band - 1] for raster, bands in self.sources for band in bands]
         self.counted, self.outside = 0, np.zeros(len(self.dtypes), np.int64)
@@ -171,7 +239,11 @@ class Layers:
         return planes
 
     def read(self, start, stop):
-        """Pixels of rows start..stop, uint8 [rows, W, B], and which of them have data, bool [rows, W]."""
+        """Pixels of rows start..stop, uint8 [rows, W, B], and which of them have data and are asked for, bool
+        [rows, W]. Rows of which none is asked for are not read."""
+        inside = self.inside(start, stop)
+        if not inside.any():
+            return np.zeros((*inside.shape, len(self.dtypes)), np.uint8), inside
         valid, planes = self.valid(start, stop), self.planes(start, stop)
         self.counted += np.count_nonzero(valid)
         for band, limits in enumerate(self.scale):
@@ -180,7 +252,11 @@ class Layers:
                 self.outside[band] += np.count_nonzero(beyond & valid)
                 planes[band] = to_bytes(planes[band], limits)
                 self.histograms[band] += np.bincount(planes[band][valid], minlength=256)
-        return np.stack(planes, -1), valid
+        return np.stack(planes, -1), valid & inside
+
+    def inside(self, start, stop):
+        """True where rows start..stop are asked for (bool [rows, W])."""
+        return self.area.rows(start, stop) if self.area else np.ones((stop - start, self.shape[1]), bool)
 
     def valid(self, start, stop):
         """True where image and extra raster have data, in rows start..stop (bool [rows, W]): where no mask or

@@ -1,18 +1,23 @@
 """What is doubtful in the roles of a split: faults of labels and pixel sizes that stop neither training nor
 scoring, and spoil both. Told from the manifest alone."""
+import math
 from collections import Counter
 
-from base.settings import all_tiles
+import numpy as np
+
+from base.settings import all_tiles, roles_of
 from imagery.formats import command_to
 from imagery.ground import metres, pixel_size, plain_size
 
 LARGER = 1.25  # times: pixels that differ by more look like another ground
+COARSER = 4  # times: one pixel of labels then speaks for sixteen of the image, or is one of sixteen
 
 
 def doubts(split, rows):
     """Yields a line for each kind of doubt about a split; `rows`: {tile: its row of the manifest}."""
     yield from doubt_nodata(rows)
-    yield from doubt_labels({role: count_pixels(tiles, rows) for role, tiles in split.items()})
+    yield from doubt_grids(rows)
+    yield from doubt_labels({role: count_pixels(tiles, rows) for role, tiles in roles_of(split).items()})
     yield from doubt_sizes({tile: rows[tile] for tile in all_tiles(split)})
 
 
@@ -26,18 +31,47 @@ def count_pixels(tiles, rows):
 
 def doubt_nodata(rows):
     """Yields a line for each class whose value or colour is the nodata value of some labels, too."""
-    hidden = {}
+    hidden = {}  # {class: {path: per cent}}; blocks share a file
     for row in rows.values():
         for kind, pixels in row["pixels"].items():
             for name, count in pixels["hidden"].items():
-                share = 100 * count / (row["shape"][0] * row["shape"][1])
-                hidden.setdefault(name, []).append((share, row["raw"][kind]["path"]))
+                share = 100 * count / math.prod(row.get("audited", row["shape"][:2]))
+                hidden.setdefault(name, {})[row["raw"][kind]["path"]] = share
     for name, files in hidden.items():
-        share, path = max(files)
+        share, path = max((share, path) for path, share in files.items())
         more = f" (and less of {len(files) - 1} more)" if len(files) > 1 else ""
         yield (f"labels {path}: {share:.1f} % of the pixels{more} unlabelled, as the nodata value is that of "
                f"{name}, expected one that no class has; where they are {name}, write a copy without it and "
                f"put that in its place: {command_to('gdal_translate -a_nodata none', path)}")
+
+
+def doubt_grids(rows):
+    """Yields a line for each kind of doubt about labels and extra rasters on another grid than their image's:
+    of much larger or smaller pixels, or beside it for the most part."""
+    sizes, shares = {}, {}  # by file, which blocks share
+    for row in rows.values():
+        image = pixel_size(row["georeference"], row["shape"])
+        for kind, place in row["grids"].items():
+            named = f"{kind} {row['raw'][kind]['path']}"
+            share = row["off_grid"][kind] / math.prod(row.get("audited", row["shape"][:2]))
+            shares[named] = max((share, named), shares.get(named, (0, named)))
+            if image and place["pixel_size"]:
+                ratios = np.divide(place["pixel_size"], image)
+                pixels = f"pixels of {metres(place['pixel_size'])}, their image's {metres(plain_size(image))}"
+                sizes[named] = max(*ratios, *(1 / ratios)), f"{named}: {pixels}"
+    far = [size for size in sizes.values() if size[0] > COARSER]
+    bare = [share for share in shares.values() if share[0] > 0.5]
+    if far:
+        yield (f"{max(far)[1]}{and_more(far)}, expected at most {COARSER} times as large or small; one pixel "
+               "then speaks for many: borders are as coarse as the larger one's")
+    if bare:
+        share, named = max(bare)
+        yield (f"{named}: {100 * (1 - share):.1f} % of its image covered{and_more(bare)}, expected most of "
+               "it; what is outside is not scored: see whether it is the raster of this ground")
+
+
+def and_more(doubtful):
+    return f" (and {len(doubtful) - 1} more)" if len(doubtful) > 1 else ""
 
 
 def doubt_labels(counts):

@@ -1,6 +1,8 @@
 """Prepared tiles (rasters with their labels) on disk, and the manifest that says what they were made from."""
+import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ from numpy.lib.format import open_memmap
 
 from base.files import sha256
 from base.problem import Problem
-from base.settings import all_tiles, count_bands
+from base.settings import all_tiles, count_bands, is_drawn, roles_of
 
+MAPPED = 200  # tiles of a role at most that stay mapped; each is an open file, of which 1,024 may be allowed
 CELL = 128  # pixels: side of the squares in which a prepared tile's classes are counted
 
 
@@ -33,7 +36,26 @@ class Tile:
         self.pixels, self.bands, self.cells, self.eroded = pixels, bands, cells, eroded
         self.image, self.labels = pixels[..., :bands], pixels[..., bands]
         self.words = pixels.view(np.uint32 if pixels.shape[2] == 4 else np.uint64)
-        self.shape = self.labels.shape
+        self.shape, self.nbytes = self.labels.shape, pixels.nbytes
+
+
+@functools.lru_cache(maxsize=64)
+def mapped(path, bands):
+    """A prepared Tile without cells, one of those that were last asked for."""
+    return Tile(np.asarray(open_memmap(path, mode="r")), bands)
+
+
+class DistantTile:
+    """A prepared tile as Tile, mapped when it is asked for: a process may have some thousand open files."""
+
+    def __init__(self, path, tile):
+        self.path, self.bands, self.cells, self.eroded = path, tile.bands, tile.cells, None
+        self.shape, self.nbytes = tile.shape, tile.nbytes
+
+    def __getattr__(self, name):
+        if name not in ("pixels", "image", "labels", "words"):
+            raise AttributeError(name)
+        return getattr(mapped(self.path, self.bands), name)
 
 
 def pack(image, labels):
@@ -79,7 +101,8 @@ def read_manifest(prepared):
 def made_with(data):
     """The data settings that a prepared tile depends on; one prepared with others is not used."""
     keys = ("raw", "image", "label", "eroded_label", "extra", "bands", "scale", "nodata", "label_values",
-            "ignore_colours", "tolerance", "assume_crs")
+            "ignore_colours", "tolerance", "assume_crs", "label_field", "label_layer", "label_order",
+            "background", "all_touched", "area")
     return {**{key: data[key] for key in keys},
             "classes": [list(pair) for pair in data["classes"].items()]}  # their order counts
 
@@ -128,16 +151,22 @@ def open_prepared(data, tile, manifest=None, checked=True):
 
 def open_tiles(data, names, checked=True):
     """The prepared tiles of these names; `checked` as of `open_prepared`."""
-    manifest = read_manifest(data["prepared"])
-    return [open_prepared(data, name, manifest, checked) for name in names]
+    manifest, tiles = read_manifest(data["prepared"]), []
+    for name in names:
+        tile = open_prepared(data, name, manifest, checked)
+        if len(names) > MAPPED:
+            file = manifest["tiles"][name]["files"]["pixels"]["name"]
+            tile = DistantTile(os.path.join(data["prepared"], file), tile)
+        tiles.append(tile)
+    return tiles
 
 
 def check_roles(split, manifest):
     """Problem (exit 3) where the tiles of a role have no labelled pixel: nothing to be learned or scored."""
     pixels = {tile: sum(row["classes"].values()) for tile, row in manifest["tiles"].items()}
-    empty = [f"split.{role} ({', '.join(tiles)}): no pixel of any class in its labels, expected some; see "
-             "data.classes, and what their nodata value, mask or alpha hides"
-             for role, tiles in split.items() if not any(pixels[tile] for tile in tiles)]
+    empty = [f"split.{role} ({', '.join([*tiles[:5], '...'][:len(tiles)])}): no pixel of any class in its "
+             "labels, expected some; see data.classes, and what their nodata value, mask or alpha hides"
+             for role, tiles in roles_of(split).items() if tiles and not any(pixels[tile] for tile in tiles)]
     if empty:
         raise Problem(*empty, code=3)
 
@@ -145,6 +174,8 @@ def check_roles(split, manifest):
 def tiles_stand(settings, run):
     """True where every tile is prepared with these settings, not since then with others for another run."""
     data, folder = settings["data"], Path(settings["data"]["prepared"])
+    if not is_drawn(settings["split"]):
+        return False
     try:
         manifest = read_manifest(folder)["tiles"]
         rows = [manifest[tile] for tile in all_tiles(settings["split"])]

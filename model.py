@@ -1,9 +1,10 @@
-"""The residual U-Net and its losses, in `keras` and `keras.ops` alone: runs on any Keras backend, and a saved
-network loads wherever Keras is, without this code. What keras.models.load_model("model.keras") gives predicts
-patches of any size (of the multiple in model.json), and exports: export("folder") for a SavedModel; for ONNX
-export("model.onnx", format="onnx"), once it was called.
+"""The networks, a residual U-Net or a lean decoder on a pretrained encoder, and their losses, in `keras` and
+`keras.ops` alone: they run on any Keras backend, and a saved one loads wherever Keras is, without this code.
+What keras.models.load_model("model.keras") gives predicts patches of any size (of the multiple in
+model.json), and exports: export("folder") for a SavedModel; for ONNX export("model.onnx", format="onnx"),
+once it was called.
 
-    python model.py --params demo.yaml     prints parameters and GFLOP per patch of that file's network
+    python model.py --params demo.yaml     prints parameters and GFLOP per patch, with each encoder
 """
 import json
 import math
@@ -11,7 +12,11 @@ import math
 import numpy as np
 
 from base.command import command, quiet_stderr
-from base.settings import count_bands
+from base.keys import ENCODERS
+from base.settings import coarsest, count_bands
+from learning.encoder_tables import DECODER
+from learning.encoders import build_encoder
+from learning.weight_files import about_weights
 
 with quiet_stderr():
     import keras
@@ -112,20 +117,10 @@ class Blocks:
         return layers.Concatenate(name="centre_join")(outputs)
 
 
-def build_network(bands, classes, synchronized=False, size=None, **model):
-    """The residual U-Net (Ronneberger et al. 2015, with residual blocks), by the settings `model`.
-
-    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W, which `size` fixes, are multiples of
-    stem * 2**depth and of each cell of local_contrast. Returns float32 probabilities [N, H, W, classes] that
-    sum to 1. With a `stem` of 2 or 4 the first convolution strides over so many pixels, and the logits are
-    interpolated back, which spares most of the work at full resolution. The published network, of 16,533,368
-    parameters, has width 32, depth 4, concat, serial, stem 1, no local contrast, three bands, six classes."""
+def residual_unet(x, blocks, model):
+    """The residual U-Net (Ronneberger et al. 2015, with residual blocks): pixels -1..1 to features, at the
+    stride of the stem."""
     width, depth, stem = model["width"], model["depth"], model["stem"]
-    blocks = Blocks(model["residual"], synchronized)
-    inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="scale", dtype="float32")(inputs)
-    if model["local_contrast"]:
-        x = add_local_contrast(x, model["local_contrast"])
     if stem > 1:
         x = blocks.convolve(x, width, "stem", kernel_size=2 * stem, strides=stem)
     skips = []
@@ -139,10 +134,56 @@ def build_network(bands, classes, synchronized=False, size=None, **model):
                                    name=f"grow{level}")(x)
         x = layers.Concatenate(name=f"skip{level}")([x, skips[level]])
         x = blocks.residual_block(x, width * 2**level, f"up{level}")
+    return x
+
+
+def encoder_decoder(inputs, contrast, blocks, model):
+    """A pretrained encoder under a lean decoder: raw pixels to features, at the stride of the stem. From the
+    coarsest level up, features grow by a transposed convolution, the encoder's of that stride, and local
+    contrast at the last, are added by 1 x 1 convolutions, and one convolution mixes them."""
+    stem, width = model["stem"], model["width"]
+    features = build_encoder(model["encoder"], inputs, model["rgb"], blocks.synchronized)
+    x = features[32]
+    for stride in (stride for stride in (16, 8, 4, 2) if stride >= stem):
+        filters = int(width * DECODER[stride])
+        parts = [layers.Conv2DTranspose(filters, 2, strides=2, kernel_initializer="he_normal",
+                                        name=f"grow{stride}")(x)]
+        if stride in features:
+            parts.append(layers.Conv2D(filters, 1, kernel_initializer="he_normal", name=f"skip{stride}")(
+                features[stride]))
+        if contrast is not None and stride == stem:
+            parts.append(layers.Conv2D(filters, 2 * stem, strides=stem, padding="same",
+                                       kernel_initializer="he_normal", name="contrast")(contrast))
+        x = layers.Add(name=f"join{stride}")(parts) if len(parts) > 1 else parts[0]
+        x = blocks.convolve(layers.ReLU(name=f"join{stride}_relu")(x), filters, f"mix{stride}")
+    return x
+
+
+def build_network(bands, classes, synchronized=False, size=None, **model):
+    """A network, by the settings `model`: the residual U-Net, or a decoder on a pretrained encoder.
+
+    Takes raw pixels [N, H, W, bands], 0..255 (uint8 or float); H and W, which `size` fixes, are multiples of
+    stem * 2**depth, or with an encoder of 32, and of each cell of local_contrast. Returns float32
+    probabilities [N, H, W, classes] that sum to 1. With a `stem` of 2 or 4 the logits are at that stride, and
+    interpolated back, which spares most of the work at full resolution. The published network, of 16,533,368
+    parameters, has width 32, depth 4, concat, serial, stem 1, no local contrast, three bands, six classes."""
+    stem, cells = model["stem"], model["local_contrast"]
+    blocks = Blocks("add" if model["encoder"] != "none" else model["residual"], synchronized)
+    inputs = keras.Input((size, size, bands), dtype="uint8", name="pixels")
+    if model["encoder"] == "none":
+        x = layers.Rescaling(1 / 127.5, offset=-1, name="scale", dtype="float32")(inputs)
+        x = residual_unet(add_local_contrast(x, cells) if cells else x, blocks, model)
+    else:
+        contrast = None
+        if cells:
+            x = layers.Rescaling(1 / 127.5, offset=-1, name="bright", dtype="float32")(inputs)
+            contrast = add_local_contrast(x, cells)
+        x = encoder_decoder(inputs, contrast, blocks, model)
     x = layers.Conv2D(classes, 1, name="scores" if stem > 1 else "logits", dtype="float32")(x)
     if stem > 1:
         x = enlarge(x, stem, "logits")
-    return keras.Model(inputs, layers.Softmax(name="probabilities", dtype="float32")(x), name="residual_unet")
+    return keras.Model(inputs, layers.Softmax(name="probabilities", dtype="float32")(x),
+                       name="residual_unet" if model["encoder"] == "none" else model["encoder"])
 
 
 def logits_of(network):
@@ -152,13 +193,14 @@ def logits_of(network):
 
 def count_operations(patch_size, **network):
     """(parameters, floating-point operations) of one forward pass over a square patch, an addition and a
-    multiplication counted as two. Only convolutions count; the rest is under one per cent."""
+    multiplication counted as two. Only convolutions and dense layers count; the rest is under one per cent,
+    of an encoder's network under four."""
     built = build_network(**network, size=patch_size)
     operations = 0
     for layer in built.layers:
         if isinstance(layer, layers.Conv2DTranspose):  # each input pixel meets the whole kernel
             operations += 2 * math.prod(layer.kernel.shape) * math.prod(layer.input.shape[1:3])
-        elif isinstance(layer, layers.Conv2D):
+        elif isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)):
             operations += 2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:3])
     return built.count_params(), operations
 
@@ -267,11 +309,20 @@ def build_loss(loss, label_smoothing=0.0, weights=None, total=alone):
 
 
 def main(settings, run):
-    patch, data = settings["input"]["patch_size"], settings["data"]
-    parameters, operations = count_operations(patch, bands=count_bands(data), classes=len(data["classes"]),
-                                              **settings["model"])
-    print(f"{json.dumps(settings['model'])}: {parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward "
-          f"per {patch} px patch, about {3 * operations / 1e9:.1f} to train on it")
+    patch, data, own = settings["input"]["patch_size"], settings["data"], settings["model"]
+    row, per = "{:<20}{:>12}{:>8}{:>10}  {}".format, f"per patch of {patch} px"
+    print(f"{json.dumps(own)}\n\n{row('model.encoder', 'parameters', 'GFLOP', 'to train', per)}")
+    with keras.StatelessScope(initialize_variables=False):  # of networks that are only counted
+        for encoder in ("none", *ENCODERS):
+            like = {**own, "encoder": encoder, "stem": max(own["stem"], 1 if encoder == "none" else 2)}
+            model = own if encoder == own["encoder"] else {**like, "weights": "imagenet", "rgb": [None] * 3}
+            if patch % coarsest(model):
+                print(row(encoder, "-", "-", "-", f"needs patches of a multiple of {coarsest(model)} px"))
+                continue
+            parameters, operations = count_operations(patch, bands=count_bands(data),
+                                                      classes=len(data["classes"]), **model)
+            cost = f"{parameters:,}", f"{operations / 1e9:.2f}", f"{3 * operations / 1e9:.1f}"
+            print(row(encoder, *cost, about_weights(encoder, model["weights"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from base.command import quiet_stderr
+from imagery.tiles import DistantTile, mapped
 from learning.patches import cut_batch, draw_colours
 from learning.plans import PLAN
 
@@ -22,8 +23,9 @@ AROUND = 2**16  # bytes that the system maps around a page it is asked for: at m
 def let_go(tiles):
     """Takes tiles out of this process's resident memory. The system's cache keeps them: a page that is
     needed again costs a fault, no disk; on two cores that halves the rate, which no network notices."""
+    mapped.cache_clear()  # of distant ones
     for tile in tiles:
-        owner = tile.pixels
+        owner = None if isinstance(tile, DistantTile) else tile.pixels
         while isinstance(owner, np.ndarray):
             owner = owner.base
         if isinstance(owner, mmap.mmap):
@@ -46,7 +48,7 @@ def batches(tiles, plan, patch_size, colours=None):
     (`patches.Colours`) or not (None): pixels (uint8 [N, P, P, bytes]: bands, label, zeros). The training step
     parts image and label on its device: here that would cost more than cutting."""
     batch_size, stored = plan.shape[1], tiles[0].pixels.shape[2]
-    large = sum(tile.pixels.nbytes for tile in tiles) > MAPPED
+    large = sum(tile.nbytes for tile in tiles) > MAPPED
     often = max(1, MAPPED // (batch_size * patch_size * AROUND))  # batches
     done = itertools.count()
 

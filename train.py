@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 
+from base.blocks import drawn
 from base.code import code_of
 from base.command import command, progress
 from base.files import sha256
@@ -24,7 +25,7 @@ from imagery.rasters import scales
 from imagery.scales import learned_levels
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import read_manifest
-from learning import records
+from learning import beginnings, records
 from learning.checkpoints import checkpoints_in, save_checkpoint, save_results, start, take_over, work_folder
 from learning.optimizers import schedules
 from learning.plans import plan_epoch
@@ -65,6 +66,7 @@ def run_epoch(trainer, epoch, tiles, steps, head):
     started, last = time.monotonic(), epoch * steps - 1
     feed = Timed(trainer.training_batches(tiles["train"], epoch))
     planned = time.monotonic() - started
+    trainer.frozen = epoch <= trainer.train["freeze_epochs"]
     loss, confusion = train_epoch(trainer, feed, epoch, steps, trainer.rate, head)
     seconds = time.monotonic() - started
     val_loss, val_confusion = trainer.validate(trainer.validation_batches(tiles["val"]))
@@ -113,20 +115,27 @@ def finish(settings, folder, state, size):
     """Completes run.json and writes model.json (with the network's `size`): the training is finished."""
     data, split = settings["data"], settings["split"]
     manifest = read_manifest(data["prepared"])["tiles"]
+    cuts = {tile: manifest[tile]["cut"] for tile in split["train"] + split["val"] if "cut" in manifest[tile]}
     outputs = {name: sha256(folder / name) for name in ("model.keras", "history.csv", "schedule.csv")}
     write_record(folder / "run.json", {
         **read_record(folder / "run.json", "train.py"), "finished": records.time_now(),
         "training_seconds": round(sum(row["seconds"] for row in state["history"]), 1),
         "model_sha256": outputs["model.keras"], "code": code_of("train.py"), "outputs": outputs})
+    earlier, seen = settings["train"]["start_from"], beginnings.about_encoder(settings, folder)
+    if earlier:
+        seen |= {"start_from": earlier, "first_weights": state["inputs"]["first weights"],
+                "started_on": beginnings.tiles_behind(earlier)}
+        cuts |= beginnings.cuts_behind(earlier)
     write_record(folder / "model.json", {
-        "classes": data["classes"], "bands": data["bands"], "extra": data["extra"] is not None,
-        "scale": scales(data), "chosen_by": "highest mean IoU on split.val",
+        "raw": data["raw"], "classes": data["classes"], "bands": data["bands"],
+        "extra": data["extra"] is not None, "scale": scales(data),
+        "chosen_by": "highest mean IoU on split.val",
         "ground_sample_distance": sample_distance([manifest[tile] for tile in split["train"]]),
         "patch_size": settings["input"]["patch_size"], "multiple": coarsest(settings["model"]),
         "epoch": state["best_epoch"], "val_mean_iou": state["best"],
         "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},
         "chosen_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["val"]},
-        **size, "made_from": state["made_from"], "sha256": outputs["model.keras"]})
+        "cut": cuts, **seen, **size, "made_from": state["made_from"], "sha256": outputs["model.keras"]})
 
 
 def train_in(folder, settings, strategy, inputs, max_lr):
@@ -137,13 +146,16 @@ def train_in(folder, settings, strategy, inputs, max_lr):
     if steps == 0:
         raise Problem(f"settings, key input.batch_size: {patch['batch_size']}, expected at most the "
                       f"{patches} patches of an epoch", code=2)
-    trainer = Trainer(settings, *schedules(train, max_lr, train["epochs"] * steps), strategy)
+    cycle = schedules(train, max_lr, train["epochs"] * steps)
+    trainer = Trainer(settings, *cycle, strategy, train["freeze_epochs"] * steps)
     parameters, operations = trainer.cost()
     state = start(trainer, folder, inputs, records.fingerprint(inputs, "train.py"))
     write_beginnings(folder, trainer, fresh=state["epoch"] == 0)
     print(f"{parameters:,} parameters, {operations / 1e9:.2f} GFLOP forward per patch; {patches} "
           f"patches in {steps} updates an epoch; peak learning rate {max_lr:.3g}"
           + (f"; {trainer.devices} devices" if trainer.devices > 1 else ""), flush=True)
+    if state["epoch"] == 0:
+        print(*trainer.begun, sep="\n", end="\n" if trainer.begun else "", flush=True)
     try:
         train_network(trainer, state, folder, tiles, steps)
     except KeyboardInterrupt:
@@ -158,6 +170,8 @@ def train_in(folder, settings, strategy, inputs, max_lr):
 
 
 def main(settings, run):
+    settings = drawn(settings)
+    beginnings.check_start(settings, run)
     strategy = choose_strategy()
     with working_in(run, strategy) as run:
         take_over(run)  # a training that was stopped between its end and this
@@ -166,16 +180,17 @@ def main(settings, run):
         inputs = records.training_inputs(settings)
         if suggestion is not None:
             inputs["suggestion of lr_find.json"] = suggestion
-        made_from = records.fingerprint(inputs, "train.py")
+        made_from = records.fingerprint(records.as_then(inputs, settings, run), "train.py")
         if first_says(strategy, lambda: records.training_stands(settings, run, made_from)):
             (run / "model.json").touch()  # for make
             print(f"finished already, from the same settings, tiles and code  {run / 'model.json'}")
             if checkpoints_in(run / "next/checkpoints"):
                 print(f"an unfinished training of other settings, tiles or code lies in {run / 'next'}")
             return
+        beginnings.weights_at_hand(settings)  # before any tile is read
         why = records.why_anew(settings, run, suggestion)
-        if why:
-            print(why, flush=True)
+        for line in filter(None, [why, *(f"warning: {doubt}" for doubt in beginnings.doubt_start(settings))]):
+            print(line, flush=True)
         state = train_in(work_folder(run, made_from), settings, strategy, inputs, max_lr)
         take_over(run)
         best = f"best validation mean IoU {state['best']:.4f}, epoch {state['best_epoch']}"

@@ -1,17 +1,24 @@
 """The training and validation step and the epoch, on one device or many: what finder and run share."""
+import contextlib
+import functools
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 
 from base.command import progress, quiet_stderr
 from base.problem import Problem
-from base.settings import count_bands
+from base.settings import count_bands, name_colours
+from base.tables import not_readable, read_facts
 from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
+from learning.beginnings import same_bands, weights_at_hand
+from learning.encoders import is_encoders, load_weights
 from learning.optimizers import build_optimizer
 from learning.patches import colours_of
 from learning.plans import plan_epoch, shard, validation_plan
+from learning.workers import agree
 from model import balance, build_loss, build_network, count_operations, logits_of
 from pipeline import batches
 
@@ -23,14 +30,69 @@ POLICIES = {False: "float32", True: "mixed_float16", "bfloat16": "mixed_bfloat16
 AHEAD = 2  # updates that may be under way at a time
 
 
+def shapes_of(network):
+    """{layer: shapes of its weights} of a network's layers that have some."""
+    return {layer.name: [tuple(weight.shape) for weight in layer.weights]
+            for layer in network.layers if layer.weights}
+
+
+def first_weights(network, settings):
+    """Gives a fresh network its first weights where it does not keep those drawn at random: the encoder's,
+    then those of the model train.start_from, which leaves an encoder of other bands its first kernel. Returns
+    the lines that say so. Problem as of weights_at_hand, load_weights, start_from."""
+    model, start = settings["model"], settings["train"]["start_from"]
+    path, lines = weights_at_hand(settings), []
+    if path:
+        load_weights(network, model["encoder"], path, model["rgb"])
+        lines = [f"first weights of {'encoder_stem' if start else 'the encoder'} from {path}; it sees bands "
+                 f"{name_colours(settings['data']['bands'], model['rgb'])} as red, green, blue"]
+    return [start_from(network, settings), *lines] if start else lines
+
+
+def start_from(network, settings):
+    """Gives a fresh network the weights of the model train.start_from, but for the layers that depend on the
+    bands or the classes where these are others. Returns a line that says so. Problem where there is no such
+    model (exit 3), or it is another network (exit 2)."""
+    path = Path(settings["train"]["start_from"])
+    facts, shapes = read_facts(path.parent), shapes_of(network)
+    try:
+        earlier = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras has no type of its own for what a file can do to it
+        raise not_readable(path.parent, error) from None
+    fresh = fresh_layers(shapes, settings, facts)
+    changed = {layer for layers in fresh.values() for layer in layers}
+    for layer in (layer for layer in shapes if layer not in changed):
+        before = shapes_of(earlier).get(layer)
+        if before != shapes[layer]:
+            raise Problem(f"settings, key train.start_from: {path}, whose layer {layer} has weights of "
+                          f"{before}, expected {shapes[layer]}; set model as in "
+                          f"{path.with_name('params.yaml')}", code=2)
+        network.get_layer(layer).set_weights(earlier.get_layer(layer).get_weights())
+    return "; ".join([f"first weights from {path}", *(f"new {', '.join(layers)}, of other {what}"
+                                                      for what, layers in fresh.items())])
+
+
+def fresh_layers(shapes, settings, facts):
+    """{"bands" or "classes": layers} of a network, of these `shapes`, that depend on the bands or classes
+    which the settings do not share with an earlier model, of these `facts`."""
+    data, fresh = settings["data"], {}
+    bands, classes = count_bands(data), len(data["classes"])
+    same = {"bands": same_bands(settings, facts), "classes": [*data["classes"]] == [*facts["classes"]]}
+    for what, sizes in {"bands": (bands + 1, classes), "classes": (bands, classes + 1)}.items():
+        if not same[what]:
+            larger = shapes_of(build_network(*sizes, **settings["model"]))
+            fresh[what] = [layer for layer in shapes if shapes[layer] != larger[layer]]
+    return fresh
+
+
 class Trainer:
     """A network with its optimiser and loss, and the two compiled steps; learning rate and momentum are
     schedules of the step or constants. However many devices share a batch, loss and normalisation are those
     of the whole batch, and gradients are summed: one update is the same as on one device. `network` is
     trained; `averaged` is validated and saved: the running mean of its weights, or, where train.ema is 0, the
-    network itself."""
+    network itself. In the first `rest` updates the caller sets `frozen`, and the encoder stays as it is."""
 
-    def __init__(self, settings, learning_rate, momentum, strategy):
+    def __init__(self, settings, learning_rate, momentum, strategy, rest=0):
         train, patch, data = settings["train"], settings["input"], settings["data"]
         self.settings, self.train, self.patch = settings, train, patch
         self.classes, self.bands = len(data["classes"]), count_bands(data)
@@ -49,14 +111,21 @@ class Trainer:
             networks = [build_network(self.bands, self.classes, self.devices > 1, **settings["model"])
                         for _ in range(2 if train["ema"] else 1)]
             self.network, self.averaged = networks[0], networks[-1]
+            self.begun = first_weights(self.network, settings)
+            self.network.set_weights(agree(strategy, self.network.get_weights()))
             self.averaged.set_weights(self.network.get_weights())
             self.logits, self.judged = logits_of(self.network), logits_of(self.averaged)
             kind, decay = train["optimizer"], train["weight_decay"]
-            self.optimizer = build_optimizer(kind, learning_rate, momentum, decay)
+            shares = {variable.path: train["encoder_rate"] for layer in self.network.layers
+                      if is_encoders(layer) for variable in layer.trainable_variables}
+            self.optimizer = build_optimizer(kind, learning_rate, momentum, decay, shares, rest)
             if train["mixed_precision"] is True:
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.network.trainable_variables)
-        self._train = tf.function(self._train_together, jit_compile=train["jit"], reduce_retracing=True)
+        self._train = {frozen: tf.function(functools.partial(self._train_together, frozen),
+                                           jit_compile=train["jit"], reduce_retracing=True)
+                       for frozen in (False, True)}
+        self.frozen = False
         self._validate = tf.function(lambda pixels: self._together(self._validate_one, pixels),
                                      jit_compile=train["jit"], reduce_retracing=True)
 
@@ -76,7 +145,7 @@ class Trainer:
         with tf.GradientTape() as tape:
             logits = self.logits(images, training=True)
             loss = self.loss(logits, labels)
-            scaled = self.optimizer.scale_loss(loss / self.devices)  # every device has the whole batch's loss
+            scaled = self.optimizer.scale_loss(loss / self.devices)  # each device has the whole batch's
         variables = self.network.trainable_variables
         gradients = tape.gradient(scaled, variables)
         if self.train["clip_norm"]:  # of all gradients together, over all devices
@@ -97,8 +166,9 @@ class Trainer:
         loss, confusion = self.strategy.run(one, (pixels,))
         return self.strategy.reduce("MEAN", loss, None), self.strategy.reduce("SUM", confusion, None)
 
-    def _train_together(self, pixels):
-        result = self._together(self._train_one, pixels)
+    def _train_together(self, frozen, pixels):
+        with encoder_at_rest(self.network, frozen):  # on all devices: they are traced by turns
+            result = self._together(self._train_one, pixels)
         if self.averaged is not self.network:
             step = tf.cast(self.optimizer.iterations, tf.float32)
             keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))  # a short past at first
@@ -125,7 +195,7 @@ class Trainer:
 
     def train_step(self, pixels):
         """One update by a batch; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
-        return self._train(pixels)
+        return self._train[self.frozen](pixels)
 
     def validate(self, dataset):
         """(loss, confusion int64 [C, C]) over a dataset; the loss is a mean weighted by labelled pixels."""
@@ -148,6 +218,20 @@ class Trainer:
         if self.averaged is not self.network:
             groups["averaged"] = self.averaged.variables
         return {f"{group}_{i}": variable for group in groups for i, variable in enumerate(groups[group])}
+
+
+@contextlib.contextmanager
+def encoder_at_rest(network, frozen):
+    """Where it is `frozen`, the encoder of a network is not trainable meanwhile: a step traced here computes
+    no gradients for it, and it normalises by its moving statistics, which stay."""
+    own = [layer for layer in network.layers if frozen and is_encoders(layer)]
+    for layer in own:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in own:
+            layer.trainable = True
 
 
 def open_roles(settings, *roles):

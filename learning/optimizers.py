@@ -34,35 +34,60 @@ class Exponential(keras.optimizers.schedules.LearningRateSchedule):
         return self.start * ops.exp(part * math.log(self.end / self.start))
 
 
-class ScheduledSGD(keras.optimizers.SGD):
+class Steps:
+    """How far each variable goes, of the optimisers below: the share `shares` (of its path; 1 where it is not
+    named) of a step. Adam does not see the scale of a gradient, so it is the step that is scaled. Kernels,
+    and nothing else, decay: before each step by rate * share * decay of themselves (decoupled, Loshchilov &
+    Hutter 2019). In the first `rest` updates those of `shares` are not updated at all."""
+
+    def whole(self, variable):
+        """Keras's variable, of which this may be one device's."""
+        return self._trainable_variables[self._get_variable_index(variable)]
+
+    def rate_of(self, variable, learning_rate):
+        return ops.cast(learning_rate * self.shares.get(self.whole(variable).path, 1.0), variable.dtype)
+
+    def count_updates(self, variable):
+        """How many a variable has had with this one: running means of gradients are as old."""
+        rest = self.rest if self.whole(variable).path in self.shares else 0
+        return ops.cast(ops.maximum(self._iterations + 1 - rest, 1), variable.dtype)
+
+    def decay_kernel(self, variable, rate):
+        if self.decay and self.whole(variable).name == "kernel":
+            self.assign_sub(variable, rate * self.decay * variable)
+
+
+class ScheduledSGD(Steps, keras.optimizers.SGD):
     """SGD with Nesterov momentum that follows a schedule, too, read in the graph at the optimiser's own step.
     (Keras keeps the momentum as a Python number, fixed once the step is traced.)"""
 
-    def __init__(self, learning_rate, momentum_schedule, **options):
-        super().__init__(learning_rate, momentum=0.9, nesterov=True, **options)  # 0.9: makes the slots
-        self.momentum_schedule = momentum_schedule
+    def __init__(self, learning_rate, momentum_schedule, decay, shares, rest):
+        super().__init__(learning_rate, momentum=0.9, nesterov=True)  # 0.9: makes the slots
+        self.momentum_schedule, self.decay, self.shares, self.rest = momentum_schedule, decay, shares, rest
 
     def update_step(self, gradient, variable, learning_rate):
-        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        rate, gradient = self.rate_of(variable, learning_rate), ops.cast(gradient, variable.dtype)
         momentum = ops.cast(self.momentum_schedule(self._iterations), variable.dtype)
         slot = self.momentums[self._get_variable_index(variable)]
         velocity = momentum * ops.cast(slot, variable.dtype) - rate * gradient
+        self.decay_kernel(variable, rate)
         self.assign(slot, velocity)
         self.assign_add(variable, momentum * velocity - rate * gradient)
 
 
-class ScheduledAdamW(keras.optimizers.AdamW):
+class ScheduledAdamW(Steps, keras.optimizers.Adam):
     """AdamW (Loshchilov & Hutter 2019) whose beta_1 follows a schedule, as the one-cycle policy asks. The
-    bias correction takes the present beta_1 to the power of the step, as in PyTorch."""
+    bias correction takes the present beta_1 to the power of a variable's updates, as in PyTorch."""
 
-    def __init__(self, learning_rate, momentum_schedule, **options):
-        super().__init__(learning_rate=learning_rate, **options)
-        self.momentum_schedule = momentum_schedule
+    def __init__(self, learning_rate, momentum_schedule, decay, shares, rest):
+        super().__init__(learning_rate=learning_rate)
+        self.momentum_schedule, self.decay, self.shares, self.rest = momentum_schedule, decay, shares, rest
 
     def update_step(self, gradient, variable, learning_rate):
-        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        rate, gradient = self.rate_of(variable, learning_rate), ops.cast(gradient, variable.dtype)
         beta = ops.cast(self.momentum_schedule(self._iterations), variable.dtype)
-        step = ops.cast(self._iterations + 1, variable.dtype)
+        step = self.count_updates(variable)
+        self.decay_kernel(variable, rate)
         rate = rate * ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(beta, step))
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
@@ -71,12 +96,13 @@ class ScheduledAdamW(keras.optimizers.AdamW):
         self.assign_sub(variable, mean * rate / (ops.sqrt(square) + self.epsilon))
 
 
-def build_optimizer(optimizer, learning_rate, momentum, weight_decay):
-    """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1)."""
+def build_optimizer(optimizer, learning_rate, momentum, weight_decay, shares=None, rest=0):
+    """`sgd` or `adamw` with schedules (or constants) for learning rate and momentum (adamw: beta_1). `shares`
+    is {path of a variable: the share of each step that it goes}, for those that do not go all of it, nor are
+    updated in the first `rest` updates."""
     schedule = momentum if callable(momentum) else lambda step: momentum
-    if optimizer == "adamw":
-        return ScheduledAdamW(learning_rate, schedule, weight_decay=float(weight_decay))
-    return ScheduledSGD(learning_rate, schedule, weight_decay=weight_decay or None)
+    kind = ScheduledAdamW if optimizer == "adamw" else ScheduledSGD
+    return kind(learning_rate, schedule, float(weight_decay), shares or {}, rest)
 
 
 def schedules(train, max_lr, steps):

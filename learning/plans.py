@@ -71,7 +71,8 @@ def aim(rng, tiles, sides, wanted):
     (an index) or of any (None): drawn are a cell, by its count of them, a pixel in it, a window that holds
     it."""
     counts = [tile.cells.sum(-1) if wanted is None else tile.cells[..., wanted] for tile in tiles]
-    cells = np.concatenate([np.insert(np.argwhere(table), 0, i, 1) for i, table in enumerate(counts)])
+    cells = [np.argwhere(table) for table in counts]
+    cells = np.column_stack([np.repeat(np.arange(len(tiles)), list(map(len, cells))), np.concatenate(cells)])
     weights = np.concatenate([table[table > 0] for table in counts])
     windows = np.empty((len(sides), 3), np.int64)
     for i, drawn in enumerate(rng.choice(len(cells), len(sides), p=weights / weights.sum())):
@@ -117,14 +118,16 @@ def draw_windows(rng, tiles, patch_size, stride):
 
 def replace_empty(rng, tiles, windows, sides, shares, patch):
     """Changes in place the windows (int64 [N, 3]: tile, row, col) and sides (int64 [N]) without a label."""
-    for number, tile in enumerate(tiles):
-        own = np.flatnonzero(windows[:, 0] == number)
-        empty = own[~hold_labels(tile, windows[own, 1:], sides[own])]
-        if patch["stride"] == "random":
-            windows[empty] = aim(rng, tiles, sides[empty], None)
-        else:  # the part of a window that is magnified has no label, the whole window has
-            sides[empty] = patch["patch_size"]
-            windows[empty, 1:] = corners_at(shares[empty], tile.shape, patch["patch_size"])
+    by_tile = np.argsort(windows[:, 0], kind="stable")
+    ends = np.searchsorted(windows[by_tile, 0], np.arange(1, len(tiles)))
+    empty = np.concatenate([own[~hold_labels(tile, windows[own, 1:], sides[own])]
+                            for tile, own in zip(tiles, np.split(by_tile, ends))])
+    if patch["stride"] == "random":
+        windows[empty] = aim(rng, tiles, sides[empty], None)
+    else:  # the part of a window that is magnified has no label, the whole window has
+        sides[empty] = patch["patch_size"]
+        shapes = np.array([tile.shape for tile in tiles])[windows[empty, 0]]
+        windows[empty, 1:] = corners_at(shares[empty], shapes, patch["patch_size"])
 
 
 def plan_epoch(tiles, settings, epoch):
@@ -152,9 +155,16 @@ def plan_epoch(tiles, settings, epoch):
     plan = np.zeros(count, PLAN)
     plan["tile"], plan["row"], plan["col"] = windows.T
     plan["side"] = sides
-    plan["view"] = rng.integers(8, size=count) if settings["augment"]["views"] else 0
+    views = views_of(settings["augment"])
+    plan["view"] = np.take(views, rng.integers(len(views), size=count)) if len(views) > 1 else views[0]
     plan["seed"] = rng.integers(2**31, size=count)
     return plan[rng.permutation(count)]
+
+
+def views_of(augment):
+    """The numbers of the views (`imagery.arrays.view`) that patches are shown in."""
+    views = augment["views"]
+    return views if isinstance(views, list) else list(range(8 if views else 1))
 
 
 def validation_plan(tiles, patch_size, batch_size):

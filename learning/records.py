@@ -13,17 +13,22 @@ from pathlib import Path
 from base.code import ROOT, code_of
 from base.command import visible
 from base.files import sha256
-from base.problem import Problem, shown
-from base.settings import differences
+from base.problem import Problem, first_of, shown
+from base.settings import differences, is_drawn
 from base.tables import read_facts, read_finder, read_record
 from base.zips import is_file
 from imagery.tiles import made_with, read_manifest
+from learning.beginnings import encoder_digest, start_digest, weights_at_hand
 
 COLUMNS = ["epoch", "learning_rate", "momentum", "loss", "accuracy", "mean_iou", "val_loss", "val_accuracy",
            "val_mean_iou", "seconds", "patches_per_second", "waiting"]  # of a run's history
 RECORDS = ("params.yaml", "run.json", "history.csv", "schedule.csv")  # of a training, beside its model
-ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema")  # settings of train that change no range test
+ELSEWHERE = ("epochs", "max_lr", "early_stopping", "ema", "freeze_epochs")  # of train: change no range test
+APART = "tensorboard", "start_from"  # settings of train: changes nothing; told by the digest of its weights
+OF_ENCODERS = ("weights", "rgb", "encoder_rate", "freeze_epochs")  # of model and train: a network without one
+OF_THE_OTHER = ("depth", "residual", "centre")  # reads none of these, one with an encoder none of these
 TOLD = ("raw", "nodata")  # settings of data of which the tiles' digests tell all
+OF_ENCODER = "weights of the encoder"  # among the inputs of a training
 DAMAGED = (Problem, OSError, LookupError, ValueError, TypeError, AttributeError)  # or of another version
 
 
@@ -36,18 +41,36 @@ def tile_digests(settings):
 
 def training_inputs(settings, tiles=None):
     """What a training is made from: its settings and its tiles' digests, those of now or `tiles`."""
-    return {**{section: settings[section] for section in ("seed", "input", "augment", "model")},
-            "train": {key: value for key, value in settings["train"].items() if key != "tensorboard"},
+    model, train = settings["model"], settings["train"]
+    unread = OF_ENCODERS if model.get("encoder", "none") == "none" else OF_THE_OTHER
+    return {**{section: settings[section] for section in ("seed", "input", "augment")},
+            "model": {key: value for key, value in model.items() if key not in unread},
+            "train": {key: value for key, value in train.items() if key not in (*APART, *unread)},
+            "first weights": start_digest(train),
+            OF_ENCODER: encoder_digest(settings),
             "data": {key: value for key, value in made_with(settings["data"]).items() if key not in TOLD},
             "split": {role: settings["split"][role] for role in ("train", "val")},
             "tiles": tile_digests(settings) if tiles is None else tiles}
 
 
-def finder_inputs(settings):
+def as_then(inputs, settings, run):
+    """The inputs of a training; of first weights that are gone by now as the finished training of a run had
+    them: it is no other one for that."""
+    try:
+        about = read_record(run / "run.json", "train.py")
+    except Problem:
+        return inputs
+    if settings["train"]["start_from"] and not inputs["first weights"]:
+        inputs = {**inputs, "first weights": about.get("first_weights")}
+    return {**inputs, OF_ENCODER: inputs[OF_ENCODER] or about.get("encoder_weights")}
+
+
+def finder_inputs(settings, run):
     """What a range test is made from: it validates nothing."""
     train = {key: value for key, value in settings["train"].items() if key not in ELSEWHERE}
     inputs, names = training_inputs({**settings, "train": train}), settings["split"]["train"]
-    tiles = {tile: digests for tile, digests in inputs["tiles"].items() if tile in names}
+    inputs = as_then(inputs, settings, run)
+    tiles = {tile: inputs["tiles"][tile] for tile in names if tile in inputs["tiles"]}
     return {**inputs, "split": names, "tiles": tiles, "lr_find": settings["lr_find"]}
 
 
@@ -79,8 +102,12 @@ def changes(settings, run, suggestion=None):
     One of DAMAGED where there is none, or its records do not tell. `suggestion`: the finder's, where
     train.max_lr is auto."""
     facts, about = read_facts(run), read_record(run / "run.json", "train.py")
-    before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"]}
-    current = {**training_inputs(settings), "code": code_of("train.py")}
+    before = {**training_inputs(about["settings"], about["tiles"]), "code": about["code"],
+              "first weights": about.get("first_weights"), OF_ENCODER: about.get("encoder_weights")}
+    current = {**as_then(training_inputs(settings), settings, run), "code": code_of("train.py")}
+    if not is_drawn(settings["split"]):  # which tiles its blocks are is not known yet
+        for inputs, split in ((before, about["settings"]["split"]), (current, settings["split"])):
+            inputs["split"] = {"blocks": split.get("blocks")}
     both = before["tiles"].keys() & current["tiles"].keys()  # of others the split tells
     for inputs in (before, current):
         inputs["tiles"] = {tile: inputs["tiles"][tile] for tile in sorted(both)}
@@ -94,7 +121,7 @@ def changes_upstream(settings, run, raw_too):
     """As `changes`, and of all that tiles and suggestion come from, so that they may be others once they are
     made anew: code, settings of the finder and, if `raw_too`, the bytes of the training's raw tiles."""
     finder, suggestion = settings["train"]["max_lr"] == "auto", None
-    if finder and finder_stands(settings, run, fingerprint(finder_inputs(settings), "lr_find.py")):
+    if finder and finder_stands(settings, run, fingerprint(finder_inputs(settings, run), "lr_find.py")):
         finder, suggestion = False, read_finder(run)["suggestion"]
     reasons, took = changes(settings, run, suggestion)
     rows, split = read_manifest(settings["data"]["prepared"])["tiles"], settings["split"]
@@ -115,14 +142,15 @@ def spelt(before, current):
     """[text] of the keys in which two mappings differ."""
     texts = []
     for key, then, now in differences(before, current):
-        digest = key == "code" or key.startswith("tiles.")
-        texts.append(f"{key} changed" if digest else f"{key}: {shown(then)} then, {shown(now)} now")
+        if key in ("code", "first weights", OF_ENCODER) or key.startswith("tiles."):
+            texts.append(f"{key} changed")
+        elif key.startswith("split") and isinstance(then, list) and isinstance(now, list):
+            parts = {"now without": set(then) - set(now), "now with": set(now) - set(then)}
+            parts = [f"{how} {first_of(sorted(names))}" for how, names in parts.items() if names]
+            texts.append(f"{key}: {' and '.join(parts) or 'now in another order'}")
+        else:
+            texts.append(f"{key}: {shown(then)} then, {shown(now)} now")
     return texts
-
-
-def first_of(reasons):
-    """The first three of some reasons, and how many more there are, as text."""
-    return ", ".join(reasons[:3]) + (f", and {len(reasons) - 3} more" if len(reasons) > 3 else "")
 
 
 def why_anew(settings, run, suggestion=None):
@@ -136,6 +164,9 @@ def why_anew(settings, run, suggestion=None):
         return None
     line = (f"training of {run}: to be made anew, since {first_of(reasons)}; the last one took {took}; its "
             "model stays until the new one is finished")
+    if any(reason.startswith("train.epochs") for reason in reasons):
+        line += ("; another number of epochs is another cycle, from its first rate: to train on from this "
+                 f"model's weights, name it as train.start_from ({run}/model.keras) in another settings file")
     return visible(line).encode("ascii", "backslashreplace").decode()
 
 
@@ -162,6 +193,7 @@ def git(*words):
 
 def describe_run(settings):
     """run.json: what this run was made from, and on."""
+    path = weights_at_hand(settings)
     import tensorflow as tf
     gpus = [tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")]
@@ -169,6 +201,9 @@ def describe_run(settings):
     return {"command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "seed": settings["seed"],
             "commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes),
             "settings": settings, "tiles": tile_digests(settings),
+            "first_weights": start_digest(settings["train"]),
+            "encoder_weights": encoder_digest(settings),
+            "weights": path and {"source": settings["model"]["weights"], "sha256": sha256(path)},
             "versions": {"python": platform.python_version(),
                          **{name: version(name) for name in ("tensorflow", "keras", "numpy", "rasterio")}},
             "machine": {"system": platform.platform(), "gpus": gpus,

@@ -2,6 +2,7 @@
 
     python predict.py --params demo.yaml                   every test tile
     python predict.py --params demo.yaml --tile 2_13       one tile by name
+    python predict.py --params demo.yaml --tile ortho.tif --aoi area.geojson   inside of its polygons alone
     python predict.py --params demo.yaml --tile "/some/where/my ortho.tif"   (--extra its height model, where
                                                            the network was trained with data.extra)
     python predict.py --params demo.yaml --tile /some/folder --scheduler local:4   a folder's rasters, by Dask
@@ -13,35 +14,41 @@ A map that stands already, from the same model, settings, raster and code, is le
 bad one does not stop the rest: it is named at the end, with exit code 3.
 """
 import contextlib
-import logging
 import os
-import re
+from collections import Counter
 from pathlib import Path
 
+from base.blocks import drawn, raster_of, rasters_of
 from base.command import command, progress
 from base.files import clear_temporaries, only_one
 from base.problem import Problem, own_fault, shown
 from base.settings import all_tiles
-from base.tables import read_facts, write_rows
+from base.tables import read_facts
 from base.zips import is_file
-from imagery.formats import SUFFIXES
-from imagery.ground import check_crs, georeference, off_its_image
+from imagery.formats import is_of_folder
+from imagery.grids import find_place
+from imagery.ground import Grid, check_crs
 from imagery.rasters import check_bands, open_raster
 from imagery.raw_tiles import find_rasters, find_raw, passed_over
+from imagery.tiles import prepared_rows
+from mapping.cluster import check_scheduler, over_dask
 from mapping.engines import choose_engine
-from mapping.maps import check_length_of_name, name_map, place_of, recorded, ways
+from mapping.journal import record, recorded, write_recorded
+from mapping.maps import check_length_of_name, name_map, place_of, ways
+from mapping.neighbours import in_groups
 from mapping.one_raster import Job, attempt
-from mapping.sources import asked_scale, scale_key
+from mapping.polygons import check_simplify
+from mapping.sources import Own, asked_scale, ground_of, scale_key, those_inside, within
 from mapping.translate import ensure_engine
 
 
-def main(settings, run, tile, extra=None, scheduler=None, check=False):
+def main(settings, run, tile, extra=None, aoi=None, **how):
+    check, scheduler = how.get("check"), how.get("scheduler")
+    block = tile is not None and raster_of(tile, settings["split"]) != tile
+    settings = drawn(settings, needed=not check and (tile is None or block))
     if check:
-        check_tile(settings, run, tile, extra)
-        return
-    if scheduler and not re.match(r"^(local:[1-9][0-9]?|tcp://.+:[0-9]+)$", scheduler):
-        raise Problem(f"option --scheduler {scheduler}: expected local:N, N workers on this machine, or "
-                      "tcp://host:port", code=2)
+        return check_tile(settings, run, tile, extra, aoi)
+    check_scheduler(scheduler)
     rasters, jobs, problems = [], [], []
     for name in settings["split"]["test"] if tile is None else [tile]:
         with noting(problems):
@@ -52,21 +59,23 @@ def main(settings, run, tile, extra=None, scheduler=None, check=False):
     check_settings(settings, facts["multiple"])
     rasters = name_rasters(rasters, settings, run, problems)
     check_extra(extra, tile, rasters[0][0] if rasters else None, facts["extra"], settings["split"])
-    engine = choose_engine(settings["predict"])
+    check_aoi(aoi, tile, rasters, settings["split"])
+    engine, cuts = choose_engine(settings["predict"]), cuts_of(rasters, settings)
+    check_simplify(settings["predict"])
     for line in passed_over(tile) if tile and os.path.isdir(tile) else []:
         progress(line, last=True)
+    own, extras = Own(settings), extras_of(extra)
     for name, path in rasters:
         with noting(problems), own_fault(path):
-            extra_path = find_extra(name, path, extra, facts, settings["data"])
-            if name.endswith(f".{path.stem}"):
-                progress(f"{path}: its map is called {name}, as another's is called {path.stem}", last=True)
-            check_length_of_name(run, name, path)
-            scale = asked_scale(name, settings, facts)
-            check_raster(path, extra_path, facts, scale, scale_key(name, settings))
-            jobs.append(Job(name, path, extra_path, settings, run, engine))
+            job = fit(Job(name, path, None, own.of(name, path), run, engine), extras, cuts, facts)
+            jobs.append(within(job, aoi) if aoi else job)
+    jobs = those_inside(jobs, aoi, problems, progress)
     if jobs:
         warn_of_training(jobs, facts)
-        predict_all(jobs + (other_ways(jobs) if tile is None else []), scheduler, facts, problems)
+        groups = in_groups(jobs, facts, progress)
+        groups = [group for group in groups if not all(job.only_seen for job in group)]
+        groups += other_ways(groups) if tile is None else []
+        predict_all(groups, scheduler, facts, settings, problems)
     if problems:
         raise Problem(*dict.fromkeys(problems), code=3)
 
@@ -84,15 +93,39 @@ def name_rasters(rasters, settings, run, problems):
     """[(name, path)] of rasters as of `find_rasters`, those without a name named as their maps will be. Adds
     to `problems` why one cannot be."""
     owned, named = {name: row.get("raster") for name, row in recorded(run).items()}, []
+    data, tiles = settings["data"], {*rasters_of(settings["split"])}
     for name, path in rasters:
         with noting(problems):
-            named.append((name or name_map(path, settings, owned), path))
+            named.append((name or name_map(path, data, tiles, owned), path))
             owned[named[-1][0]] = place_of(path)
     return named
 
 
-def check_tile(settings, run, tile, extra):
-    """Problem where there is no such tile or extra raster, before a network is trained for it."""
+def fit(job, extra, cuts, facts):
+    """A job with its extra raster (`extra`: as of `extras_of`) and, of a block, its window, as of `cuts_of`.
+    Problem (exit 3) where a raster is not what the network takes."""
+    name, path = job.name, job.path
+    extra_path = find_extra(name, path, extra, facts, job.settings)
+    if name.endswith(f".{path.stem}"):
+        progress(f"{path}: its map is called {name}, as another's is called {path.stem}", last=True)
+    check_length_of_name(job.run, name, path)
+    scale = asked_scale(name, job.settings, facts)
+    job = job._replace(extra=extra_path, window=cuts[name]["window"] if name in cuts else None)
+    shape = check_raster(job, facts, scale)
+    resampled = job.settings["predict"]["resample"] and scale_key(name, job.settings)
+    return job._replace(shape=None if resampled else job.window[2:] if job.window else shape)
+
+
+def cuts_of(rasters, settings):
+    """{name: "cut" of its row of the manifest} of the blocks among rasters, [(name, path)]."""
+    split, tiles = settings["split"], {*all_tiles(settings["split"])}
+    blocks = [name for name, _ in rasters if name in tiles and raster_of(name, split) != name]
+    rows = prepared_rows(settings["data"], blocks) if blocks else {}
+    return {name: row["cut"] for name, row in rows.items()}
+
+
+def check_tile(settings, run, tile, extra, aoi):
+    """Problem where there is no such tile, extra raster or area, before a network is trained for it."""
     if tile is None:
         raise Problem("option --check: without --tile, expected what to look for; give both", code=2)
     problems = []
@@ -103,6 +136,23 @@ def check_tile(settings, run, tile, extra):
     if extra and not is_file(extra) and not (Path(extra).is_dir() and Path(tile).is_dir()):
         raise Problem(f"EXTRA {shown(extra)}: no such file, expected the extra raster of {shown(tile)}",
                       code=3)
+    check_aoi(aoi, tile, rasters, settings["split"])
+    jobs, own = [], Own(settings)
+    for name, path in rasters if aoi else []:
+        with noting(problems):
+            jobs.append(within(Job(name, path, None, own.of(name, path), run, ""), aoi))
+    if aoi and not those_inside(jobs, aoi, problems, progress):
+        raise Problem(*dict.fromkeys(problems), code=3)
+
+
+def check_aoi(aoi, tile, rasters, split):
+    """Problem (exit 2) where an area of interest is given in vain, or for tiles that are scored whole."""
+    tiles = {*all_tiles(split)}
+    own = [name for name, _ in rasters if name in tiles]
+    reason = "no --tile" if tile is None else f"{', '.join(own[:5])}, of the split" if own else None
+    if aoi and reason:
+        raise Problem(f"option --aoi (AOI= for make) {aoi}: given for {reason}, expected only with --tile of "
+                      "rasters outside the split, as its maps are scored whole; leave it out", code=2)
 
 
 def check_extra(extra, tile, name, wanted, split):
@@ -110,7 +160,7 @@ def check_extra(extra, tile, name, wanted, split):
     reason = None if wanted else "a network without an extra band"
     if tile is None:
         reason = "no --tile"
-    elif name in all_tiles(split):
+    elif name in {*all_tiles(split), *rasters_of(split)}:
         reason = f"{tile}, a tile of the split"
     if extra and reason:
         raise Problem(f"option --extra (EXTRA= for make) {extra}: given for {reason}, expected only where "
@@ -128,140 +178,127 @@ def check_settings(settings, multiple):
         check_crs(settings["data"]["assume_crs"])
 
 
-def find_extra(name, path, given, facts, data):
-    """The path of a raster's extra raster, None where the network needs none. `given`: it, or its folder."""
+def extras_of(given):
+    """What --extra names: a path as it is, of a folder {name without suffix: path}."""
+    if not given or not Path(given).is_dir():
+        return given
+    files = filter(is_of_folder, sorted(Path(given).iterdir(), reverse=True))
+    return {file.stem: file for file in files}  # of two with one name the first
+
+
+def find_extra(name, path, given, facts, settings):
+    """The path of a raster's extra raster, None where the network needs none. `given`: as of `extras_of`."""
+    data, raster = settings["data"], raster_of(name, settings["split"])
     if not facts["extra"]:
         return None
-    paths = [given] if given else find_raw(data, "extra", name)
-    if given and Path(given).is_dir():
-        files = sorted(file for file in Path(given).iterdir() if file.suffix.lower() in SUFFIXES)
-        paths = [file for file in files if file.stem == path.stem]
+    if isinstance(given, dict):
+        paths = [given[path.stem]] if path.stem in given else []
+    else:
+        paths = [given] if given else find_raw(data, "extra", raster)
     if not paths:
         raise Problem(f"raster {name}: no extra raster, expected one as the network was trained with "
                       "data.extra; name it by --extra (EXTRA= for make)", code=3)
     return paths[0]
 
 
-def check_raster(path, extra_path, facts, scale, key):
-    """Problem (exit 3) where a raster, or the extra raster beside it, is not what the network takes. `scale`:
-    its `asked_scale`; `key`: its `scale_key`."""
-    with open_raster(path) as raster, open_raster(extra_path or path) as extra:
+def check_raster(job, facts, scale):
+    """(height, width) of a job's raster; Problem (exit 3) where it, or the extra raster beside it, is not
+    what the network takes. `scale`: its `asked_scale`."""
+    key = scale_key(job.name, job.settings)
+    with open_raster(job.path, job.settings["data"]["raw"]) as raster:
         named = f"the network's bands: {facts['bands']}"
         wrong = check_bands(raster, facts["bands"], scale[:len(facts["bands"])], named, key)
         if wrong:
-            raise Problem(f"raster {path}: {wrong}", code=3)
-        if not extra_path:
-            return
-        header = {"shape": raster.shape, "georeference": georeference(raster, path, None)}
+            raise Problem(f"raster {job.path}: {wrong}", code=3)
+        if not job.extra:
+            return raster.shape
+        grid = Grid(*raster.shape, ground_of(job, raster, lambda line, last: None))
+    with open_raster(job.extra, job.settings["data"]["raw"]) as extra:
         wrong = (check_bands(extra, [1], scale[-1:], "the network's extra band", key)
-                 or off_its_image(extra, header, "bilinear"))
-        if not wrong and extra.shape != raster.shape:
-            wrong = (f"{extra.height} x {extra.width} pixels, expected {raster.height} x {raster.width} "
-                     f"as {path}")
+                 or find_place(extra, job.extra, grid, job.settings["data"]["assume_crs"])[1])
         if wrong:
             raise Problem(f"extra raster {extra.name}: {wrong}", code=3)
+    return grid.shape
 
 
 def warn_of_training(jobs, facts):
     """Says of which tiles the maps are no test."""
-    roles = {"trained_on": "the network was trained on it", "chosen_on": "its checkpoint was chosen on it"}
+    roles = {"trained_on": "the network was trained on it", "chosen_on": "its checkpoint was chosen on it",
+             "started_on": "the network started from weights that were trained or chosen on it"}
     for key, role in roles.items():
-        for name in [job.name for job in jobs if job.name in facts[key]]:
+        names, raw = facts.get(key, {}), jobs[0].settings["data"]["raw"]
+        for name in [job.name for job in jobs if job.name in names or f"{raw}/{job.name}" in names]:
             progress(f"warning: {name}: {role}, so its map is no test", last=True)
+        rasters = Counter(cut["raster"] for block, cut in facts.get("cut", {}).items() if block in names)
+        for name in [job.name for job in jobs if job.name in rasters]:
+            blocks = f"{rasters[name]} blocks of it"
+            progress(f"warning: {name}: {role.removesuffix('it')}{blocks}, so its map is no test", last=True)
 
 
-def other_ways(jobs):
-    """The same jobs in the other `ways`, ordered by the size of the windows: a network is loaded for each."""
-    others = [job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options})
-              for job in jobs for way, options in ways(job.settings).items()]
-    return sorted(others, key=lambda job: job.settings["predict"]["window"])
+def other_ways(groups):
+    """The same groups of jobs in the other `ways`, those without a mosaic each alone, ordered by the size of
+    the windows: a network is loaded for each."""
+    others = []
+    for group in groups:
+        for way, options in ways(group[0].settings).items():
+            same = [job._replace(name=f"{job.name}.{way}", settings={**job.settings, "predict": options})
+                    for job in group]
+            others += [same] if options["mosaic"] else [[job._replace(corner=(0, 0))] for job in same]
+    return sorted(others, key=lambda group: group[0].settings["predict"]["window"])
 
 
-def predict_all(jobs, scheduler, facts, problems):
-    """Predicts the rasters of `jobs`; adds to `problems`, ends at one that is not a raster's own (exit 3)."""
-    run = jobs[0].run
+def by_window(groups, multiple):
+    """The groups of jobs, for OpenVINO, which has a network for each size of window: a raster alone is given
+    windows no larger than it needs, in eighths of predict.window; those of one size follow each other."""
+    sized = []
+    for group in groups:
+        window, first = group[0].settings["predict"]["window"], group[0]
+        step = -(-window // 8 // multiple) * multiple
+        if len(group) == 1 and first.shape:
+            group = [first._replace(side=min(window, -(-max(first.shape) // step) * step))]
+        sized.append(group)
+    return sorted(sized, key=lambda group: group[0].window_side, reverse=True)
+
+
+def predict_all(groups, scheduler, facts, settings, problems):
+    """Predicts the rasters of `groups` of jobs, each as one; adds to `problems`, ends at one that is not a
+    raster's own (exit 3)."""
+    run, jobs = groups[0][0].run, [group[0] for group in groups]
     with only_one(run):
-        recorded(run)  # a damaged predict.csv is refused before the work begins
+        rows = recorded(run)  # a damaged predict.csv is refused before the work begins
+        write_recorded(run, rows)
+        groups = [[job._replace(digest=rows.get(job.name, {}).get("sha256")) for job in group]
+                  for group in groups]
         if jobs[0].engine == "openvino":
-            for job in {job.settings["predict"]["window"]: job for job in jobs}.values():
-                ensure_engine(run, facts, job.settings)
-        outcomes = over_dask(jobs, scheduler) if scheduler else (attempt(job, show=progress) for job in jobs)
+            groups = by_window(groups, facts["multiple"])
+            for job in {group[0].window_side: group[0] for group in groups}.values():
+                options = {**job.settings["predict"], "window": job.window_side}
+                ensure_engine(run, facts, {**settings, "predict": options})
+        alone = (attempt(group, show=progress) for group in groups)
+        outcomes = over_dask(groups, scheduler) if scheduler else alone
         try:
             with contextlib.closing(outcomes):  # however this ends, no worker writes on
-                for row, problem, lines in outcomes:
+                for made, problem, lines in outcomes:
                     for line in lines:
                         progress(line, last=True)
+                    for row in made:
+                        record(run, row, rows)
                     if problem is None:
-                        record(run, row)
                         continue
                     if problem.code != 3:
                         raise Problem(*dict.fromkeys(problems), *problem.lines, code=problem.code)
                     problems += problem.lines
-                    for line in problem.lines if len(jobs) > 1 else []:
+                    for line in problem.lines if sum(map(len, groups)) > 1 else []:
                         progress(f"not predicted: {line}", last=True)
         finally:
             clear_temporaries(run)  # of lost workers
-
-
-def record(run, row):
-    """Writes a map's row into predict.csv, in place of an earlier one; a map that stood keeps its own."""
-    rows = recorded(run)
-    before = rows.pop(row["map"], {})
-    if row["seconds"] is None and before.get("sha256") == row["sha256"]:
-        if before.get("raster") == row["raster"]:
-            return
-        row = {**row, **before, "raster": row["raster"]}  # as of a raster that was moved
-    others = [dict(zip(row, map(other.get, row))) for other in rows.values()]
-    write_rows(run / "predict.csv", list(row), [*others, row])
-
-
-def over_dask(jobs, scheduler):
-    """Yields what `attempt` returns for the jobs, as Dask's workers finish; what a lost one was at, another
-    does. `scheduler`: "local:N" starts N workers on this machine; "tcp://..." is a scheduler which, as its
-    workers, runs in this folder. Problem (exit 4) where there are none."""
-    try:
-        from distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise Problem("package distributed: not installed, expected for --scheduler; run make extras",
-                      code=4) from None
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    count = int(scheduler.removeprefix("local:")) if scheduler.startswith("local:") else 0
-    threads = max(1, (os.cpu_count() or 1) // count) if count else 0  # 0: one for each core
-    with contextlib.ExitStack() as opened:
-        try:
-            address = opened.enter_context(LocalCluster(
-                n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=None,
-                silence_logs=logging.CRITICAL)) if count else scheduler  # else late workers show tracebacks
-            client = opened.enter_context(Client(address, timeout=60))
-            client.wait_for_workers(1, timeout=60)
-        except OSError as error:  # a timeout too
-            raise Problem(f"option --scheduler {scheduler}: {error}, expected a running Dask scheduler with "
-                          "workers, or local:N", code=4) from None
-        futures = {client.submit(attempt, job, threads, pure=False): job for job in jobs}
-        for future in as_completed(list(futures)):
-            job = futures.pop(future)  # what has been read here is not done again when its worker is lost
-            yield outcome_of(future, job, scheduler)
-
-
-def outcome_of(future, job, scheduler):
-    """What `attempt` returned for a job, or a Problem where its workers were lost."""
-    try:
-        return future.result()
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        if type(error).__name__ != "KilledWorker":
-            raise Problem(f"option --scheduler {scheduler}: {type(error).__name__} {error}, expected "
-                          "scheduler and workers that run in this folder, with these packages",
-                          code=4) from None
-        lost = Problem(f"raster {job.path}: worker after worker was lost at it, expected one to finish; look "
-                       "at their memory", code=3)
-        return None, lost, []
+            write_recorded(run, rows)
 
 
 if __name__ == "__main__":
     command(main, __doc__, texts={
         "tile": "name or path of one raster, or a folder; every test tile without it",
         "extra": "the extra raster's file beside --tile, where the network needs one; a folder for a folder",
+        "aoi": "a file of polygons (GeoJSON, GeoPackage, ...) outside of which the map has no data",
         "scheduler": "name of a Dask cluster: local:N or tcp://host:port",
     }, switches={"check": "only see whether --tile is there"})

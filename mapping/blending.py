@@ -1,5 +1,6 @@
 """A raster predicted window by window, in several views, blended into rows that come from the top down: pure
 arithmetic, which knows no files and no network, only an `answer` to patches (mapping/engines.py)."""
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +32,32 @@ def blend_weights(window):
     return np.outer(rise, rise).astype(np.float32)
 
 
-def patches_of(read, shape, windows):
-    """Yields every view (uint8 [window, window, B]) of every window, from the top down."""
+def patches_of(read, shape, windows, corners):
+    """Yields every view (uint8 [window, window, B]) of every window with a valid pixel, from the top down;
+    before a window's first view adds its (row, col) to the deque `corners`."""
     height, width = shape
     for row in windows.along(height):
-        strip = read(row, min(row + windows.window, height))
+        strip, valid = read(row, min(row + windows.window, height))
         for col in windows.along(width):
+            if not valid[:, col: col + windows.window].any():
+                continue
+            corners.append((row, col))
             patch = cut(strip, 0, col, windows.window)
             for number in windows.views:
                 yield np.ascontiguousarray(view(patch, number))
+
+
+def answered(answer, read, shape, windows):
+    """Yields ((row, col), float32 [C, S, S], valid until the next) of every window with a valid pixel: the
+    sum of its views' probabilities, each turned back."""
+    corners, total = deque(), None
+    answers = answer(patches_of(read, shape, windows, corners))
+    for planes in answers:
+        total = np.empty(planes.shape, np.float32) if total is None else total
+        total[:] = turned_back(planes, windows.views[0])
+        for number in windows.views[1:]:
+            total += turned_back(next(answers), number)
+        yield corners.popleft(), total
 
 
 def turned_back(planes, number):
@@ -56,7 +74,7 @@ def decide(sums, out):
         np.maximum(best, sums[i], out=best)
     out[..., 0] = index
     if out.shape[-1] > 1:
-        share = CERTAIN / sums.sum(0)
+        share = CERTAIN / np.maximum(sums.sum(0), 1e-9)  # 0: of no window, where no pixel is valid
         out[..., 1] = np.rint(best * share)
         out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
 
@@ -64,12 +82,13 @@ def decide(sums, out):
 def predict_rows(answer, read, shape, classes, windows, channels=1):
     """Yields (first row, uint8 [rows, W, channels] as `decide` fills it) from the top down, every row of a
     raster of `shape` (H, W) once, mirrored past its edge. `read(start, stop)` returns its rows, uint8
-    [rows, W, B]. Sums stand in one window that slides to the right, and below it, as wide as the raster, in
-    the rows that it shares with the next row of windows."""
-    (height, width), side, views = shape, windows.window, windows.views
+    [rows, W, B], and which of their pixels are valid, bool [rows, W]: a window without one is not predicted,
+    so that invalid pixels may be of any class. Sums stand in one window that slides to the right, and below
+    it, as wide as the raster, in the rows that it shares with the next row of windows."""
+    (height, width), side = shape, windows.window
     rows, columns = windows.along(height), windows.along(width)
-    answers, weights = answer(patches_of(read, shape, windows)), blend_weights(side)
-    mean, sums = np.empty((2, classes, side, side), np.float32)
+    answers, weights = answered(answer, read, shape, windows), blend_weights(side)
+    sums, corner, total = np.empty((classes, side, side), np.float32), (-1, -1), None
     below = np.zeros((classes, 0, width), np.float32)
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
@@ -77,10 +96,10 @@ def predict_rows(answer, read, shape, classes, windows, channels=1):
         out = np.empty((done, width, channels), np.uint8)
         sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
-            mean[:] = turned_back(next(answers), views[0])
-            for number in views[1:]:
-                mean += turned_back(next(answers), number)
-            sums += np.multiply(mean, weights, out=mean)
+            if corner < (row, col):
+                corner, total = next(answers, ((height, 0), None))
+            if corner == (row, col):
+                sums += np.multiply(total, weights, out=total)
             step = next_col - col
             ready = sums[:, :, :step]
             ready[:, : above.shape[1]] += above[:, :, col: next_col]

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import resource
+import sys
 from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from base.command import quiet_stderr
 from base.problem import Problem
 from base.tables import not_readable, read_facts, read_record
 
+sys.modules.setdefault("openvino_telemetry", None)  # its tools would tell their makers of every use
 MEASURED = 512  # pixels: a window of about this side tells how much memory a larger one takes
 
 
@@ -138,11 +140,18 @@ def engine_files(run, precision, window):
     return [run / "engine" / f"{name}_{window}.{kind}" for kind in ("xml", "bin", "json")]
 
 
+@functools.cache
+def openvino_core():
+    """OpenVINO's core, one for as long as the process runs: the stack on which signals are handled belongs to
+    it from then on, and without it Ctrl-C would be a segmentation fault."""
+    import openvino as ov
+    return ov.Core()
+
+
 def openvino_engine(model, streams, threads=0, precision="float32"):
     """An `answer` that has `streams` patches under way at once, each in its own threads, of a model or its
     path. In bfloat16 where that is the precision and the processor has it, else in float32 or the 8 bit."""
-    import openvino as ov
-    compiled = ov.Core().compile_model(model, "CPU", {
+    compiled = openvino_core().compile_model(model, "CPU", {
         "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32"})
     requests = [compiled.create_infer_request() for _ in range(streams + 1)]  # one waits, no stream

@@ -1,17 +1,12 @@
 """A class map written from predicted rows, and what goes with it drawn from the map that stands."""
 import contextlib
-import itertools
-import json
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import CRSError, RasterioError
-from rasterio.features import shapes, sieve
-from rasterio.warp import transform_geom
+from rasterio.errors import RasterioError
 
 from base.files import replacing
 from base.problem import Problem, shown
@@ -19,17 +14,15 @@ from base.tables import write_text
 from imagery.arrays import IGNORE
 from imagery.ground import georeference, georeference_options, other_ground
 from imagery.labels import palette
-from imagery.rasters import CACHE, open_raster, without_place_allowed, writing
-from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, pam, sidecars
+from imagery.rasters import open_raster, without_place_allowed, writing
+from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, pam, sidecars, style_of
+from mapping.polygons import write_polygons
 
 PREVIEW = 1500  # pixels: longest side of the .png
 BLOCK = 256  # pixels: side of a raster's tiles
 COMPRESSION = {"compress": "DEFLATE", "zlevel": 3}  # of maps and their overviews
 CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
 ALONE = {"GDAL_PAM_ENABLED": "NO"}  # a GeoTIFF as it is without the .aux.xml beside it
-ECCENTRICITY = 0.0818191908426215  # of the ellipsoid WGS84, which follows from its 1 / 298.257223563
-SQUARE = 6378137.0**2 / 4 * (1 - ECCENTRICITY**2) / ECCENTRICITY * np.pi / 180  # its axis in metres, squared
-POLYGONS = '{"type": "FeatureCollection", "sieve": %d, "features": ['  # how their file begins
 
 
 class Wanted(NamedTuple):
@@ -39,6 +32,7 @@ class Wanted(NamedTuple):
     tags: dict  # {key: text}
     also: list  # of maps.ALSO
     sieve: int  # pixels: smaller areas are left out of the polygons
+    simplify: float  # metres: as of mapping.polygons
 
 
 @contextlib.contextmanager
@@ -48,15 +42,21 @@ def new_raster(path, shape, wanted, name):
     (height, width), count = shape, {"probabilities": len(wanted.classes), "colours": 4}.get(name, 1)
     overviews = {"map": Resampling.mode, "colours": Resampling.nearest}.get(name, Resampling.average)
     factors = [2**i for i in range(1, 12) if max(height, width) >> i >= 256]
-    with rasterio.Env(GDAL_CACHEMAX=CACHE, COMPRESS_OVERVIEW=COMPRESSION["compress"], **ALONE):
-        options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8",
-                       nodata=None if name == "colours" else IGNORE, tiled=True, blockxsize=BLOCK,
-                       blockysize=BLOCK, bigtiff="if_safer", **COMPRESSION,
-                       **georeference_options(wanted.georeference))
-        with rasterio.open(path, "w", **options) as target:
+    options = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint8",
+                   nodata=None if name == "colours" else IGNORE, tiled=True, blockxsize=BLOCK,
+                   blockysize=BLOCK, bigtiff="if_safer", **COMPRESSION,
+                   **georeference_options(wanted.georeference))
+    with writing_alone():  # not while it is written: others may be opened, and closed, meanwhile
+        target = rasterio.open(path, "w", **options)
+    try:
+        with writing_alone():
             target.update_tags(**wanted.tags)
             describe_bands(target, name, wanted.classes)
-            yield target
+        yield target
+    finally:
+        with writing_alone():
+            target.close()
+    with writing_alone():
         with rasterio.open(path, "r+", driver="GTiff") as target:
             target.build_overviews(factors, overviews)
         with rasterio.open(path, driver="GTiff") as source:
@@ -66,6 +66,11 @@ def new_raster(path, shape, wanted, name):
             with rasterio.open(path, driver="GTiff", overview_level=level) as source:
                 for band in source.indexes:
                     source.checksum(band)
+
+
+def writing_alone():
+    """GDAL's options for a GeoTIFF that is written without a file beside it; a context."""
+    return rasterio.Env(GDAL_CACHEMAX=0, COMPRESS_OVERVIEW=COMPRESSION["compress"], **ALONE)
 
 
 def describe_bands(target, name, classes):
@@ -80,10 +85,12 @@ def describe_bands(target, name, classes):
         target.descriptions = ["confidence"] if name == "confidence" else list(classes)
 
 
-def write_map(path, layers, rows, wanted):
-    """Writes a class map, and what is `wanted` beside it, from `rows` from the top down, (first row, uint8
-    [rows, W, 1 and more]: class, confidence, probabilities), and the nodata of the input `layers`. Rasters
-    are whole before one takes its name, the map last. Problem (exit 4) where the disk does not take them."""
+@contextlib.contextmanager
+def open_map(path, layers, wanted):
+    """Opens a class map, and what is `wanted` beside it: yields `write(row, pixels)`, which takes rows from
+    the top down (uint8 [rows, W, 1 and more]: class, confidence, probabilities; set to nodata where the input
+    `layers` are, or not asked for). On leaving, rasters are whole before one takes its name, the map last.
+    Problem (exit 4) where the disk does not take them."""
     paths = {"map": path, **{name: beside(path, name) for name in wanted.also if name in PREDICTED}}
     with contextlib.ExitStack() as named:
         named.enter_context(without_place_allowed())
@@ -91,15 +98,20 @@ def write_map(path, layers, rows, wanted):
         with writing(f"class map {path}"), contextlib.ExitStack() as opened:
             targets = {name: opened.enter_context(new_raster(final, layers.shape, wanted, name))
                        for name, final in temporary.items()}
-            for row, pixels in rows:
+
+            def write(row, pixels):
                 stop = row + len(pixels)
-                pixels[~layers.valid(row, stop)] = IGNORE
-                for name, target in targets.items():
-                    planes = np.moveaxis(pixels[..., CHANNELS[name]], -1, 0)
-                    target.write(planes, window=((row, stop), (0, layers.shape[1])))
+                inside = layers.inside(row, stop)
+                pixels[~(inside & layers.valid(row, stop) if inside.any() else inside)] = IGNORE
+                with rasterio.Env(GDAL_CACHEMAX=0):  # blocks in their order, whatever else is kept
+                    for name, target in targets.items():
+                        planes = np.moveaxis(pixels[..., CHANNELS[name]], -1, 0)
+                        target.write(planes, window=((row, stop), (0, layers.shape[1])))
+
+            yield write
         texts = {name: checked_pam(temporary[name], final, name, wanted) for name, final in paths.items()}
         others = [beside(path, name) for name in ALSO]
-        for old in (*sidecars(path), *others, *map(pam, others)):
+        for old in (*sidecars(path), *others, *map(pam, others), style_of(path)):
             old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
         for name, text in texts.items():
             write_pam(paths[name], text)  # first, so that no map stands without a part of its place
@@ -150,7 +162,7 @@ def write_pam(path, text):
 
 def write_beside(path, wanted):
     """Writes what goes with a map and is not there as `wanted`: sidecars, the map in colours, polygons."""
-    colours, polygons, head = beside(path, "colours"), beside(path, "polygons"), ""
+    colours = beside(path, "colours")
     for name, part in {"map": path, **{name: beside(path, name) for name in (*PREDICTED, "colours")}}.items():
         if not pam(part).exists() and is_made(part, wanted.tags):
             write_pam(part, pam_of(part, name, wanted))
@@ -158,10 +170,7 @@ def write_beside(path, wanted):
         write_sidecars(path, wanted)
     if "colours" in wanted.also and not is_made(colours, wanted.tags):
         write_colours(colours, path, wanted)
-    with contextlib.suppress(FileNotFoundError), open(polygons, errors="replace") as file:
-        head = file.readline(200)
-    if "polygons" in wanted.also and not head.startswith(POLYGONS % wanted.sieve):
-        write_polygons(polygons, path, wanted.classes, wanted.sieve)
+    write_polygons(path, wanted)
 
 
 def write_sidecars(path, wanted):
@@ -194,76 +203,3 @@ def write_colours(path, map_path, wanted):
                 window = (row, min(row + BLOCK, source.height)), (0, source.width)
                 target.write(np.moveaxis(rgba[source.read(1, window=window)], -1, 0), window=window)
         write_pam(path, checked_pam(temporary, path, "colours", wanted))
-
-
-def write_polygons(path, map_path, classes, least):
-    """The map's areas as GeoJSON (RFC 7946: longitude and latitude, outer rings counterclockwise), areas of
-    fewer than `least` pixels given to their largest neighbour, if they have one. `area_m2` is on the ground,
-    six digits of it. Holds the whole map in memory, three bytes a pixel."""
-    with open_raster(map_path) as source:
-        crs, transform, indices = source.crs, source.transform, source.read(1)
-    if least > 1:
-        indices = sieve(indices, min(least, indices.size), mask=(indices != IGNORE).astype(np.uint8))
-    areas = shapes(indices, indices != IGNORE, transform=transform)
-    with writing(f"class map {path}"), replacing(path) as temporary, open(temporary, "w") as file:  # in ASCII
-        file.write(POLYGONS % least)
-        comma = "\n"
-        while batch := list(itertools.islice(areas, 5000)):  # a call for each is thirty times slower
-            geometries = in_longitude(crs, [shape for shape, _ in batch], map_path)
-            for (_, index), geometry in zip(batch, geometries):
-                file.write(comma + json.dumps(feature(geometry, int(index), classes)))
-                comma = ",\n"
-        file.write("\n]}\n")
-
-
-def in_longitude(crs, geometries, path):
-    """Geometries in longitude and latitude; Problem (exit 3) where one of them has no place there."""
-    try:
-        placed = transform_geom(crs, "EPSG:4326", geometries)
-        polygons = itertools.chain.from_iterable(map(polygons_of, placed))
-        whole = all(np.isfinite(ring).all() for rings in polygons for ring in rings)
-    except (RasterioError, CPLE_BaseError, CRSError, ValueError):
-        whole = False
-    if not whole:
-        raise Problem(f"polygons of {path}: no longitude and latitude in its coordinate system, expected "
-                      "them; warp the raster first (gdalwarp -t_srs), or take polygons out of predict.also",
-                      code=3)
-    return placed
-
-
-def polygons_of(geometry):
-    """The polygons, lists of rings, of a geometry: more than one where the antimeridian cuts it."""
-    return geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-
-
-def feature(geometry, index, classes):
-    """One area as GeoJSON, of a `geometry` in degrees; of several polygons where the antimeridian cuts it."""
-    name = list(classes)[index]
-    polygons = [[turned(ring, inner=i > 0) for i, ring in enumerate(rings)]
-                for rings in polygons_of(geometry)]
-    area = sum(square for rings in polygons for _, square in rings)
-    coordinates, cut = [[ring for ring, _ in rings] for rings in polygons], len(polygons) > 1
-    return {"type": "Feature",
-            "properties": {"class": name, "index": index, "colour": classes[name],
-                           "area_m2": float(f"{area:.6g}")},
-            "geometry": {"type": "MultiPolygon" if cut else "Polygon",
-                         "coordinates": coordinates if cut else coordinates[0]}}
-
-
-def turned(ring, inner):
-    """(points to eight digits, square metres) of a closed ring of degrees: counterclockwise or, an `inner`
-    one, clockwise and its square metres negative."""
-    ring = np.array(ring)
-    square = enclosed(ring)
-    wrong = (square < 0) != inner
-    return np.round(ring[::-1] if wrong else ring, 8).tolist(), -square if wrong else square
-
-
-def enclosed(ring):
-    """Square metres on the ellipsoid WGS84 inside a closed ring of degrees (float64 [N, 2]), negative where
-    it turns right: in the cylindrical equal-area projection (Snyder, Map Projections, 1987, 3-12 and 10)."""
-    x = (ring[:, 0] - ring[0, 0] + 180) % 360 - 180  # over the antimeridian, too
-    sine = ECCENTRICITY * np.sin(np.radians(ring[:, 1]))
-    y = sine / (1 - sine * sine) + np.arctanh(sine)
-    y -= y[0]
-    return SQUARE * (np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))

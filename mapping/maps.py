@@ -6,8 +6,11 @@
 <name>.confidence.tif    where asked for: the class's probability times 200, uint8
 <name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
 <name>.colours.tif       where asked for: the map in the classes' colours, RGB and alpha
-<name>.geojson           where asked for: polygons with class and square metres, in longitude and latitude
+<name>.polygons.geojson  where asked for: polygons with class and square metres, in longitude and latitude
+<name>.polygons.gpkg     where asked for: the same in the map's coordinate system; .polygons.qml draws both
 <name>.<way>.tif         a test tile's map made in one of the other `ways`
+
+A tile's name may have folders: so have its files.
 """
 import json
 import os
@@ -16,16 +19,17 @@ from pathlib import Path
 from base.files import sha256
 from base.keys import BESIDE
 from base.problem import Problem
-from base.settings import all_tiles
-from base.tables import read_table
 from base.zips import is_file
 from imagery.rasters import open_raster, reading
 from imagery.raw_tiles import check_name, is_image_of
+from imagery.remote import address_of, plain
+from mapping.journal import recorded
 
 CERTAIN = 200  # what a probability of 1 is written as
-PIXELS = ("window", "overlap", "views", "precision")  # predict settings that decide a map's pixels
+PIXELS = ("window", "overlap", "views", "precision", "mosaic")  # predict settings that decide a map's pixels
 PREDICTED = "confidence", "probabilities"  # of predict.also: written with the map
-ALSO = *PREDICTED, "colours", "polygons"  # the others are drawn from a map that stands
+POLYGONS = "polygons", "geopackage"  # of predict.also: the files that hold the map's areas
+ALSO = *PREDICTED, "colours", *POLYGONS  # the others are drawn from a map that stands
 
 
 def ways(settings):
@@ -36,7 +40,7 @@ def ways(settings):
         return {}
     one = {**options, "views": options["views"][:1], "also": [], "scale": None}  # as the tiles themselves
     return {**({"one_view": one} if len(options["views"]) > 1 else {}),
-            "side_by_side": {**one, "window": settings["input"]["patch_size"], "overlap": 0}}
+            "side_by_side": {**one, "window": settings["input"]["patch_size"], "overlap": 0, "mosaic": False}}
 
 
 def options_of(predict):
@@ -57,13 +61,19 @@ def sidecars(path):
 
 def beside(path, name):
     """The file of one of `ALSO`, or the map made in one of the `ways`, beside a map."""
-    return path.with_suffix(".geojson" if name == "polygons" else f".{name}.tif")
+    ends = {"polygons": ".polygons.geojson", "geopackage": ".polygons.gpkg"}
+    return path.with_suffix(ends.get(name, f".{name}.tif"))
+
+
+def style_of(path):
+    """The style for QGIS of the polygons beside a map, apart from the map's own."""
+    return path.with_suffix(".polygons.qml")
 
 
 def files_of(path, also):
     """The files of a whole map: itself, its sidecars, and the rasters of `also`, [] for one of the `ways`.
     Polygons are not counted: a map without a place on the ground has none."""
-    return [path, *sidecars(path), *(beside(path, name) for name in also if name != "polygons")]
+    return [path, *sidecars(path), *(beside(path, name) for name in also if name not in POLYGONS)]
 
 
 def map_of(run, name):
@@ -71,32 +81,35 @@ def map_of(run, name):
     return run / "predictions" / f"{name}.tif"
 
 
-def recorded(run):
-    """{map: its row} of predict.csv."""
-    path = run / "predict.csv"
-    return {row.get("map"): row for row in read_table(path)} if path.exists() else {}
+def name_of(run, path):
+    """The name of a map by its path, as `map_of` made it, with the way that it was made in."""
+    return path.relative_to(run / "predictions").as_posix().removesuffix(".tif")
 
 
 def place_of(path):
     """The path of a raster as predict.csv holds it: below this folder seen from here, so that a project may
     move, else whole; through all links to its folders. A link to a raster is a raster of its own."""
+    if address := address_of(path):
+        return plain(address)
     folder, name = os.path.split(os.path.abspath(path))
     whole = os.path.join(os.path.realpath(folder), name)
     near = os.path.relpath(whole)
     return whole if near.startswith(os.pardir) else near
 
 
-def name_map(path, settings, owned):
+def name_map(path, data, tiles, owned):
     """The name of the map of a raster that is no tile by name: the file's or, where that is a tile's or that
     of another raster which is still there, the same after the name of its folder, and so on up. `owned`:
-    {map: path of its raster}. Problem (exit 3) where there is none."""
+    {map: path of its raster}; `tiles`: the names of all. Problem (exit 3) where there is none."""
+    path = Path(plain(str(path))) if address_of(path) else path
     check_name(path)
-    path, own, tiles = Path(os.path.abspath(path)), place_of(path), all_tiles(settings["split"])
+    path, own = Path(os.path.abspath(path)), place_of(path)
     folders = [folder.name.lstrip(".") for folder in path.parents if folder.name]
     names = [".".join([*reversed(folders[:count]), path.stem]) for count in range(len(folders) + 1)]
     names = [name for name in names if Path(name).suffix not in BESIDE
-             and (name not in tiles or is_image_of(path, [name], settings["data"]))]
-    free = [name for name in names if not owned.get(name) or not is_file(owned[name])]
+             and (name not in tiles or is_image_of(path, [name], data))]
+    free = [name for name in names if not owned.get(name)
+            or not is_file(owned[name]) and not address_of(owned[name])]
     for name in [name for name in names if owned.get(name) == own] + free:
         return name
     raise Problem(f"raster {path}: every name for its map is another's, expected one of its own; rename it",
@@ -131,7 +144,7 @@ def read_map(path, shape):
 
 def check_length_of_name(run, name, raster):
     """Problem (exit 3) where the name of a raster's map is too long for the files beside it."""
-    longest = f".{name}.probabilities.tmp9999999.tif.aux.xml"  # GDAL's, of a temporary file
+    longest = f".{Path(name).name}.probabilities.tmp9999999.tif.aux.xml"  # GDAL's, of a temporary file
     if len(os.fsencode(longest)) > os.pathconf(run, "PC_NAME_MAX"):
         raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
                       "shorter one; rename it", code=3)
@@ -151,7 +164,8 @@ def maps_stand(settings, run):
     """True where the maps of the test tiles are those that predict.csv names, with what goes beside them."""
     try:
         digests = {name: row.get("sha256") for name, row in recorded(run).items()}
-        return all(digests.get(path.stem) == sha256(path) and all(map(Path.exists, files_of(path, also)))
+        return all(digests.get(name_of(run, path)) == sha256(path)
+                   and all(map(Path.exists, files_of(path, also)))
                    for path, also in expected_maps(settings, run))
     except (Problem, OSError):
         return False

@@ -18,6 +18,7 @@ from base.settings import differences, read_settings
 from base.strict_yaml import yaml_text
 from base.tables import read_facts, read_record, write_rows
 from reporting.charts import draw_runs, percent, shorten_name, style
+from reporting.metrics import name_encoder
 
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # in the protocol
 
@@ -54,7 +55,8 @@ def read_run(folder):
             "eroded mean_iou": eroded["mean_iou"],
             "eroded mean_iou, left out": eroded["left_out"]["mean_iou"],
             **{cost: facts[cost] for cost in ("parameters", "gflop_per_patch", "epoch")},
-            "training_seconds": trained.get("training_seconds"), "commit": trained["commit"]})
+            "training_seconds": trained.get("training_seconds"), "encoder": name_encoder(facts),
+            "commit": trained["commit"]})
     except KeyError as error:
         raise Problem(f"run {folder}: {error}, expected the files of a finished run; make report with its "
                       "settings, or remove the folder", code=3) from None
@@ -86,11 +88,13 @@ def print_table(rows):
 
 def print_runs(runs, differing):
     """The runs with their scores and costs, and the settings in which they differ."""
-    rows = [["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes"]]
+    rows = [["run", "mean IoU", "mean F1", "accuracy", "eroded mean IoU", "left out", "GFLOP", "minutes",
+             "encoder"]]
     for name, run in runs.items():
         scores, seconds = list(run.figures.values())[:5], run.figures["training_seconds"] or 0
         gflop = run.figures["gflop_per_patch"]
-        rows.append([name, *map(percent, scores), f"{gflop:.2f}", f"{seconds / 60:.1f}"])
+        rows.append([name, *map(percent, scores), f"{gflop:.2f}", f"{seconds / 60:.1f}",
+                     run.figures["encoder"] or "none"])
     print_table(rows)
     if differing:
         print("\nsettings that differ")

@@ -15,14 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from base.blocks import drawn
 from base.command import command
 from base.files import only_one, sha256
 from base.problem import Problem
-from base.tables import read_facts, read_table, write_record, write_rows
+from base.tables import read_facts, write_record, write_rows
 from imagery.arrays import IGNORE
+from imagery.leaks import seen_tiles
 from imagery.scores import boundary_distance, confusion_matrix
-from imagery.tiles import open_prepared, prepared_rows
-from mapping.maps import CERTAIN, beside, maps_of, options_of, read_map, ways
+from imagery.tiles import open_prepared, prepared_rows, read_manifest
+from mapping.journal import recorded
+from mapping.maps import CERTAIN, beside, maps_of, name_of, options_of, read_map, ways
 from reporting import metrics as scoring
 
 
@@ -35,21 +38,22 @@ class Counts(NamedTuple):
     engine: str  # what made the map
 
 
-def check_unseen(tiles, rows, run, facts):
-    """Problem (exit 3) that names every test tile that the model was trained or chosen on, by name or pixels.
-    `rows`: {tile: its row of the manifest}; `facts`: model.json."""
+def check_unseen(settings, rows, run, facts):
+    """Problem (exit 3) that names every test tile that the model, or one that it started from, was trained or
+    chosen on, by name, pixels or, of blocks, place. `rows`: {tile: its row of the manifest}; `facts`:
+    model.json."""
     if not {"trained_on", "chosen_on"} <= facts.keys():
         raise Problem(f"model {run / 'model.json'}: of an earlier version, expected the tiles that it was "
                       "trained and chosen on; run train.py again", code=3)
+    verbs = {"trained_on": "was trained on it", "chosen_on": "was chosen on it",
+             "started_on": "started from weights that were trained or chosen on it"}
+    tiles = {tile: rows[tile] for tile in settings["split"]["test"]}
     problems = []
-    for tile in tiles:
-        for role in ("trained", "chosen"):
-            seen, pixels = facts[f"{role}_on"], rows[tile]["pixels_sha256"]
-            names = [name for name in seen if name == tile or seen[name] == pixels]
-            if names:
-                known_as = "" if tile in names else f" as tile {names[0]}"
-                problems.append(f"tile {tile} in split.test: the model in {run} was {role} on it{known_as}, "
-                                "expected a tile that it has not seen; take it out, or run train.py again")
+    for tile, role, name in seen_tiles(tiles, settings["data"]["raw"], facts):
+        known_as = "" if name == tile else f" as tile {name}"
+        others = "" if role == "started_on" else ", or run train.py again"
+        problems.append(f"tile {tile} in split.test: the model in {run} {verbs[role]}{known_as}, "
+                        f"expected a tile that it has not seen; take it out{others}")
     if problems:
         raise Problem(*problems, code=3)
 
@@ -57,12 +61,12 @@ def check_unseen(tiles, rows, run, facts):
 def read_seconds(settings, run):
     """{way: mean seconds that a test tile's map took, None where not known of all} of predict.csv. Problem
     (exit 3) where a map is another file than predict.csv names."""
-    table, seconds = run / "predict.csv", {}
-    rows = {row.get("map"): row for row in read_table(table)} if table.exists() else {}
+    table, seconds, rows = run / "predict.csv", {}, recorded(run)
     for tile in settings["split"]["test"]:
         for way, path in maps_of(tile, settings, run).items():
-            row = rows.get(path.stem, {"seconds": None})
-            if path.stem in rows and path.exists() and sha256(path) != row.get("sha256"):
+            name = name_of(run, path)
+            row = rows.get(name, {"seconds": None})
+            if name in rows and path.exists() and sha256(path) != row.get("sha256"):
                 raise Problem(f"class map {path}: other bytes than predict.csv names, expected the file that "
                               "was written; run predict.py again", code=3)
             try:
@@ -78,8 +82,9 @@ def read_own(path, shape, expected, highest):
     values lie past the `highest` one and below IGNORE."""
     pixels, tags = read_map(path, shape)
     for key, made in (("MODEL", "by another model"), ("PREDICT", "with other predict settings"),
-                      ("SOURCE", "from another image than the tile was prepared")):
-        if tags.get(key) != expected[key]:
+                      ("SOURCE", "from another image than the tile was prepared"),
+                      ("BLOCK", "of another part of the image")):
+        if tags.get(key, "") != expected[key]:
             raise Problem(f"class map {path}: made {made}, expected this run's; run prepare_data.py and "
                           "predict.py again", code=3)
     if ((pixels > highest) & (pixels < IGNORE)).any():
@@ -110,15 +115,18 @@ def count(predicted, prepared, distance, settings):
     return distances, {"full": distances.sum(0), "eroded": eroded}
 
 
-def evaluate_tile(tile, settings, run, facts, raw):
-    """The Counts of a test tile; `raw`: its raw files in the manifest."""
-    prepared, options = open_prepared(settings["data"], tile), settings["evaluate"]
+def evaluate_tile(tile, settings, run, facts, manifest):
+    """The Counts of a test tile."""
+    prepared, options = open_prepared(settings["data"], tile, manifest), settings["evaluate"]
+    row = manifest["tiles"][tile]
     labels, last = np.ascontiguousarray(prepared.labels), len(settings["data"]["classes"]) - 1
     distance = boundary_distance(labels, max(options["reach"], options["erode"]))
-    source = " ".join(raw[kind]["sha256"] for kind in ("image", "extra") if kind in raw)
+    source = " ".join(row["raw"][kind]["sha256"] for kind in ("image", "extra") if kind in row["raw"])
+    block = str(row["cut"]["window"]) if "cut" in row else ""
     predict, maps, confidence = {"map": settings["predict"], **ways(settings)}, {}, None
     for way, path in maps_of(tile, settings, run).items():
-        expected = {"MODEL": facts["sha256"], "SOURCE": source, "PREDICT": options_of(predict[way])}
+        expected = {"MODEL": facts["sha256"], "SOURCE": source, "BLOCK": block,
+                    "PREDICT": options_of(predict[way])}
         predicted, tags = read_own(path, labels.shape, expected, last)
         by_distance, maps[way] = count(predicted, prepared, distance, settings)
         if way == "map":
@@ -130,17 +138,17 @@ def evaluate_tile(tile, settings, run, facts, raw):
             levels, _ = read_own(beside(path, "confidence"), labels.shape, expected, CERTAIN)
             levels[(predicted == IGNORE) | (labels == IGNORE)] = IGNORE
             right = (predicted == labels).view(np.uint8)
-            confidence = confusion_matrix(levels, right, CERTAIN + 1)[:, :2]
+            confidence = confusion_matrix(levels, right, CERTAIN + 1)[:, :2].copy()  # of 0.3 MB
     return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
 
 
 def evaluate_run(settings, run, facts):
     """metrics.json of a run."""
     tiles, classes = settings["split"]["test"], list(settings["data"]["classes"])
-    rows = prepared_rows(settings["data"], tiles)
-    check_unseen(tiles, rows, run, facts)
+    manifest = read_manifest(settings["data"]["prepared"])
+    check_unseen(settings, prepared_rows(settings["data"], tiles, manifest), run, facts)
     seconds = read_seconds(settings, run)
-    counts = {tile: evaluate_tile(tile, settings, run, facts, rows[tile]["raw"]) for tile in tiles}
+    counts = {tile: evaluate_tile(tile, settings, run, facts, manifest) for tile in tiles}
     each, scores, calibration = list(counts.values()), {}, None
     for way in each[0].maps:
         of_way = {tile: one.maps[way] for tile, one in counts.items()}
@@ -174,6 +182,7 @@ def print_scores(metrics):
 
 
 def main(settings, run):
+    settings = drawn(settings)
     classes, corner = list(settings["data"]["classes"]), "label \\ predicted"
     facts = read_facts(run, settings["data"]["classes"])
     with only_one(run):

@@ -4,37 +4,64 @@
 
 Reads metrics.json, history.csv, schedule.csv, lr_find.csv, model.json, run.json, the class maps, and the
 prepared tiles with their manifest. Writes figures/*.png (200 dpi) and report.html, which holds its pictures
-itself and opens from a file: scores with their protocol, every test tile under a slider, the figures, the
-audit of the tiles' labels, settings and provenance. No model is loaded, no GPU used. A few seconds a tile.
+itself and opens from a file: scores with their protocol, test tiles under a slider, the figures, the audit of
+the tiles' labels, settings and provenance. Of many tiles a sample is shown, and how many there are is said.
+No model is loaded, no GPU used. A few seconds a tile that is shown.
 """
+import numpy as np
+
+from base.blocks import drawn
 from base.command import command
 from base.files import only_one
 from base.problem import Problem
-from base.settings import all_tiles
+from base.settings import all_tiles, roles_of
 from base.tables import read_columns, read_facts, read_finder, read_record, write_text
+from imagery.grids import in_words
 from imagery.tiles import prepared_rows
 from reporting import charts, network_figure, patch_pictures, pictures
 from reporting.page import build_page, build_slider
 
+MOST = 6  # rasters that are drawn as they are cut
+SHOWN = 24  # tiles of a role at most, in pictures and tables
+
+
+def sampled(tiles, value):
+    """Tiles from the lowest value to the highest, SHOWN of them evenly; no more than that are all shown, in
+    their own order."""
+    if len(tiles) <= SHOWN:
+        return tiles
+    ranked = sorted(tiles, key=value)
+    return [ranked[number] for number in np.linspace(0, len(tiles) - 1, SHOWN).round().astype(int)]
+
+
+def worst_fault(row):
+    return max(charts.faults(row).values())
+
 
 def draw_tiles(settings, run, metrics):
-    """Draws every test tile, figures/tile_<tile>.png; returns {tile: its slider}."""
-    sliders, alone = {}, metrics["ways"].get("one_view")
-    for tile in settings["split"]["test"]:
+    """Draws the test tiles that are shown; returns {tile: its slider}."""
+    sliders, alone, each = {}, metrics["ways"].get("one_view"), metrics["tiles"]
+    for tile in sampled(settings["split"]["test"], lambda tile: each[tile]["full"]["mean_iou"] or 0):
         layers, scores = pictures.tile_pictures(tile, settings, run), metrics["tiles"][tile]["full"]
         in_one_view = alone["tiles"][tile]["full"] if alone else None
-        path = run / "figures" / f"tile_{tile}.png"
+        path = figure_of(run / "figures", tile)
         pictures.draw_tile(path, tile, layers, settings["data"]["classes"], scores, in_one_view)
         sliders[tile] = build_slider(layers)
         print(f"{tile:>12}  {path}", flush=True)
     return sliders
 
 
-def draw_scores(settings, folder, metrics):
-    """Draws metrics.json; yields (figure, caption), that of the first test tile before all others."""
-    classes, tile = settings["data"]["classes"], settings["split"]["test"][0]
+def figure_of(folder, tile):
+    """The path of a test tile's figure: <folder>/tile_<tile>.png, in the folders of the tile's name."""
+    path = folder / tile
+    return path.with_name(f"tile_{path.name}.png")
+
+
+def draw_scores(settings, folder, metrics, tile):
+    """Draws metrics.json; yields (figure, caption), that of a test tile before all others."""
+    classes = settings["data"]["classes"]
     ways = ", in one view and in all" if "one_view" in metrics["ways"] else ""
-    yield folder / f"tile_{tile}.png", (
+    yield figure_of(folder, tile), (
         f"Tile {tile}: image, labels, errors and prediction{ways}; the others' are in the folder figures.")
     yield charts.draw_classes(folder / "classes.png", metrics, classes), (
         "IoU and F1 of every class over all test tiles.")
@@ -67,23 +94,39 @@ def draw_run(run, facts, model):
         curve = read_columns(run / "lr_find.csv", "learning_rate", "loss", "smoothed").values()
         suggestions = finder["steepest_descent"], finder["suggestion"]
         yield charts.draw_finder(run / "lr_find.png", *curve, *suggestions), "The learning-rate range test."
-    yield network_figure.draw_network(run / "figures/network.png", model, facts), (
-        "The network: what each block does, its channels, and its resolution as a share of the image's.")
+    yield (network_figure.draw_network(run / "figures/network.png", model, facts),
+           network_figure.describe_network(model, facts))
 
 
-def draw_data(settings, folder, rows):
-    """Draws the tiles that were trained on and scored; yields (figure, caption)."""
+def draw_data(settings, folder, shown, rows):
+    """Draws the tiles that were trained on and scored; yields (figure, caption). `shown`: {role: tiles}."""
     yield pictures.draw_labels(folder / "labels.png", settings), "The first training tile and its labels."
     classes = settings["data"]["classes"]
-    yield charts.draw_audit(folder / "audit.png", settings["split"], rows, classes), (
+    cut = list(dict.fromkeys(row["cut"]["raster"] for row in rows.values() if "cut" in row))
+    for raster in cut[:MOST]:
+        more = f", and {len(cut) - MOST} more rasters" if raster == cut[-1] and len(cut) > MOST else ""
+        path = folder / f"blocks_{raster.replace('/', '.')}.png"
+        yield pictures.draw_blocks(path, raster, settings, rows), (
+            f"Raster {raster} as it is cut into blocks of the three roles{more}, with the guard between "
+            "them, and the classes of each role's labelled pixels.")
+    yield charts.draw_audit(folder / "audit.png", shown, rows, classes), (
         "What is in the tiles: the classes of their labels (left), and the pixels that were repaired to the "
-        "nearest class, are not to be scored, have no known colour, no data in the image, or a value outside "
-        "data.scale (right; a tile without a mark has none, one at the left end stands for that much or "
-        "less).")
+        "nearest class, are not to be scored, have no known colour, no data in the image, a value outside "
+        "data.scale, or lie outside of labels from another grid (right; a tile without a mark has none, one "
+        f"at the left end stands for that much or less).{name_grids(rows)}")
     off = patch_pictures.draw_augmentation(folder / "augmentation.png", settings)
     names = f"; off in these settings: {', '.join(off)}" if off else ""
     yield folder / "augmentation.png", (
         f"The first patches of an epoch and their labels, as cut and as augmented{names}.")
+
+
+def name_grids(rows):
+    """A sentence on the labels and extra rasters that were on another grid than their image's; else ""."""
+    moved = [f"{kind} of {row.get('cut', {}).get('raster', tile)} {in_words(place)}"
+             for tile, row in rows.items() for kind, place in row["grids"].items()]
+    moved = list(dict.fromkeys(moved))  # once of what many blocks share
+    more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
+    return f" Brought to the image's pixels: {'; '.join(moved[:5])}{more}." if moved else ""
 
 
 def check_scores(settings, run, metrics, facts):
@@ -102,6 +145,7 @@ def check_scores(settings, run, metrics, facts):
 
 
 def main(settings, run):
+    settings = drawn(settings)
     metrics = read_record(run / "metrics.json", "evaluate.py")
     trained = read_record(run / "run.json", "train.py")
     facts = read_facts(run, settings["data"]["classes"])
@@ -111,14 +155,17 @@ def main(settings, run):
     folder = run / "figures"
     with only_one(run), charts.style():
         sliders = draw_tiles(settings, run, metrics)
-        groups = {"Scores": dict(draw_scores(settings, folder, metrics)),
+        shown = {role: sampled(tiles, lambda tile: worst_fault(rows[tile]))
+                 for role, tiles in roles_of(settings["split"]).items()}
+        groups = {"Scores": dict(draw_scores(settings, folder, metrics, next(iter(sliders)))),
                   "Training": dict(draw_run(run, facts, trained["settings"]["model"])),
-                  "Data": dict(draw_data(settings, folder, rows))}
-        tiles = {folder / f"tile_{tile}.png" for tile in sliders}
-        for path in set(folder.glob("*.png")) - tiles.union(*groups.values()):
+                  "Data": dict(draw_data(settings, folder, shown, rows))}
+        tiles = {figure_of(folder, tile) for tile in sliders}
+        for path in set(folder.rglob("*.png")) - tiles.union(*groups.values()):
             path.unlink()  # of other settings
-        provenance = {**trained, "model": facts}
-        write_text(run / "report.html", build_page(settings, metrics, provenance, rows, sliders, groups))
+        provenance, audit = {**trained, "model": facts}, (shown, rows)
+        page = build_page(settings, metrics, provenance, audit, sliders, groups)
+        write_text(run / "report.html", page)
     print(f"report: file://{(run / 'report.html').resolve()}")
 
 

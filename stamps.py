@@ -1,13 +1,14 @@
 """What make goes by: stamps under runs/<run>/.make, each rewritten only when what it stands for changes.
 
     python stamps.py --params demo.yaml --announce   first of all; announces a training that is made anew
+    python stamps.py --params demo.yaml --weights    asks for the encoder's weights before a first training
     python stamps.py --params demo.yaml --keep       refuses a finished model that is not of these settings
 
-Writes a stamp for each section of the settings, for the code of each step, for the raw files; <run>.yaml, the
-whole settings, which every step of that make reads, whatever is edited meanwhile; and settings.mk, which the
-Makefile includes. So a step reruns when something that it reads has changed, and not when a file was touched
-or a comment edited; and when what it made is gone. seen.json remembers the size, time and digest of each raw
-file: only a file of another size or time is read again.
+Writes a stamp for each section of the settings and the file of first weights that it names, for the code of
+each step, for the raw files; <run>.yaml, the whole settings, which every step of that make reads, whatever is
+edited meanwhile; and settings.mk, which the Makefile includes. So a step reruns when something that it reads
+has changed, and not when a file was touched or a comment edited; and when what it made is gone. seen.json
+remembers the size, time and digest of each raw file: only a file of another size or time is read again.
 """
 import contextlib
 import json
@@ -16,16 +17,19 @@ import shlex
 import sys
 from pathlib import Path
 
+from base.blocks import drawn
 from base.code import code_of, code_sha256
 from base.command import command
 from base.files import only_one, sha256
 from base.keys import SECTIONS
-from base.problem import Problem
+from base.problem import Problem, first_of
 from base.strict_yaml import yaml_text
 from base.tables import read_facts, write_text
 from imagery.raw_tiles import watched_files
 from imagery.tiles import read_manifest, tiles_stand
-from learning.records import changes_upstream, finder_stands, first_of, training_stands, why_anew
+from learning.beginnings import weights_at_hand
+from learning.records import changes_upstream, finder_stands, training_stands, why_anew
+from learning.weight_files import is_file_of_weights
 from mapping.maps import maps_stand
 from reporting.metrics import page_stands, scores_stand
 
@@ -67,7 +71,10 @@ def look(path, before, known):
         return before
     if about.st_size < SMALL:
         return [*now, sha256(path)]
-    own = {name: digest for name, digest in known.items() if name == str(path) or name.startswith(f"{path}/")}
+    names = [str(path)] if str(path) in known else []
+    if str(path).lower().endswith(".zip"):
+        names = [name for name in known if name.startswith(f"{path}/")]
+    own = {name: known[name] for name in names}
     try:
         same = before and own and before[0] == now[0] and all(sha256(name) == own[name] for name in own)
     except (OSError, Problem):
@@ -89,10 +96,26 @@ def look_at_raw_files(settings, folder):
     return raw, manifest
 
 
+def with_weights(section, settings, stamp):
+    """A section of the settings as text; and the digest of the file of first weights that it names. Where
+    that is gone by now, what was made with it is no other for that: then the text that the `stamp` has."""
+    text = json.dumps(settings[section], indent=1)
+    encoder, weights = settings["model"]["encoder"], settings["model"]["weights"]
+    named = {"train": settings["train"]["start_from"],
+             "model": None if encoder == "none" or weights in ("imagenet", "none") else weights}
+    if not named.get(section):
+        return text
+    with contextlib.suppress(OSError, Problem):
+        if is_file_of_weights(named[section]):
+            return f"{text}\n{sha256(named[section])}"
+    before = stamp.read_text(encoding="utf-8") if stamp.exists() else ""
+    return before if before.startswith(text) else text
+
+
 def write_stamps(settings, run):
     """Looks at everything and writes the stamps of what has changed."""
     raw, manifest = look_at_raw_files(settings, run / ".make")
-    lost = [step for step, stands in STANDS.items() if not stands(settings, run)]
+    lost = [step for step, stands in STANDS.items() if not stands(drawn(settings, needed=False), run)]
     auto = "yes" if settings["train"]["max_lr"] == "auto" else ""
     finished = "yes" if is_finished(run) else ""
     code = {f"{step}.code": code_of(f"{step}.py") for step in STEPS}
@@ -102,7 +125,7 @@ def write_stamps(settings, run):
         "raw": json.dumps({path: [size, content] for path, (size, _, content) in raw.items()}, indent=1),
         f"{run.name}.yaml": yaml_text(settings),
         "settings.mk": f"AUTO_LR := {auto}\nFINISHED := {finished}\nLOST := {' '.join(lost)}\n",
-        **{section: json.dumps(settings[section], indent=1) for section in SECTIONS},
+        **{section: with_weights(section, settings, run / ".make" / section) for section in SECTIONS},
         **code}
     for name, content in contents.items():
         path = run / ".make" / name
@@ -122,7 +145,10 @@ def is_finished(run):
 def check_model(settings, run):
     """Problem (exit 2) where something that the finished model of a run is made from has changed, so that
     make train would train anew, or might. Nothing has where model.json is newer than all stamps of that:
-    train.py left it so, or make -t."""
+    train.py left it so, or make -t. Of the settings that the training itself wrote, the model is asked for as
+    it stands, on whatever machine."""
+    if Path(os.environ.get("PARAMS", "")).resolve() == (run / "params.yaml").resolve():
+        return
     made, auto = (run / "model.json").stat().st_mtime_ns, settings["train"]["max_lr"] == "auto"
     stamps = [run / ".make" / name for name in (*MODEL, *(FINDER if auto else ()))]
     renewed = [path.name for path in stamps if path.exists() and path.stat().st_mtime_ns > made]
@@ -150,19 +176,22 @@ def refuse(settings, run, reasons, took):
                   f"{took}){kept}", code=2)
 
 
-def main(settings, run, announce=False, keep=False):
+def main(settings, run, announce=False, keep=False, weights=False):
     if keep:
-        check_model(settings, run)
+        check_model(drawn(settings, needed=False), run)
         return
     prepared = settings["data"]["prepared"]
     with contextlib.ExitStack() as held:  # a stamp renewed while a step runs would be older than its result
         for folder in (run, *([prepared] if os.access(prepared, os.W_OK) else [])):
             held.enter_context(only_one(folder))
         write_stamps(settings, run)
-    if announce and (reason := why_anew(settings, run)):
+    if announce and (reason := why_anew(drawn(settings, needed=False), run)):
         print(reason, file=sys.stderr)
+    if weights and not is_finished(run):
+        weights_at_hand(settings)  # before any tile is read
 
 
 if __name__ == "__main__":
     command(main, __doc__, switches={
-        "announce": "say what will be trained anew", "keep": "refuse a finished model of other settings"})
+        "announce": "say what will be trained anew", "keep": "refuse a finished model of other settings",
+        "weights": "ask for the encoder's weights where no model is finished"})

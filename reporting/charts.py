@@ -18,7 +18,7 @@ STYLE = {"text.parse_math": False, "font.size": 9, "axes.titlesize": 9, "legend.
 MARKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "D"), ("#cc79a7", "^"), ("#e69f00", "v"),
          ("#56b4e9", "P"), ("#000000", "X"))  # of runs: Okabe and Ito's colours
 FAULTS = {"repaired": (BLUE, "o"), "ignored": ("0.15", "s"), "unknown": (RED, "D"),
-          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v")}
+          "no data": ("#b98a00", "^"), "outside scale": ("#2f7d4f", "v"), "outside labels": ("#7a4fa3", "P")}
 
 
 def style():
@@ -38,7 +38,9 @@ def percent(value):
 
 
 def shorten_name(name, letters=24):
-    return name if len(name) <= letters else name[: letters - 3] + "..."
+    """A name of at most so many letters: of a longer one both ends, where names in folders differ."""
+    end = (letters - 3) // 2
+    return name if len(name) <= letters else f"{name[:letters - 3 - end]}...{name[-end:]}"
 
 
 def legible(name):
@@ -84,7 +86,7 @@ def draw_finder(path, rates, losses, smoothed, steepest, suggestion):
     figure, axes = plt.subplots(figsize=(5.2, 3.5))
     axes.plot(rates, losses, color="0.8", linewidth=0.8, label="loss of each update")
     axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
-    axes.axvline(suggestion, color=RED, linewidth=1.2, label=f"valley / 10, suggested: {suggestion:.2g}")
+    axes.axvline(suggestion, color=RED, linewidth=1.2, label=f"suggested: {suggestion:.2g}")
     axes.axvline(steepest, color=RED, linestyle=":", linewidth=1.2, label=f"steepest descent: {steepest:.2g}")
     low, high = min(losses.min(), smoothed.min()), losses[: len(losses) // 2 + 1].max()
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
@@ -261,9 +263,11 @@ def draw_runs(path, runs):
 # -- tiles -----------------------------------------------------------------------------------------
 
 def faults(row):
-    """{kind of FAULTS: share of a tile's pixels} of its manifest row; outside scale: of the worst band."""
-    pixels, total = row["pixels"]["labels"], row["shape"][0] * row["shape"][1]
+    """{kind of FAULTS: share of a tile's pixels, of a block's those of its raster} of its manifest row;
+    outside scale: of the worst band."""
+    pixels, total = row["pixels"]["labels"], math.prod(row.get("audited", row["shape"][:2]))
     return {**{kind: pixels[kind] / total for kind in ("repaired", "ignored", "unknown")},
+            "outside labels": row["off_grid"].get("labels", 0) / total,
             "no data": row["nodata"] / total, "outside scale": max(row["outside_scale"]) / total}
 
 

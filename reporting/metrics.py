@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 
+from base.blocks import rasters_of
 from base.problem import Problem
 from base.tables import read_record
 from imagery.scores import accuracy, class_scores, divide, mean_iou, mean_of
@@ -118,11 +119,16 @@ def describe_protocol(settings, facts, engine, official):
                 "checkpoint": f"epoch {facts['epoch']}: {facts['chosen_by']}", "views": options["views"],
                 "window": options["window"], "overlap": options["overlap"], "engine": engine,
                 "eroded_labels": describe_erosion(official, evaluate["erode"]),
-                "leave_out": evaluate["leave_out"], "model_sha256": facts["sha256"]}
+                "leave_out": evaluate["leave_out"], "encoder": facts.get("encoder", "none"),
+                "weights": facts.get("weights"), "model_sha256": facts["sha256"]}
     views, left_out = len(options["views"]), ", ".join(evaluate["leave_out"])
+    encoder = name_encoder(facts)
     protocol["text"] = (
-        f"{len(protocol['tiles'])} test tile(s), none of which was trained on or chose anything; checkpoint "
-        f"of epoch {facts['epoch']}, {facts['chosen_by']} ({', '.join(facts['chosen_on'])}); windows of "
+        f"{len(protocol['tiles'])} test tile(s), none of which was trained on or chose anything"
+        f"{describe_blocks(settings['split'])}; checkpoint of epoch {facts['epoch']}, "
+        f"{facts['chosen_by']} ({name_some(list(facts['chosen_on']))})"
+        + (f", first weights from {facts['start_from']}" if "start_from" in facts else "")
+        + (f"; encoder {encoder}" if encoder else "") + "; windows of "
         f"{options['window']} px, overlapping by {options['overlap']:g}, "
         + (f"{views} views averaged" if views > 1 else "one view")
         + f", {engine}; every labelled pixel scored (full) and without class boundaries "
@@ -130,6 +136,29 @@ def describe_protocol(settings, facts, engine, official):
         "as far as they are labelled or predicted"
         + (f", again without {left_out}, and with labels of {left_out} ignored." if left_out else "."))
     return protocol
+
+
+def name_encoder(facts):
+    """A network's encoder and its first weights in words, by model.json; "" without an encoder."""
+    if facts.get("encoder", "none") == "none":  # there is no such key in one of an earlier version
+        return ""
+    source = (facts.get("weights") or {}).get("source")
+    words = {"imagenet": "pretrained on ImageNet", None: "first weights at random"}
+    return f"{facts['encoder']}, {words.get(source, f'first weights from {source}')}"
+
+
+def describe_blocks(split):
+    """What is to be said of test tiles that are blocks."""
+    blocks, rasters = split.get("blocks"), rasters_of(split)
+    if not blocks:
+        return ""
+    return (f": blocks of about {blocks['side']} px of {name_some(rasters)}, each predicted from its own "
+            f"pixels alone, {blocks['guard']} px and more from blocks of other roles in the same raster")
+
+
+def name_some(names):
+    """Names as text, of many the first three."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def count_classes(classes):

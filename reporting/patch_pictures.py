@@ -5,7 +5,7 @@ import numpy as np
 from imagery.labels import palette
 from imagery.tiles import open_tiles
 from learning.patches import colours_of, cut_batch, draw_colours
-from learning.plans import plan_epoch
+from learning.plans import plan_epoch, views_of
 from reporting.charts import add_legend, save
 from reporting.pictures import colour_keys, first_bands, show
 
@@ -29,7 +29,8 @@ def augmented(tiles, settings, plan, keys):
     """A plan's patches (uint8 [N, P, P, bytes]) with only these augmentations, as training cuts them."""
     plan, size = plan.copy(), settings["input"]["patch_size"]
     if "views" in keys:
-        plan["view"] = np.arange(len(plan)) % 8  # one of each, to be seen
+        views = views_of(settings["augment"])
+        plan["view"] = np.resize(views, len(plan))  # one of each, to be seen
     if "scale" in keys:
         plan["side"] = np.rint(size / np.geomspace(*settings["augment"]["scale"], len(plan)))
         shapes = np.array([tile.shape for tile in tiles])[plan["tile"]]
@@ -45,7 +46,7 @@ def draw_augmentation(path, settings):
     data, augment, classes = settings["data"], settings["augment"], settings["data"]["classes"]
     tiles = open_tiles(data, settings["split"]["train"], checked=False)
     plan = plan_epoch(tiles, with_only(settings, ()), epoch=1)[:8]
-    on = [key for key in augment if augment[key] not in (0, False, [1, 1])]
+    on = [key for key in augment if augment[key] not in (0, False, [0], [1, 1])]
     rows = [("as cut", ()), *((key, (key,)) for key in on), *([("all together", on)] if len(on) > 1 else [])]
     strips = []
     for name, keys in rows:

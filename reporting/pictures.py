@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage.transform import downscale_local_mean
 
+from base.settings import roles_of
 from imagery.arrays import IGNORE
 from imagery.labels import palette
 from imagery.tiles import open_prepared
@@ -13,6 +14,8 @@ from mapping.maps import maps_of, read_map
 from reporting.charts import add_legend, legible, percent, save, shorten_name
 
 ERROR, GAINED, LOST = (230, 0, 126), (0, 114, 178), (213, 94, 0)  # Okabe and Ito's: for all eyes
+
+ROLES = {"train": ("#0072b2", None), "val": ("#e69f00", "////"), "test": ("#cc79a7", "....")}
 
 
 def colour_keys(colours):
@@ -51,6 +54,46 @@ def draw_labels(path, settings):
     show(panels[1], palette(data["classes"])[prepared.labels[::step, ::step]], f"{name}: labels")
     add_legend(figure, colour_keys({**data["classes"], "not scored": "#000000"}))
     return save(figure, path)
+
+
+def draw_blocks(path, raster, settings, rows):
+    """A raster that was cut, in grey, with its blocks in the colours of their roles, over the classes of each
+    role's labelled pixels. `rows`: {tile: row of the manifest}."""
+    blocks = {role: [rows[tile] for tile in tiles if rows[tile].get("cut", {}).get("raster") == raster]
+              for role, tiles in roles_of(settings["split"]).items()}
+    image, step = shrink(open_prepared(settings["data"], raster, checked=False).image, 1200)
+    grey = (0.7 * image.mean(-1, keepdims=True) + 60).astype(np.uint8).repeat(3, -1)
+    classes, (height, width) = settings["data"]["classes"], image.shape[:2]
+    high = min(8, 5.9 * height / width)  # inches
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.4, high + 2.2), height_ratios=[high, 0.9])
+    show(top, grey, f"{shorten_name(raster, 60)}: {sum(map(len, blocks.values()))} blocks")
+    keys = []
+    for role, (colour, hatch) in ROLES.items():
+        look = {"facecolor": (*matplotlib.colors.to_rgb(colour), 0.4), "edgecolor": colour, "hatch": hatch}
+        for row, col, *size in (each["cut"]["window"] for each in blocks[role]):
+            corner, (tall, wide) = (col / step - 0.5, row / step - 0.5), np.divide(size, step)
+            top.add_patch(matplotlib.patches.Rectangle(corner, wide, tall, linewidth=0.8, **look))
+        keys.append(matplotlib.patches.Patch(label=role, **look))
+    draw_roles(bottom, blocks, classes)
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
+    add_legend(figure, colour_keys(classes))
+    return save(figure, path)
+
+
+def draw_roles(axes, blocks, classes):
+    """A bar for each role: the classes of its labelled pixels, those of its `blocks` ({role: rows})."""
+    pixels = np.array([[sum(row["classes"][name] for row in rows) for name in classes]
+                       for rows in blocks.values()], float)
+    shares = 100 * pixels / np.maximum(pixels.sum(1, keepdims=True), 1)
+    parts = 100 * pixels.sum(1) / max(1, pixels.sum())
+    names = [f"{role}: {len(rows)} blocks, {part:.0f} %" for (role, rows), part in zip(blocks.items(), parts)]
+    for number, colour in enumerate(classes.values()):
+        axes.barh(names, shares[:, number], 0.8, shares[:, :number].sum(1), color=colour, edgecolor="0.45",
+                  linewidth=0.3)
+    axes.set(xlim=(0, 100), xlabel="share of the role's labelled pixels, %")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
 def tile_pictures(tile, settings, run):

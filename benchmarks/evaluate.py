@@ -80,7 +80,7 @@ def scikit_learn(folder):
     labels, predicted = load(folder, "labels", "map")
     started = time.perf_counter()
     matrix = confusion_matrix(labels.ravel(), predicted.ravel())
-    return {"mpx_per_second": SIZE**2 / 1e6 / (time.perf_counter() - started), 
+    return {"mpx_per_second": SIZE**2 / 1e6 / (time.perf_counter() - started),
             "resident_mb": bench.resident()[1], "trace": float(np.trace(matrix))}
 
 

@@ -38,7 +38,7 @@ def measure(folder, data):
     from mapping import one_raster, translate
     run, facts, settings = trained(folder, data)
     options = settings["predict"]
-    options.update(views=[0], window=512 if data == "dubai" else 256, overlap=0.25, batch_size=2)
+    options.update(views=[0], force=True, window=512 if data == "dubai" else 256, overlap=0.25, batch_size=2)
     confusions, maps = {way: 0 for way in WAYS}, {way: [] for way in WAYS}
     for way, (engine, precision) in WAYS.items():
         options.update(engine=engine, precision=precision)
@@ -46,7 +46,7 @@ def measure(folder, data):
             translate.ensure_engine(run, facts, settings)
         for tile in settings["split"]["val"]:
             job = one_raster.Job(tile, find_rasters(tile, settings)[0][1], None, settings, run, engine)
-            one_raster.predict_raster(job, 0, lambda line, last=False: None)
+            one_raster.predict_group([job], 0, lambda line, last=False: None)
             with rasterio.open(run / f"predictions/{tile}.tif") as source:
                 predicted = source.read(1)
             labels = np.where(predicted == IGNORE, IGNORE, open_prepared(settings["data"], tile).labels)

@@ -1,7 +1,9 @@
 """Class maps of whole tiles: Mpx/s per view, memory, share of the matrix product's peak, against the
 notebook's.
 
-    python benchmarks/predict.py        about 30 minutes on 2 cores
+    python benchmarks/predict.py        about 40 minutes on 2 cores
+    ENCODERS=all python benchmarks/predict.py        with every encoder, an hour
+    SIDE=512 python benchmarks/predict.py --only "tile int8 today"       only that, smaller
 
 The same tile, 3000 x 3000, and the same weights, the published network's (33.8 GFLOP for a patch of 256 px,
 516 for a Mpx), through the notebook's algorithm (whole tile in memory, patches of 256 px side by side,
@@ -11,9 +13,21 @@ translating not. Mpx are those that are predicted, by the notebook 2816 x 2816. 
 GFLOP for each of them, so that overlap costs, over the best product of two 4096 x 4096 matrices in the same
 round. Eight views are timed on a quarter of the tile, beside one view of it.
 
+Networks with a pretrained encoder (the environment's ENCODERS: names with commas, or all) go the same way in
+float32 and 8 bit, with the windows of params.yaml; their share of the peak is that of their own operations.
+And a tile of 6000 px (the environment's SIDE) with eight views in 8 bit: `seconds_tile_int8_today` with
+params.yaml's network, in turn with `seconds_tile_int8_efficientnet_lite0`, whose decoder is LEAN.
+
+The floor for a Mpx of windows, of which that tile has 411: the former takes 109 GFLOP, the latter 21. In 8
+bit these two cores, without VNNI, did 2.4 times what they do in a matrix product: 0.21 and 0.04 s. The
+latter writes 0.2 GB of features and reads them again: at 20 GB/s 0.02 s. By OpenVINO's counters half of its
+time goes to convolutions of single pixels, whose 16 to 48 inputs leave the multipliers idle while results are
+rounded and written, a quarter to depthwise ones, a seventh to those of 3 x 3, a tenth to the interpolation.
+
 Memory is stated before the run and measured on rasters of 480 Mpx too, which stand sparse on the disk. What
 windows and 8 bit cost in quality: fidelity.py.
 """
+import os
 import re
 import shutil
 import time
@@ -26,6 +40,12 @@ SIDE, PATCH = 3000, 256
 GFLOP = 516  # for a Mpx of the published network: 33.81 for a patch
 WINDOWS = {"tensorflow": (768, 0.02, 1), "openvino": (768, 0.02, 2), "bfloat16": (768, 0.02, 2),
            "int8": (768, 0.02, 2)}  # side, overlap, at once
+ENCODERS = ("efficientnet_lite0", "mobilenet_v3_large", "efficientnet_v2_b0", "efficientnet_v2_b3",
+            "convnext_tiny")
+CHOSEN = os.environ.get("ENCODERS", ENCODERS[0])
+CHOSEN = ENCODERS if CHOSEN == "all" else tuple(CHOSEN.split(","))
+LEAN = {"width": 32, "stem": 4, "local_contrast": []}  # of the decoder
+WHOLE = int(os.environ.get("SIDE", 6000))  # of the tile with eight views in 8 bit
 LARGE = {"wide": (12_000, 40_000), "tall": (40_000, 12_000)}  # height, width
 
 
@@ -40,15 +60,23 @@ def write_raster(path, height, width, picture=None):
             target.write(np.tile(picture, times)[:, :height, :width])
 
 
+def model_of(recipe):
+    """(settings of that recipe, of params.yaml with an encoder where it is the name of one; its model's)."""
+    settings = bench.settings_of("params" if recipe in ENCODERS else recipe)
+    if recipe in ENCODERS:
+        settings["model"].update(LEAN, encoder=recipe, weights="none")
+    return settings, settings["model"]
+
+
 def write_run(folder, recipe):
-    """A run with that recipe's network, untrained but for moving statistics that are not all alike."""
+    """A run with that recipe's network, untrained."""
     import keras
 
     from base.files import sha256
     from base.settings import coarsest
     from base.tables import write_record
     from model import build_network
-    settings = bench.settings_of(recipe)
+    settings, _ = model_of(recipe)
     keras.utils.set_random_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
     build_network(3, len(settings["data"]["classes"]), **settings["model"]).save(folder / "model.keras")
@@ -75,13 +103,14 @@ def made_up(folder):
 def make(folder):
     from imagery.raw_tiles import find_rasters
     folder = folder / "predict"
-    for recipe in ("notebook", "params", "demo"):
+    for recipe in ("notebook", "params", "demo", *dict.fromkeys((*CHOSEN, ENCODERS[0]))):
         if not (folder / recipe / "model.json").exists():
             write_run(folder / recipe, recipe)
     demo = made_up(folder)
     with rasterio.open(find_rasters(demo["split"]["test"][0], demo)[0][1]) as source:
         picture = source.read()
-    sizes = {"tile": (SIDE, SIDE), "quarter": (SIDE // 2, SIDE // 2), **LARGE}
+    sizes = {"tile": (SIDE, SIDE), "quarter": (SIDE // 2, SIDE // 2), f"whole{WHOLE}": (WHOLE, WHOLE),
+             **LARGE}
     for name in (name for name in sizes if not (folder / f"{name}.tif").exists()):
         write_raster(folder / f"{name}.tif", *sizes[name], None if name in LARGE else picture)
 
@@ -135,10 +164,10 @@ def notebook(folder, tile, views):
 
 def settings_for(recipe, engine, views):
     """Settings with the windows of this benchmark; params.yaml, which measures memory, keeps its own."""
-    settings = bench.settings_of(recipe)
-    if recipe != "params":
+    settings, _ = model_of(recipe)
+    if recipe not in ("params", *ENCODERS):
         settings["predict"].update(zip(("window", "overlap", "batch_size"), WINDOWS[engine]))
-    settings["predict"].update(views=list(views), also=[],
+    settings["predict"].update(views=list(views), also=[], force=True,  # untrained, 8 bit has no price
                                engine="tensorflow" if engine == "tensorflow" else "openvino",
                                precision=engine if engine in ("bfloat16", "int8") else "float32")
     return settings
@@ -172,13 +201,27 @@ def ours(folder, engine, tile, *every, recipe="notebook"):
 
         started = time.perf_counter()
         job = one_raster.Job("map", folder / f"predict/{tile}.tif", None, settings, run, name)
-        one_raster.predict_raster(job, 0, show)
+        one_raster.predict_group([job], 0, show)
         seconds.append(time.perf_counter() - started)
     with rasterio.open(folder / f"predict/{tile}.tif") as source:
         height, width = source.shape
     return {"mpx_per_second": height * width * len(every[0]) / seconds[0] / 1e6,
             "resident_mb": bench.resident()[1], "stated_mb": stated[-1], "seconds": seconds[0],
             **({"eight_over_one": seconds[1] / seconds[0]} if len(seconds) > 1 else {})}
+
+
+def of_encoder(folder, recipe, engine):
+    """One view of the tile, with an encoder: beside `ours`, operations for a Mpx."""
+    from model import count_operations
+    settings, model = model_of(recipe)
+    _, operations = count_operations(PATCH, bands=3, classes=len(settings["data"]["classes"]), **model)
+    return {**ours(folder, engine, "tile", ONE, recipe=recipe), "gflop": operations / PATCH**2 / 1e3}
+
+
+def whole(folder, recipe):
+    """Seconds of a tile with eight views in 8 bit; its input is made, too, where it is the only contender."""
+    make(folder)
+    return {"seconds": ours(folder, "int8", f"whole{WHOLE}", EIGHT, recipe=recipe)["seconds"]}
 
 
 def large(folder, name, recipe, engine):
@@ -209,20 +252,30 @@ def summarise(medians):
                     "resident_mb_notebook": base["resident_mb"],
                     "share_of_peak_notebook": base["mpx_per_second"] * GFLOP / best})
     for name, found in medians.items():
-        if name not in (*WINDOWS, "notebook", "matrix product"):
+        if "gflop" in found:
+            share = found["mpx_per_second"] * found["gflop"] / best
+            figures[f"share_of_peak_{name.replace(' ', '_')}"] = share
+        if name.startswith("tile int8"):
+            figures[f"seconds_{name.replace(' ', '_')}"] = found["seconds"]
+        elif name not in (*WINDOWS, "notebook", "matrix product"):
             figures.update({f"{key}_{name.replace(' ', '_')}": value for key, value in found.items()})
     return figures
 
 
 ONE, EIGHT = [0], list(range(8))
+TILES = {"today": "params", ENCODERS[0]: ENCODERS[0]}
 CONTENDERS = {
     "matrix product": peak,
     "notebook": lambda folder: notebook(folder, "tile", ONE),
-    **{engine: lambda folder, engine=engine: ours(folder, engine, "tile", ONE) for engine in WINDOWS}}
+    **{engine: lambda folder, engine=engine: ours(folder, engine, "tile", ONE) for engine in WINDOWS},
+    **{f"tile int8 {name}": lambda folder, recipe=recipe: whole(folder, recipe)
+       for name, recipe in TILES.items()}}
 ONCE = {
     "notebook eight views": lambda folder: notebook(folder, "quarter", EIGHT),
     **{f"{engine} eight views": lambda folder, engine=engine: ours(folder, engine, "quarter", ONE, EIGHT)
        for engine in ("tensorflow", "openvino", "int8")},
+    **{f"{recipe} {engine}": lambda folder, a=(recipe, engine): of_encoder(folder, *a)
+       for recipe in CHOSEN for engine in ("openvino", "int8")},
     **{f"{name} {recipe} {engine}": lambda folder, a=(name, recipe, engine): large(folder, *a)
        for name, recipe, engine in (("wide", "demo", "openvino"), ("tall", "demo", "openvino"),
                                     ("wide", "demo", "tensorflow"), ("wide", "params", "openvino"))}}

@@ -59,7 +59,7 @@ def ready(data, folder):
     """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not
     at hand."""
     import prepare_data
-    from base.settings import read_settings
+    from base.settings import all_tiles, read_settings
     from imagery import sample_tiles
     _, _, of_data, train, val = SETS[data]
     settings = {recipe: settings_of(recipe, data, 1, folder) for recipe in RECIPES}
@@ -72,7 +72,7 @@ def ready(data, folder):
     counted_for = {recipe: [own["model"], own["input"]] for recipe, own in settings.items()}
     found = json.loads(target.read_text()) if target.exists() else {}
     if found.get("counted_for") != counted_for:
-        every = {tile for role in read_settings(bench.ROOT / of_data)["split"].values() for tile in role}
+        every = set(all_tiles(read_settings(bench.ROOT / of_data)["split"]))
         rest = sorted(every.union(val[1:]) - {*train, val[0]})  # no role may be empty
         prepare_data.main({**ours, "split": {"train": train, "val": val[:1], "test": rest}}, folder)
         found = {"counted_for": counted_for, **count_epochs(settings, SETS[data][0])}

@@ -4,11 +4,14 @@ them."""
 import contextlib
 import copy
 import csv
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +25,11 @@ import prepare_data
 from base.code import code_of
 from base.files import sha256
 from base.problem import Problem
-from base.settings import read_settings
-from base.tables import write_record
+from base.settings import all_tiles, read_settings
+from base.tables import read_facts, write_record
 from imagery.tiles import made_with, manifest_text
 from learning.records import RECORDS, finder_inputs, fingerprint, tile_digests
+from mapping import one_raster
 from mapping.maps import expected_maps, files_of
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -35,20 +39,52 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # real crops, where they are at hand
 collect_ignore = [] if SHARED.is_dir() else ["test_real_tiles.py"]
 
+LONG = ["checkpoints", "makefile", "chain", "workers", "train", "real_tiles", "trainer", "translate", "model"]
+
+
+def pytest_collection_modifyitems(items):
+    """Has the files that take longest begin first, so that several processes end together."""
+    names = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
+
 COLOURS = np.array(
     [(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8
 )
 SETTINGS = read_settings(ROOT / "demo.yaml")
 SETTINGS.update(
-    split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"]},
+    split={"train": ["2_11", "3_10"], "val": ["2_10"], "test": ["2_13"], "blocks": None},
     input={"patch_size": 32, "batch_size": 4, "stride": "random", "aim": {}},
-    model={"width": 4, "depth": 2, "residual": "concat", "centre": "serial", "stem": 1, "local_contrast": []},
+    model={
+        **{"encoder": "none", "weights": "none", "rgb": [1, 2, 3], "width": 4, "depth": 1},
+        **{"residual": "add", "centre": "plain", "stem": 1, "local_contrast": []},
+    },
     lr_find={"start": 1e-4, "end": 10, "steps": 30},
 )
 SETTINGS["data"].update(raw="raw", prepared="prepared")
 SETTINGS["train"].update(epochs=2, max_lr=0.05, optimizer="sgd", weight_decay=0, class_weights=0)
 SETTINGS["predict"].update(window=64, views=[0, 5], engine="tensorflow", compare=False, also=[])
 SIZES = {"2_11": (70, 93), "3_10": (64, 101), "2_10": (50, 75), "2_13": (83, 66)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_once():
+    """Has TensorFlow load and trace a network once for all tests of this process, in whichever folder it
+    stands: two seconds each time."""
+    started, start = {}, one_raster.start_engine
+
+    def start_once(run, model, engine):
+        facts = read_facts(run)
+        key = model, engine, facts["multiple"], len(facts["scale"]), len(facts["classes"])
+        if engine.name != "tensorflow":
+            return start(run, model, engine)
+        if key not in started:
+            started[key] = start(run, model, engine)
+        return started[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(one_raster, "start_engine", start_once)
+        yield
 
 
 @pytest.fixture
@@ -146,6 +182,7 @@ def whole_demo():
 
 
 def save_settings(folder, settings, name="tiny.yaml"):
+    settings["split"].setdefault("blocks", None)
     (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -164,7 +201,7 @@ def stand_in(folder, name="demo", **rows):
     write_record(run / "model.json", facts)
     write_record(run / "metrics.json", {})
     (run / "predict.csv").write_text("map,sha256\n" + "".join(f"{path.stem},{nothing}\n" for path, _ in maps))
-    tiles = [tile for role in settings["split"].values() for tile in role]
+    tiles = all_tiles(settings["split"])
     prepared = folder / settings["data"]["prepared"]
     prepared.mkdir(parents=True, exist_ok=True)
     row = {
@@ -179,7 +216,7 @@ def stand_in(folder, name="demo", **rows):
     )
     with contextlib.chdir(folder):
         about = {"settings": settings, "tiles": tile_digests(settings), "code": code_of("train.py")}
-        made_from = fingerprint(finder_inputs(settings), "lr_find.py")
+        made_from = fingerprint(finder_inputs(settings, run), "lr_find.py")
     write_record(run / "run.json", {**about, "training_seconds": 4321})
     write_record(run / "lr_find.json", {"suggestion": facts["max_lr"], "made_from": made_from})
 
@@ -188,6 +225,17 @@ def without_make(environment):
     """The environment as it was before make started the tests."""
     own = ("PARAMS", "TILE", "EXTRA", "SCHEDULER", "LOCKED")
     return {key: value for key, value in environment.items() if not key.startswith("MAKE") and key not in own}
+
+
+@functools.cache
+def warm_python():
+    """A command that does what Python does with a script, but starts sooner (warm.py)."""
+    path = f"{tempfile.mkdtemp()}/socket"
+    warm = f"{ROOT}/tests/warm.py"
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    warm_python.server = subprocess.Popen([sys.executable, warm, path], **streams)  # ends with this process
+    assert warm_python.server.stdout.readline() == b"ready\n"
+    return f"{sys.executable} -S {warm} {path}"
 
 
 def run_script(name, *arguments, cwd=None, **environment):
@@ -200,6 +248,28 @@ def run_script(name, *arguments, cwd=None, **environment):
         env={**os.environ, **environment},
         timeout=300,
     )
+
+
+@pytest.fixture
+def undrawn():
+    """Networks of which no weight is drawn at random, to be looked at alone: soon built."""
+    import keras
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    keras.utils.clear_session()  # or the next test would draw them
+
+
+@pytest.fixture
+def eagerly():
+    """Steps of TensorFlow one by one: a few are sooner done than traced."""
+    import tensorflow
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*run_functions_eagerly.*")
+        tensorflow.config.run_functions_eagerly(True)
+        yield
+        tensorflow.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
 
     def read(start, stop):
         reads.append(stop - start)
-        return raster[start:stop]
+        return raster[start:stop], np.ones((stop - start, width), bool)
 
     for row, found in blending.predict_rows(
         per_pixel, read, (height, width), 6, blending.Windows(window, overlap, views, 16), channels
@@ -45,6 +45,47 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
     assert max(reads) <= window  # never more than a window's rows at once
 
 
+@hypothesis_settings(max_examples=40)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([0, 0.25, 0.6]),
+    st.sampled_from([[0], [5, 2]]),
+    st.lists(st.tuples(st.integers(0, 89), st.integers(0, 89)), max_size=3),
+    st.integers(1, 4),
+)
+def test_windows_without_a_valid_pixel_are_not_predicted_and_valid_pixels_stay_as_they_were(
+    height, width, overlap, views, areas, ahead
+):
+    """The stand-in answers from all pixels of a patch, some patches ahead, as engines do."""
+    raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    windows, asked = blending.Windows(16, overlap, views, 16), []
+
+    def answer(patches):
+        waiting = []
+        for patch in patches:
+            asked.append(patch)
+            waiting.append(np.random.default_rng(patch.ravel()).random((3, 16, 16)).astype(np.float32))
+            if len(waiting) > ahead:
+                yield waiting.pop(0)
+        yield from waiting
+
+    def rows(valid):
+        asked.clear()
+        read = lambda start, stop: (raster[start:stop], valid[start:stop])  # noqa: E731
+        parts = blending.predict_rows(answer, read, (height, width), 3, windows, 5)
+        return np.concatenate([part for _, part in parts]), len(asked)
+
+    valid = np.zeros((height, width), bool)
+    for row, col in areas:
+        valid[row : row + 7, col : col + 9] = True
+    (some, count), (every, _) = rows(valid), rows(np.ones_like(valid))
+    np.testing.assert_array_equal(some[valid], every[valid])
+    corners = [(row, col) for row in windows.along(height) for col in windows.along(width)]
+    with_data = [valid[row : row + 16, col : col + 16].any() for row, col in corners]
+    assert count == sum(with_data) * len(views)
+
+
 def test_memory_depends_on_width_and_window_not_on_height():
     """A raster 50 times as high as its window needs no more than one twice as high."""
 
@@ -53,7 +94,7 @@ def test_memory_depends_on_width_and_window_not_on_height():
         try:
             rows = blending.predict_rows(
                 per_pixel,
-                lambda start, stop: np.zeros((stop - start, 3000, 3), np.uint8),
+                lambda start, stop: (np.zeros((stop - start, 3000, 3), np.uint8), np.ones((1, 3000), bool)),
                 (height, 3000),
                 classes=6,
                 windows=blending.Windows(64, 0.25, [0], 16),
@@ -75,7 +116,7 @@ def test_views_are_averaged_each_turned_back():
     planes = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
     rows = blending.predict_rows(
         lambda patches: (planes for _ in patches),
-        lambda start, stop: np.zeros((stop - start, 16, 3), np.uint8),
+        lambda start, stop: (np.zeros((stop - start, 16, 3), np.uint8), np.ones((1, 16), bool)),
         (16, 16),
         classes=2,
         windows=blending.Windows(16, 0, range(8), 16),

@@ -2,38 +2,45 @@
 
 import contextlib
 import csv
+import functools
 import html
 import json
 import re
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import rasterio
 import yaml
-from conftest import COLOURS, SIZES, run_script, save_settings
+from conftest import COLOURS, SIZES, run_script, save_settings, write_tile
 
 import evaluate
+import predict
+import prepare_data
 import report
+import train
 from base.files import sha256
 from base.problem import Problem
 from base.settings import read_settings
 from base.tables import parse_record, record_text
 from imagery.tiles import manifest_text
+from learning.torch_files import read_torch
+from learning.weight_files import weights_file
 from reporting import pictures
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder in which every step has run."""
-    from conftest import SETTINGS, write_tile
+    from conftest import SETTINGS
 
     folder = tmp_path_factory.mktemp("chain")
     for tile, shape in SIZES.items():
         write_tile(folder / "raw", tile, shape)
     settings = json.loads(json.dumps(SETTINGS))
-    settings["model"].update(residual="add", centre="plain", stem=2, local_contrast=[4, 8])
+    settings["model"].update(depth=2, residual="concat", centre="serial", stem=2, local_contrast=[4, 8])
     settings["train"].update(max_lr="auto", epochs=12, optimizer="adamw", class_weights=0.75)
     settings["predict"].update(compare=True, also=["confidence"])
     settings["report"]["title"] = "<script>alert(1)</script> & title"
@@ -44,13 +51,36 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_a_pretrained_encoder_goes_through_all_steps(project, settings, eagerly, capsys):
+    settings["model"].update(encoder="efficientnet_lite0", weights="imagenet", width=8, stem=4)
+    settings["train"].update(max_lr=0.01, epochs=2, optimizer="adamw", freeze_epochs=1)
+    settings["input"]["batch_size"] = 8
+    run = project / "runs/tiny"
+    for step in (prepare_data, train, functools.partial(predict.main, tile=None), evaluate, report):
+        getattr(step, "main", step)(settings, run)
+    weights = weights_file("efficientnet_lite0", "imagenet")
+    said = capsys.readouterr().out
+    assert said.count(f"first weights of the encoder from {weights}") == 1
+    kernel = read_torch(weights)["_conv_stem.weight"].transpose(2, 3, 1, 0)
+    kernels = [np.load(path)["network_0"] for path in sorted((run / "checkpoints").glob("*.npz"))]
+    np.testing.assert_array_equal(kernels[0], kernel)  # frozen
+    assert 0 < np.abs(kernels[1] - kernel).max() < 0.1
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert np.sum(metrics["full"]["confusion"]) == np.prod(SIZES["2_13"])
+    assert "efficientnet_lite0, pretrained on ImageNet" in (run / "report.html").read_text()
+    assert (run / "figures/network.png").exists()
+    train.main(settings, run)
+    assert "finished already" in capsys.readouterr().out
+
+
 def test_the_same_settings_on_the_same_tiles_give_the_same_bytes_again(finished, tmp_path):
     (tmp_path / "runs/tiny").mkdir(parents=True)
     for name in ("raw", "prepared", "tiny.yaml", "runs/tiny/lr_find.json"):
         (tmp_path / name).symlink_to(finished / name)
-    for script in ("train.py", "predict.py"):
-        done = run_script(script, "--params", "tiny.yaml", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    keras.utils.clear_session()  # which counts what it has named
+    with contextlib.chdir(tmp_path):  # in another process than the first
+        train.main(read_settings("tiny.yaml"), Path("runs/tiny"))
+        predict.main(read_settings("tiny.yaml"), Path("runs/tiny"), None)
     made = ["runs/tiny/model.keras", "runs/tiny/predictions/*"]
     paths = [path.relative_to(finished) for pattern in made for path in sorted(finished.glob(pattern))]
     assert len(paths) > 10
@@ -140,8 +170,6 @@ def test_the_gain_ledger_counts_what_each_way_of_predicting_says(finished):
 
 
 def test_a_patch_beside_patches_is_predicted_as_if_alone(finished):
-    import keras
-
     network = keras.models.load_model(finished / "runs/tiny/model.keras", compile=False)
     image = np.load(finished / "prepared/2_13.pixels.npy")[32:64, :32, :3]
     expected = np.asarray(network(image[None]))[0].argmax(-1)
@@ -300,14 +328,16 @@ def test_the_page_is_drawn_again_from_the_results_whatever_the_settings_say_now(
     assert run_step(report, finished, "epochs: 12", "epochs: 50") == [] and page.read_text() == before
 
 
-def test_lost_tables_of_a_finished_run_are_written_again_without_training(finished):
+def test_lost_tables_of_a_finished_run_are_written_again_without_training(finished, capsys):
     run = finished / "runs/tiny"
     kept = {name: (run / name).read_bytes() for name in ("history.csv", "schedule.csv", "model.keras")}
     about = (run / "run.json").read_bytes()
     for name in ("history.csv", "schedule.csv", "run.json"):
         (run / name).unlink()
-    done = run_script("train.py", "--params", "tiny.yaml", cwd=finished)
-    assert "going on after epoch" in done.stdout
+    keras.utils.clear_session()
+    with contextlib.chdir(finished):
+        train.main(read_settings("tiny.yaml"), Path("runs/tiny"))
+    assert "going on after epoch" in capsys.readouterr().out
     assert {name: (run / name).read_bytes() for name in kept} == kept and (run / "run.json").exists()
     (run / "run.json").write_bytes(about)
 
@@ -337,8 +367,9 @@ def test_a_report_on_tiles_that_are_not_prepared_names_them(finished):
 
 
 def test_one_tile_is_predicted_by_name_and_a_missing_one_refused(finished):
-    done = run_script("predict.py", "--params", "tiny.yaml", "--tile=2_10", cwd=finished)
-    assert done.returncode == 0 and (finished / "runs/tiny/predictions/2_10.tif").exists()
+    with contextlib.chdir(finished):
+        predict.main(read_settings("tiny.yaml"), Path("runs/tiny"), "2_10")
+    assert (finished / "runs/tiny/predictions/2_10.tif").exists()
     done = run_script("predict.py", "--params", "tiny.yaml", "--tile=9_9", cwd=finished)
     assert (
         done.returncode == 3

@@ -25,9 +25,11 @@ def test_the_audit_counts_what_the_manifest_says_whatever_the_names(tmp_path):
         "pixels": {"labels": {"repaired": 20, "ignored": 40, "unknown": 2}},
         "nodata": 10,
         "outside_scale": [0, 4, 1],
+        "off_grid": {"labels": 60, "extra": 7},
         "classes": {"$x_$": 100, "b": 60},
     }
     expected = {"repaired": 0.1, "ignored": 0.2, "unknown": 0.01, "no data": 0.05, "outside scale": 0.02}
+    expected["outside labels"] = 0.3
     assert charts.faults(row) == pytest.approx(expected)
     split, classes = {"train": ["a$^$b"], "val": ["c"], "test": ["d"]}, {"$x_$": "#ff0000", "b": "#00ff00"}
     with charts.style():

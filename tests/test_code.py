@@ -11,22 +11,28 @@ from base.code import code_of, code_sha256
 STEPS = ("prepare_data", "lr_find", "train", "predict", "evaluate", "report")
 
 
-@pytest.fixture
-def changed(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
     """Calls with a file and a line to add to it; returns the steps whose digest that changes."""
+    tmp_path = tmp_path_factory.mktemp("copy")
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
     for wing in ("base", "imagery", "learning", "mapping", "reporting"):
         shutil.copytree(ROOT / wing, tmp_path / wing, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(code, "ROOT", tmp_path)
     code.imported.cache_clear()
-    before = {step: code_of(f"{step}.py") for step in STEPS}
+
+    def digests():
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(code, "ROOT", tmp_path)
+            return {step: code_of(f"{step}.py") for step in STEPS}
+
+    before = digests()
 
     def add(name, line):
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text + line)
         code.imported.cache_clear()
-        after = {step: code_of(f"{step}.py") for step in STEPS}
+        after = digests()
         (tmp_path / name).write_text(text)
         return [step for step in STEPS if after[step] != before[step]]
 

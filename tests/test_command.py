@@ -2,13 +2,18 @@
 
 import errno
 import fcntl
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from conftest import run_script, save_settings
+from conftest import ROOT, run_script, save_settings
 
 from base.command import claim
 from base.files import only_one
 from base.problem import Problem
+from base.settings import run_folder
 
 
 def test_two_settings_files_of_one_name_do_not_share_a_run(tmp_path, monkeypatch):
@@ -32,6 +37,18 @@ def test_two_settings_files_of_one_name_do_not_share_a_run(tmp_path, monkeypatch
     claim(run, tmp_path / "a/demo.yaml")
     claim(run, tmp_path / "b/demo.yaml")
     assert (run / ".settings_file").read_text() == "a/demo.yaml"
+
+
+def test_the_settings_that_a_training_wrote_are_its_runs(tmp_path):
+    run = tmp_path / "runs/x"
+    run.mkdir(parents=True)
+    assert run_folder("a/wide.yaml") == Path("runs/wide") and run_folder(run / "params.yaml").name == "params"
+    (run / "run.json").write_text("{}")
+    assert run_folder(run / "params.yaml") == run == run_folder(run / ".make/x.yaml")
+    assert run_folder(run / "other.yaml") == Path("runs/other")
+    (run / ".settings_file").write_text("x.yaml")
+    claim(run, run / "params.yaml")  # no other file's: its own record
+    assert (run / ".settings_file").read_text() == "x.yaml"
 
 
 def test_a_script_refuses_the_run_of_another_settings_file(project, settings):
@@ -66,3 +83,22 @@ def test_other_failures_of_a_lock_are_failures(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="broken"):
         with only_one(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_python_drops_in_a_destructor_ends_the_step_at_its_next_progress(sign, code):
+    script = (
+        "import signal; from base.command import cleanly, progress\n"
+        "class Dropping:\n"
+        f"    def __del__(self): signal.raise_signal({int(sign)})\n"
+        "def work():\n"
+        "    Dropping()\n"
+        "    print('went on', flush=True)\n"
+        "    progress('half way', last=True)\n"
+        "    print('and to the end')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cleanly(work)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "went on\n" and done.returncode == code
+    assert done.stderr.endswith("error: interrupted; the same command goes on from what is finished\n")

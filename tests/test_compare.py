@@ -9,7 +9,7 @@ import compare
 from base.files import sha256
 from base.problem import Problem
 from base.settings import read_settings
-from base.tables import write_record
+from base.tables import read_facts, write_record
 from reporting.metrics import describe
 
 
@@ -44,7 +44,7 @@ def test_runs_stand_side_by_side_with_what_differs(tmp_path, monkeypatch, settin
     output = capsys.readouterr().out
     assert f"not evaluated yet: {runs / 'new'}" in output and "model.width" in output
     assert [line.split() for line in output.splitlines() if line.startswith("tiny")] == [
-        ["tiny", "59.82", "74.83", "75.00", "59.82", "62.50", "0.50", "1.5"]
+        ["tiny", "59.82", "74.83", "75.00", "59.82", "62.50", "0.50", "1.5", "none"]
     ]
     rows = list(csv.DictReader((runs / "compare.csv").open()))
     assert [row["run"] for row in rows] == ["<b>wide", "tiny"]
@@ -53,6 +53,20 @@ def test_runs_stand_side_by_side_with_what_differs(tmp_path, monkeypatch, settin
     assert float(rows[0]["full mean_iou"]) == pytest.approx((5 / 8 + 4 / 7) / 2)
     with rasterio.open(runs / "compare.png") as source:
         assert source.width == 1480
+
+
+def test_a_run_that_began_with_pretrained_weights_is_told_from_one_that_did_not(tmp_path, settings, capsys):
+    runs = tmp_path / "runs"
+    write_run(runs / "tiny", settings)
+    write_run(runs / "lite", settings, encoder="efficientnet_lite0")
+    facts = {**read_facts(runs / "lite"), "encoder": "efficientnet_lite0", "rgb": [1, 2, 3]}
+    write_record(runs / "lite/model.json", {**facts, "weights": {"source": "imagenet", "sha256": "0"}})
+    compare.main(settings, runs / "tiny", show=False)
+    lines = capsys.readouterr().out.splitlines()
+    lite, tiny = ([line for line in lines if line.startswith(name)][0] for name in ("lite", "tiny"))
+    assert lite.endswith("  efficientnet_lite0, pretrained on ImageNet") and tiny.endswith("  none")
+    rows = list(csv.DictReader((runs / "compare.csv").open()))
+    assert [row["encoder"] for row in rows] == ["efficientnet_lite0, pretrained on ImageNet", ""]
 
 
 def test_a_damaged_run_is_named_and_the_others_are_compared(tmp_path, settings, capsys):

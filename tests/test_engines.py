@@ -2,11 +2,14 @@ import mmap
 
 # ruff: noqa: F811  a test takes the fixture that it imports
 import os
+import subprocess
+import sys
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
+from conftest import ROOT
 from untrained import SMALL, answers, ortho, small  # noqa: F401  a fixture among them
 
 import predict
@@ -139,3 +142,35 @@ def test_a_model_of_other_classes_or_bands_is_refused(small, settings, tmp_path)
     write_record(small / "model.json", {**facts, "classes": settings["data"]["classes"]})
     with pytest.raises(Problem, match="3 bands to 6 classes, expected 3 to 2"):
         predict.main(settings, small, "a.tif")
+
+
+def test_openvinos_tools_tell_nobody_of_their_use():
+    pytest.importorskip("openvino")
+    code = "import mapping.engines, openvino.tools.ovc.telemetry_utils as told; print(told.tm.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("telemetry_stub\n")
+
+
+LEFT_IN_A_THREAD = """
+import signal, threading
+import numpy as np
+from mapping import engines
+import openvino as ov
+from openvino import opset13 as op
+
+pixels = op.parameter([1, 8], np.float32)
+held = [engines.openvino_engine(ov.Model([op.softmax(pixels, 1)], [pixels], "small"), 1)]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_no_segmentation_fault_after_an_engine_was_left_in_another_thread():
+    pytest.importorskip("openvino")
+    done = subprocess.run([sys.executable, "-c", LEFT_IN_A_THREAD], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

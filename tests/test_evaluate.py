@@ -148,6 +148,20 @@ def test_a_test_tile_with_the_pixels_of_one_that_the_model_has_seen_is_refused(s
     )
 
 
+@pytest.mark.parametrize("name, pixels", [("raw/3_13", "0" * 64), ("other/7_7", None)])
+def test_a_test_tile_behind_the_first_weights_is_refused(scored, name, pixels):
+    settings, run = scored
+    pixels = pixels or prepared_rows(settings["data"], SIZES)["3_13"]["pixels_sha256"]
+    seen = {
+        name.replace("raw", settings["data"]["raw"]): pixels,
+        "other/2_13": "1" * 64,
+    }  # another folder's tile of the same name is another tile
+    with changed(run / "model.json", edit_facts(lambda facts: facts.update(started_on=seen))):
+        lines = refused(scored)
+    assert len(lines) == 1 and "started from weights that were trained or chosen on it" in lines[0]
+    assert lines[0].startswith("tile 3_13 in split.test")
+
+
 def test_a_model_that_does_not_say_what_it_was_trained_on_is_not_scored(scored):
     _, run = scored
     with changed(run / "model.json", edit_facts(lambda facts: facts.pop("chosen_on"))):

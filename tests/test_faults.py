@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 
-@pytest.mark.parametrize("arguments, tries", [(["faults.py", "evaluate"], 15), (["fuzz.py", "30"], 60)])
+@pytest.mark.parametrize("arguments, tries", [(["faults.py", "evaluate"], 15), (["fuzz.py", "30"], 90)])
 def test_faults_and_damaged_files_end_cleanly(arguments, tries):
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / arguments[0]), *arguments[1:]],

@@ -1,6 +1,9 @@
+import zipfile
+
 import pytest
 
 from base.files import only_one, replacing, sha256
+from base.patterns import archives
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -33,6 +36,7 @@ def test_the_next_holder_clears_only_what_a_crash_can_have_left(tmp_path):
         ".make/.seed.tmp9",
         "checkpoints/.epoch_00001.tmp3.npz",
         "predictions/.2_13.tmp5.tif",
+        "predictions/Train/Urban/.13.tmp5.tif",
     ]
     for name in [*keep, *clear]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,3 +45,24 @@ def test_the_next_holder_clears_only_what_a_crash_can_have_left(tmp_path):
     with only_one(tmp_path):
         assert [name for name in keep if not (tmp_path / name).exists()] == []
         assert [name for name in clear if (tmp_path / name).exists()] == []
+
+
+def test_an_archive_is_opened_once_for_all_of_its_members_and_again_when_it_changes(tmp_path, monkeypatch):
+    path, opened = tmp_path / "chips.zip", []
+    assert archives(tmp_path) == []
+    with zipfile.ZipFile(path, "w") as target:
+        for number in range(20):
+            target.writestr(f"{number}.png", b"abc")
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert archives(tmp_path) == [path]
+    real = zipfile.ZipFile.__init__
+    monkeypatch.setattr(
+        zipfile.ZipFile, "__init__", lambda self, *args: opened.append(1) or real(self, *args)
+    )
+    assert {sha256(path / f"{number}.png") for number in range(20)} == {sha256(tmp_path / "abc")}
+    assert len(opened) == 1
+    path.unlink()
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("other.png", b"abcd")
+    (tmp_path / "abc").write_bytes(b"abcd")
+    assert sha256(path / "other.png") == sha256(tmp_path / "abc")

@@ -3,6 +3,7 @@ import os
 import shutil
 import sqlite3
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import prepare_data
 from base.problem import Problem
 from imagery.formats import what_is
 from imagery.rasters import Layers, check_bands, open_raster
-from imagery.raw_tiles import find_rasters
+from imagery.raw_tiles import find_rasters, passed_over
 from imagery.tiles import open_prepared
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
@@ -40,6 +41,16 @@ def as_copy(driver):
 
 def as_bytes(content):
     return lambda path: path.write_bytes(content)
+
+
+def as_raw(header):
+    """Pixels without a header, and one beside them."""
+
+    def make(path):
+        path.write_bytes(bytes(range(50)))
+        path.with_suffix(".hdr").write_bytes(header)
+
+    return make
 
 
 def as_zip(path):
@@ -85,19 +96,14 @@ AGAIN, CONVERT = "copy or fetch it again", "convert it and name the new file: gd
 HTML = b"\n<!DOCTYPE html>\n<html><title>Sign in</title></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 OWN_FILES = {  # {name: (how it comes about, what is said of it, what is advised)}
-    "a.vrt": (as_copy("VRT"), "a VRT, which names other rasters", CONVERT),
-    "vrt.tif": (as_bytes(VRT.encode()), "a VRT", "vrt_new.tif"),
-    "vrt.vrt": (as_bytes(b'\xef\xbb\xbf<?xml version="1.0"?>\n' + VRT.encode()), "a VRT", CONVERT),
-    "a.jp2": (as_copy("JP2OpenJPEG"), "a JPEG 2000 file", CONVERT),
-    "jp2.tif": (as_copy("JP2OpenJPEG"), "a JPEG 2000 file", "jp2_new.tif"),
-    "a.img": (as_bytes(b"EHFA_HEADER_TAG\0\1\0\0\0"), "an ERDAS Imagine file", CONVERT),
-    "envi.dat": (as_driver("ENVI"), "a raw raster with its header (.hdr) beside it", CONVERT),
-    "a.gpkg": (
-        as_driver("GPKG", crs="EPSG:32633", transform=from_origin(4e5, 5e6, 1, 1)),
-        "a GeoPackage",
-        CONVERT,
-    ),
-    "a.mbtiles": (as_sqlite, "SQLite", CONVERT),
+    "vrt.tif": (as_bytes(VRT.encode()), "a VRT, which names other rasters, under another suffix", ".vrt"),
+    "bom.tif": (as_bytes(b'\xef\xbb\xbf<?xml version="1.0"?>\n' + VRT.encode()), "a VRT", "rename it"),
+    "a.img": (as_bytes(b"EHFA_HEADER_TAG\0\1\0\0\0"), "HFA", AGAIN),
+    "a.jp2": (as_bytes(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99)), "a.jp2", AGAIN),
+    "a.hdr": (as_bytes(b"ENVI\nsamples = 5\n"), "the header of an ENVI raster", "the file beside it"),
+    "a.bil": (as_raw(b"NROWS 5\nNCOLS 5\n"), "a raw raster with a header (.hdr) beside it", CONVERT),
+    "cut.dat": (as_raw(b"ENVI\nsamples = 50\nlines = 40\nbands = 3\ndata type = 1\n"), "cut.dat", AGAIN),
+    "a.mbtiles": (as_sqlite, "SQLite", "of MBTiles: gdal_translate "),
     "a.nc": (as_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "an HDF5 or NetCDF file", "gdal_translate NAME "),
     "old.nc": (as_bytes(b"CDF\1" + bytes(99)), "a NetCDF file", "gdalinfo"),
     "a.bmp": (as_driver("BMP"), "a BMP file", CONVERT),
@@ -106,9 +112,9 @@ OWN_FILES = {  # {name: (how it comes about, what is said of it, what is advised
     "a.sid": (as_bytes(b"msid\1\0"), "a MrSID file", "export it as a GeoTIFF"),
     "a.ecw": (as_bytes(b"e\2\1\0\xff\xfe"), "an ECW file", "export it as a GeoTIFF"),
     "a.asc": (as_bytes(b"NCOLS 4\nNROWS 4\n"), "an ASCII grid", CONVERT),
-    "a.geojson": (as_bytes(b'{"type": "FeatureCollection", "features": []}'), "GeoJSON", "gdal_rasterize"),
-    "a.shp": (as_bytes(b"\0\0\x27\x0a" + bytes(96)), "a shapefile", "gdal_rasterize"),
-    "a.kml": (as_bytes(b'<?xml version="1.0"?><kml></kml>'), "KML", "gdal_rasterize"),
+    "a.geojson": (as_bytes(b'{"type": "FeatureCollection", "features": []}'), "GeoJSON", "COCO"),
+    "a.shp": (as_bytes(b"\0\0\x27\x0a" + bytes(96)), "a shapefile", "data.label"),
+    "a.kml": (as_bytes(b'<?xml version="1.0"?><kml></kml>'), "KML", "ogr2ogr"),
     "zip.tif": (as_zip, "a zip archive", "unzip it"),
     "gz.tif": (as_bytes(gzip.compress(b"II*\0")), "a gzip archive", "unpack it"),
     "7z.tif": (as_bytes(b"7z\xbc\xaf\x27\x1c\0\4"), "a 7z archive", "unpack it"),
@@ -150,7 +156,7 @@ def test_peoples_own_files_are_refused_for_the_true_reason(tmp_path, name):
     assert (AGAIN in line) == (advice == AGAIN)
 
 
-@pytest.mark.parametrize("name", ["a.vrt", "a.jp2", "jp2.tif", "envi.dat", "a.gpkg", "a.bmp", "a.webp"])
+@pytest.mark.parametrize("name", ["a.bmp", "a.webp"])
 def test_a_converted_file_is_opened(tmp_path, name):
     OWN_FILES[name][0](tmp_path / name)
     with pytest.raises(Problem) as caught, open_raster(tmp_path / name):
@@ -160,6 +166,73 @@ def test_a_converted_file_is_opened(tmp_path, name):
     rasterio.shutil.copy(source, target, driver="GTiff")  # which is gdal_translate
     with open_raster(target) as raster:
         assert raster.shape == (40, 50)
+
+
+FORMS = {  # of one raster: {name: (driver, options)}
+    "a.jp2": ("JP2OpenJPEG", {"QUALITY": "100", "REVERSIBLE": "YES"}),
+    "b.j2k": ("JP2OpenJPEG", {"QUALITY": "100", "REVERSIBLE": "YES", "CODEC": "J2K"}),
+    "a.img": ("HFA", {}),
+    "large.img": ("HFA", {"USE_SPILL": "YES"}),
+    "a.dat": ("ENVI", {}),
+    "a.raw": ("ENVI", {"INTERLEAVE": "BIL", "SUFFIX": "ADD"}),
+    "plain": ("ENVI", {"INTERLEAVE": "BIP"}),
+    "a.gpkg": ("GPKG", {"TILE_FORMAT": "PNG"}),
+    "a.vrt": ("VRT", {}),
+}
+PLACE = {"crs": "EPSG:32633", "transform": from_origin(4e5, 5e6, 0.5, 0.5)}
+
+
+def write_forms(folder, pixels=PIXELS):
+    """The same raster in every form, and as source.tif beside them."""
+    write_raster(folder / "source.tif", pixels, **PLACE)
+    for name, (driver, options) in FORMS.items():
+        rasterio.shutil.copy(folder / "source.tif", folder / name, driver=driver, **options)
+
+
+def test_a_raster_is_the_same_in_every_form_and_nothing_is_written_beside_it(tmp_path):
+    write_forms(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for name, (driver, _) in FORMS.items():
+        with open_raster(tmp_path / name) as raster:
+            assert raster.driver == driver
+            pixels, valid = Layers(raster, None, [1, 2, 3], [None] * 3).read(0, 40)
+            np.testing.assert_array_equal(pixels, PIXELS, name)
+            assert valid.all() and raster.crs == PLACE["crs"] and raster.transform == PLACE["transform"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_a_pattern_and_a_list_name_rasters_of_every_form(tmp_path, settings, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in [a] folder").mkdir()
+    write_forms(tmp_path / "in [a] folder")
+    expected = {tmp_path / "in [a] folder" / name for name in [*FORMS, "source.tif"]}
+    named = find_rasters(str(tmp_path / "in [a] folder"), settings)
+    assert {path for _, path in named} == expected and {name for name, _ in named} == {None}
+    assert not list(passed_over(tmp_path / "in [a] folder"))
+    assert find_rasters("in [[]a] folder/*.jp2", settings) == [(None, Path("in [a] folder/a.jp2"))]
+    with pytest.raises(Problem, match="a pattern that fits no raster"):
+        find_rasters("in*/*.csv", settings)
+    (tmp_path / "a*.tif").write_bytes((tmp_path / "in [a] folder/source.tif").read_bytes())
+    assert find_rasters("a*.tif", settings) == [(None, Path("a*.tif"))]  # a file of this very name
+    (tmp_path / "in [a] folder/files.txt").write_text("# two\n\na.jp2\r\n*.img\na.jp2\n")
+    named = find_rasters("@in [a] folder/files.txt", settings)
+    assert [path.name for _, path in named] == ["a.jp2", "a.img", "large.img"]
+    (tmp_path / "bad.txt").write_text("none.tif\nb/*.tif\n")
+    with pytest.raises(Problem, match="line 1: .*none.tif.*no such") as caught:
+        find_rasters("@bad.txt", settings)
+    assert len(caught.value.lines) == 2
+
+
+def test_two_rasters_in_a_geopackage_are_named(tmp_path):
+    write_raster(tmp_path / "a.tif", PIXELS, **PLACE)
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.gpkg", driver="GPKG", RASTER_TABLE="one")
+    two = {"APPEND_SUBDATASET": "YES", "RASTER_TABLE": "two"}
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.gpkg", driver="GPKG", **two)
+    with (
+        pytest.raises(Problem, match=r"2 rasters \(ONE, TWO\), .*GPKG:.*:ONE ONE.tif"),
+        open_raster(tmp_path / "a.gpkg"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -212,10 +285,10 @@ def test_a_palette_image_of_one_band_is_named_as_such(tmp_path):
 
 
 def test_no_advice_converts_a_file_over_a_raster_that_is_there(tmp_path):
-    (tmp_path / "a.vrt").write_text(VRT)
-    assert what_is(tmp_path / "a.vrt")[1].endswith(f"{tmp_path / 'a.vrt'} {tmp_path / 'a.tif'}")
-    write_raster(tmp_path / "a.tif", PIXELS)  # as the VRT's own source
-    assert what_is(tmp_path / "a.vrt")[1].endswith(f"{tmp_path / 'a.vrt'} {tmp_path / 'a_new.tif'}")
+    write_raster(tmp_path / "a.bmp", PIXELS, driver="BMP")
+    assert what_is(tmp_path / "a.bmp")[1].endswith(f"{tmp_path / 'a.bmp'} {tmp_path / 'a.tif'}")
+    write_raster(tmp_path / "a.tif", PIXELS)
+    assert what_is(tmp_path / "a.bmp")[1].endswith(f"{tmp_path / 'a.bmp'} {tmp_path / 'a_new.tif'}")
 
 
 def test_odd_numbers_are_named_with_what_makes_them_fit(tmp_path):
@@ -234,10 +307,10 @@ def test_tiles_under_another_suffix_or_in_another_format_are_found_out(project, 
         f"no file, expected raw/{path.relative_to(project / 'raw')}; {path.stem}.TIF lies there: rename it"
         in (refused(settings, project)[0])
     )
-    rasterio.shutil.copy(path.with_suffix(".TIF"), path.with_suffix(".jp2"), driver="JP2OpenJPEG")
+    rasterio.shutil.copy(path.with_suffix(".TIF"), path.with_suffix(".bmp"), driver="BMP")
     path.with_suffix(".TIF").unlink()
     (told,) = refused(settings, project)
-    assert f"{path.stem}.jp2 lies there: a JPEG 2000 file" in told and "gdal_translate" in told
+    assert f"{path.stem}.bmp lies there: a BMP file" in told and "gdal_translate" in told
     path.symlink_to("gone.tif")
     assert "is a link to gone.tif, which is not there" in refused(settings, project)[0]
     path.unlink()
@@ -249,11 +322,10 @@ def test_tiles_under_another_suffix_or_in_another_format_are_found_out(project, 
 def test_a_tile_to_predict_that_is_something_else_is_named(project, settings):
     (project / "link.tif").symlink_to("gone.tif")
     (project / "folder").mkdir()
-    as_copy("JP2OpenJPEG")(project / "folder/a.jp2")
-    (project / "folder/source.tif").unlink()
+    write_raster(project / "folder/a.bmp", PIXELS, driver="BMP")
     cases = {
         "link.tif": "a link to gone.tif, which is not there",
-        "folder": "(?s)a folder without rasters.*a.jp2: a JPEG 2000 file.*gdal_translate",
+        "folder": "(?s)a folder without rasters.*a.bmp: a BMP file.*gdal_translate",
         "/dev/null": "neither a file nor a folder",
         "none": "no such tile or file",
     }

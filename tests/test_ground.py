@@ -178,7 +178,7 @@ def test_an_orthophoto_with_a_world_file_alone_gets_no_system_made_up(run, setti
             from_origin(652000, 6862000, 0.2, 0.2)
         )
     assert "no coordinate system" not in capsys.readouterr().out
-    assert (run / "predictions/paris.geojson").exists()
+    assert (run / "predictions/paris.polygons.geojson").exists()
 
 
 def test_a_tile_of_the_split_has_the_assumed_system_in_every_way_and_by_its_path(run, settings, tmp_path):

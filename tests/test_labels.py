@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagery.arrays import IGNORE
-from imagery.labels import OUTCOMES, ColourDecoder, palette
+from imagery.labels import OUTCOMES, ColourDecoder, build_decoder, has_texts, palette
 
 CLASSES = {
     "impervious": "#ffffff",
@@ -59,3 +59,32 @@ def test_a_colour_within_the_tolerance_of_one_class_only_is_that_class():
         np.full((1, 1, 3), 0x30, np.uint8)
     )
     assert decoded.item() == 0  # b is nearer, but off by 49 in red
+
+
+def data_of(values, ignored, classes=None):
+    keys = {
+        "classes": classes or {"urban": "#112233", "water": "#0000ff"},
+        "tolerance": 8,
+        "label_field": None,
+    }
+    return {**keys, "label_values": values, "ignore_colours": ignored}
+
+
+def test_several_values_are_one_class():
+    texts = {"urban": [111, 112, 122, "town"], "water": ["sea", 5]}  # of polygons; a raster has numbers alone
+    decoder = build_decoder(data_of(texts, [0, 999, "cloud"]))
+    assert not has_texts(data_of(texts, [])) and has_texts(data_of({**texts, "water": "sea"}, []))
+    values = np.array([[111, 112, 122, 5, 0, 999, 113]], np.uint16)
+    labels, counts, unknown = decoder.decode(values[..., None])
+    assert labels.tolist() == [[0, 0, 0, 1, IGNORE, IGNORE, IGNORE]]
+    assert counts.tolist() == [4, 0, 2, 1] and unknown == {"113": 1}
+
+
+def test_several_colours_are_one_class_whatever_its_colour_on_maps():
+    decoder = build_decoder(data_of({"urban": ["#ff0000", "#800000"], "water": "#0000ff"}, ["#000000"]))
+    colours = np.array(
+        [[(255, 0, 0), (128, 0, 0), (132, 3, 0), (0, 0, 255), (0, 0, 0), (17, 34, 51)]], np.uint8
+    )
+    labels, counts, unknown = decoder.decode(colours)
+    assert labels.tolist() == [[0, 0, 0, 1, IGNORE, IGNORE]]
+    assert counts.tolist() == [3, 1, 1, 1] and unknown == {"#112233": 1}

@@ -1,3 +1,4 @@
+import itertools
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from test_prepare_data import pixels_of, place_of, raster_of, refused
 
 import prepare_data
 from base.problem import Problem
+from imagery import leaks
 from imagery.leaks import check_pixels, check_places, common_blocks, digest_blocks
 from imagery.tiles import CELL
 
@@ -191,3 +193,30 @@ def test_what_many_images_have_in_common_is_no_leak(project, settings):
         image[:, :140] = (255, 0, 9)
         write_unplaced(project, tile, image)
     prepare_data.main(settings, project / "runs/tiny")
+
+
+def test_chips_are_compared_with_those_nearby_alone(monkeypatch):
+    """Four times the chips, four times the comparisons; of chips that all lie in one place some are named."""
+
+    def compared(count):
+        calls = []
+        real = leaks.common_shares
+        monkeypatch.setattr(
+            leaks, "common_shares", lambda *boxes: calls.append(len(boxes[1])) or real(*boxes)
+        )
+        headers = {str(number): header(60 * (number % 5), 60 * (number // 5)) for number in range(count)}
+        names = list(headers)
+        assert not list(check_places({"train": names[::2], "test": names[1::2]}, headers, []))
+        monkeypatch.undo()
+        return sum(calls)
+
+    few, many = compared(100), compared(400)
+    assert 0 < few and many < 4.5 * few
+    headers = {str(number): header(0, 0) for number in range(300)}
+    lines = list(check_places({"train": list(headers)[:150], "test": list(headers)[150:]}, headers, []))
+    assert len(lines) == leaks.MOST + 1 and "more than 100 pairs" in lines[-1]
+
+
+def test_a_block_that_all_chips_have_makes_no_pairs_of_all():
+    blocks = [np.array([number, 2**40], np.uint64) for number in range(200)]
+    assert set(common_blocks(blocks)) == set(itertools.pairwise(range(200)))

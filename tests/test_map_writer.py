@@ -15,7 +15,7 @@ from mapping import map_writer, maps
 CLASSES = {"road": "#ffffff", "house": "#0000ff"}
 CRS = "EPSG:32633"
 PLACE = {"crs": CRS, "transform": [0.5, 0, 366976, 0, -0.5, 5808000]}
-ALL = ["confidence", "probabilities", "colours", "polygons"]
+ALL = ["confidence", "probabilities", "colours", "polygons", "geopackage"]
 
 
 @pytest.fixture
@@ -35,8 +35,11 @@ def drawn(tmp_path):
     def write(also, tags={"MODEL": "a"}, least=2):
         with open_raster(tmp_path / "image.tif") as source:
             rows = ((start, found[start : start + 8].copy()) for start in (0, 8, 16))
-            wanted = map_writer.Wanted(CLASSES, PLACE, tags, also, least)
-            map_writer.write_map(tmp_path / "map.tif", Layers(source, None, [1], [None]), rows, wanted)
+            wanted = map_writer.Wanted(CLASSES, PLACE, tags, also, least, 0)
+            layers = Layers(source, None, [1], [None])
+            with map_writer.open_map(tmp_path / "map.tif", layers, wanted) as write:
+                for row, pixels in rows:
+                    write(row, pixels)
         return tmp_path / "map.tif"
 
     return found, write
@@ -85,37 +88,6 @@ def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_spe
     assert len(whole) == 3  # none is large enough to be given any
 
 
-@pytest.mark.parametrize(
-    "crs, middle, step",  # a step of 1.6 m on the ground, east and north
-    [
-        ("EPSG:32633", [366976, 5808000], (1.6 * 0.999816, 1.6 * 0.999816)),
-        ("EPSG:3857", [1453779, 6867000], (2.615, 2.6215)),
-        ("EPSG:4326", [13.06, 52.39], (2.34947e-5, 1.43783e-5)),
-        ("+proj=utm +zone=33 +units=us-ft", [1203985, 19055049], (1.6 * 3.28023, 1.6 * 3.28023)),
-        ("EPSG:3832", [3339584.72, -1908339.07], (1.67263, 1.67263)),  # cut by the antimeridian
-        ("EPSG:4326", [180, -17], (1.50255e-5, 1.44575e-5)),
-    ],
-)
-def test_areas_are_square_metres_on_the_ground_in_every_coordinate_system(tmp_path, crs, middle, step):
-    found = np.zeros((20, 20), np.uint8)
-    found[2:18, 2:18] = 1  # 25.6 m by 25.6 m
-    found[9:11, 9:11] = 0
-    grid = from_origin(middle[0] - 10 * step[0], middle[1] + 10 * step[1], *step)
-    write_raster(tmp_path / "map.tif", found[..., None], crs=crs, transform=grid, nodata=IGNORE)
-    map_writer.write_polygons(tmp_path / "map.geojson", tmp_path / "map.tif", CLASSES, 0)
-    features = json.loads((tmp_path / "map.geojson").read_text())["features"]
-    areas = sorted(f["properties"]["area_m2"] for f in features)
-    expected = [4 * 2.56, 400 * 2.56 - 655.36, 655.36 - 4 * 2.56]
-    assert areas == pytest.approx(expected, rel=1e-3)
-    for feature in features:
-        cut = feature["geometry"]["type"] == "MultiPolygon"
-        assert cut == (crs == "EPSG:3832")
-        for rings in feature["geometry"]["coordinates"] if cut else [feature["geometry"]["coordinates"]]:
-            for i, ring in enumerate(rings):
-                x, y = (np.array(ring) - ring[0]).T
-                assert (np.dot(x[:-1], y[1:]) > np.dot(x[1:], y[:-1])) == (i == 0)
-
-
 def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):
     _, write = drawn
     path = write(ALL)
@@ -132,10 +104,10 @@ def test_colours_and_polygons_are_drawn_from_the_map_that_stands_where_they_are_
     path = write(ALL)
     whole = {part: part.read_bytes() for part in path.parent.iterdir()}
     times = {part: part.stat().st_mtime_ns for part in whole}
-    wanted = map_writer.Wanted(CLASSES, PLACE, {"MODEL": "a"}, ALL, 2)
+    wanted = map_writer.Wanted(CLASSES, PLACE, {"MODEL": "a"}, ALL, 2, 0)
     map_writer.write_beside(path, wanted)
     assert times == {part: part.stat().st_mtime_ns for part in whole}
-    for name in ("colours", "polygons"):
+    for name in ("colours", "polygons", "geopackage"):
         maps.beside(path, name).unlink()
     map_writer.write_beside(path, wanted)
     assert whole == {part: part.read_bytes() for part in path.parent.iterdir()}
@@ -160,8 +132,10 @@ def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
     classes = {f"class {i}": "#%02x%02x%02x" % tuple(colour) for i, colour in enumerate(COLOURS)}
     found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint8).repeat(7, 0).repeat(7, 1)[:, :600]
     with open_raster(tmp_path / "image.tif") as source:
-        wanted = map_writer.Wanted(classes, {"crs": None, "transform": None}, {}, ["colours"], 0)
-        map_writer.write_map(tmp_path / "map.tif", Layers(source, None, [1], [None]), [(0, found)], wanted)
+        wanted = map_writer.Wanted(classes, {"crs": None, "transform": None}, {}, ["colours"], 0, 0)
+        layers = Layers(source, None, [1], [None])
+        with map_writer.open_map(tmp_path / "map.tif", layers, wanted) as write:
+            write(0, found)
     with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
         seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
     assert seen == {(*map(int, colour), 255) for colour in COLOURS}

@@ -8,6 +8,7 @@ from reporting.metrics import (
     describe_calibration,
     describe_erosion,
     describe_gains,
+    describe_protocol,
     describe_way,
 )
 
@@ -152,3 +153,22 @@ def test_the_gain_ledger_has_a_step_for_the_views_where_there_are_several(settin
 def test_eroded_labels_are_named_as_they_are_given():
     assert describe_erosion([True, True], 3) == "official" and describe_erosion([False], 3) == "disc of 3 px"
     assert describe_erosion([True, False], 3) == "official where given, else disc of 3 px"
+
+
+@pytest.mark.parametrize(
+    "weights, words",
+    [
+        ({"source": "imagenet", "sha256": "0"}, "; encoder convnext_tiny, pretrained on ImageNet; windows"),
+        ({"source": "a.h5", "sha256": "0"}, "; encoder convnext_tiny, first weights from a.h5; windows"),
+        (None, "; encoder convnext_tiny, first weights at random; windows"),
+    ],
+)
+def test_the_sentence_to_quote_says_what_the_encoder_was_trained_on_before(settings, weights, words):
+    facts = {"trained_on": {"a": ""}, "chosen_on": {"b": ""}, "epoch": 3, "chosen_by": "luck", "sha256": "0"}
+    before = describe_protocol(settings, facts, "by hand", [True])  # of a version without encoders
+    assert "encoder" not in before["text"] and before["encoder"] == "none" and before["weights"] is None
+    told = describe_protocol(
+        settings, {**facts, "encoder": "convnext_tiny", "weights": weights}, "by hand", [True]
+    )
+    assert words in told["text"] and told["text"].replace(words, "; windows") == before["text"]
+    assert (told["encoder"], told["weights"]) == ("convnext_tiny", weights)

@@ -8,12 +8,21 @@ import pytest
 import tensorflow as tf
 
 import model
+from model import build_network as build
 from model import keras
 
 NOTEBOOK = dict(
-    bands=3, classes=6, width=32, depth=4, residual="concat", centre="serial", stem=1, local_contrast=[]
+    encoder="none",
+    bands=3,
+    classes=6,
+    width=32,
+    depth=4,
+    residual="concat",
+    centre="serial",
+    stem=1,
+    local_contrast=[],
 )
-SMALL = dict(bands=3, classes=6, width=4, depth=2)
+SMALL = dict(encoder="none", bands=3, classes=6, width=4, depth=2)
 LOGITS = np.log(
     np.array([[[[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [[0.3, 0.3, 0.4], [0.25, 0.25, 0.5]]]], np.float32)
 )
@@ -28,7 +37,9 @@ def test_the_notebooks_network_has_its_size():
 
 def test_operations_of_a_network_counted_by_hand():
     parameters, operations = model.count_operations(
-        8, bands=1, classes=2, width=1, depth=1, residual="add", centre="plain", stem=1, local_contrast=[]
+        8,
+        **dict(encoder="none", bands=1, classes=2, width=1, depth=1),
+        **dict(residual="add", centre="plain", stem=1, local_contrast=[]),
     )
     convolutions = [
         (64, 9),
@@ -43,6 +54,46 @@ def test_operations_of_a_network_counted_by_hand():
         (64, 2),
     ]  # up a, b, project; logits
     assert operations == 2 * sum(pixels * weights for pixels, weights in convolutions)
+
+
+@pytest.fixture
+def forgotten():
+    """Networks whose weights were not drawn are forgotten, or the next test would draw them."""
+    yield
+    keras.utils.clear_session()
+
+
+def test_make_model_tells_cost_and_weights_of_every_encoder(settings, monkeypatch, capsys, forgotten):
+    """One band, no red, green and blue, stem 1: settings of the U-Net under which encoders are counted."""
+    counted = []
+    monkeypatch.setattr(model, "ENCODERS", ("efficientnet_lite0", "convnext_tiny"))
+    monkeypatch.setattr(model, "build_network", lambda **k: counted.append(build(**k)) or counted[-1])
+    settings["input"]["patch_size"], settings["data"]["bands"] = 64, [1]
+    settings["model"].update(width=8, depth=2, stem=1, local_contrast=[])
+    model.main(settings, None)
+    first, _, head, *rows = capsys.readouterr().out.splitlines()
+    assert json.loads(first) == settings["model"] and head.endswith("per patch of 64 px")
+    assert [row.split()[0] for row in rows] == ["none", "efficientnet_lite0", "convnext_tiny"]
+    for row, network in zip(rows, counted, strict=True):
+        assert int(row.split()[1].replace(",", "")) == network.count_params()
+    assert [network.output.shape for network in counted] == [(None, 64, 64, 6)] * 3
+    gflop, to_train = (float(number) for number in rows[1].split()[2:4])
+    assert 0 < gflop < 0.1 and to_train == pytest.approx(3 * gflop, abs=0.05)
+    assert rows[0].endswith("  first weights at random")
+    assert "efficientnet-lite0-57934424.pth, 19 MB, Apache 2.0, in package" in rows[1]
+    assert "convnext_tiny_notop.h5, 112 MB, MIT, " in rows[2]
+
+
+def test_make_model_counts_the_own_network_and_passes_over_what_its_patches_do_not_fit(
+    settings, monkeypatch, capsys, forgotten
+):
+    monkeypatch.setattr(model, "ENCODERS", ("efficientnet_lite0",))
+    settings["input"]["patch_size"] = 48
+    model.main(settings, None)
+    *_, own, encoder = capsys.readouterr().out.splitlines()
+    expected = model.count_operations(48, bands=3, classes=6, **settings["model"])
+    assert own.split()[:2] == ["none", f"{expected[0]:,}"]
+    assert encoder.split(maxsplit=4)[1:] == ["-", "-", "-", "needs patches of a multiple of 32 px"]
 
 
 @pytest.mark.parametrize("residual", ["concat", "add"])

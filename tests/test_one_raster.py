@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import types
 import xml.etree.ElementTree as ET
 import zipfile
 
+import by_pixel
 import numpy as np
 import pytest
 import rasterio
@@ -23,7 +25,7 @@ import predict
 from base.files import sha256
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from mapping import blending, maps, one_raster, sources
+from mapping import blending, maps, memory, one_raster, sources
 
 
 def test_a_map_has_the_inputs_georeference_colours_names_and_nodata(run, settings, tmp_path):
@@ -88,25 +90,35 @@ def test_a_failure_half_way_leaves_the_old_map(run, settings, tmp_path, monkeypa
     assert {p.name: p.read_bytes() for p in (run / "predictions").iterdir()} == before
 
 
+BY_PIXEL = [sys.executable, str(ROOT / "tests/by_pixel.py")]
+
+
+def with_room(blocks):
+    """predict.py on a.tif, with a stand-in for the network, where no file can have more than so many kB."""
+    command = shlex.join([*BY_PIXEL, "0", "predict.py", "--params", "tiny.yaml", "--tile", "a.tif"])
+    return subprocess.run(
+        ["bash", "-c", f"ulimit -f {blocks}; exec {command}"], capture_output=True, text=True
+    )
+
+
 def test_a_disk_that_is_full_is_exit_code_4_and_leaves_nothing(run, settings, tmp_path):
     ortho(tmp_path / "a.tif", (600, 700))
     save_settings(tmp_path, settings)
-    script = f"ulimit -f 20; exec {sys.executable} {ROOT / 'predict.py'} --params tiny.yaml --tile a.tif"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = with_room(20)
     assert done.returncode == 4 and "error: class map runs/tiny/predictions/a.tif: not written" in done.stderr
     assert "Traceback" not in done.stderr and not list((run / "predictions").iterdir())
 
 
 @pytest.mark.parametrize("missing", [1, 40_000])
-def test_a_disk_that_fills_up_late_is_noticed_too(run, settings, tmp_path, missing):
+def test_a_disk_that_fills_up_late_is_noticed_too(run, settings, tmp_path, monkeypatch, missing):
     """So many bytes before the map is whole: in its overview, which GDAL flushes as it closes the file."""
+    monkeypatch.setattr(one_raster, "start_engine", by_pixel.start)
     ortho(tmp_path / "a.tif", (600, 520))
     save_settings(tmp_path, settings)
     predict.main(settings, run, "a.tif")
     limit = ((run / "predictions/a.tif").stat().st_size - missing) // 1024
     shutil.rmtree(run / "predictions")
-    script = f"ulimit -f {limit}; exec {sys.executable} {ROOT / 'predict.py'} --params tiny.yaml --tile a.tif"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = with_room(limit)
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
     assert not list((run / "predictions").iterdir())
 
@@ -126,7 +138,8 @@ def test_the_maps_tags_say_what_it_was_made_from(run, settings, tmp_path):
     assert json.loads(tags["PREDICT"]) == {key: settings["predict"][key] for key in maps.PIXELS}
 
 
-def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settings, tmp_path):
+def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(one_raster, "start_engine", by_pixel.start)
     ortho(tmp_path / "a.tif", (400, 300))
     settings["predict"]["also"] = ["confidence", "colours"]
     predict.main(settings, run, "a.tif")
@@ -135,7 +148,7 @@ def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settin
     for wanted in (".a.confidence", "a.tif"):  # begun, named
         shutil.rmtree(run / "predictions")
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "predict.py"), "--params", "tiny.yaml", "--tile", "a.tif"],
+            [*BY_PIXEL, "0.005", "predict.py", "--params", "tiny.yaml", "--tile", "a.tif"],
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
         )
@@ -153,11 +166,11 @@ def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(run, settin
 
 def test_what_is_made_from_a_map_is_made_again_without_predicting(run, settings, tmp_path, monkeypatch):
     ortho(tmp_path / "a.tif", (90, 80), crs="EPSG:25833", transform=from_origin(366976, 5808000, 0.05, 0.05))
-    settings["predict"]["also"] = ["polygons", "confidence"]
+    settings["predict"]["also"] = ["polygons", "geopackage", "confidence"]
     predict.main(settings, run, "a.tif")
     whole = {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
     monkeypatch.setattr(one_raster, "start_engine", None)
-    for name in ("a.png", "a.geojson", "a.qml"):
+    for name in ("a.png", "a.polygons.geojson", "a.polygons.gpkg", "a.polygons.qml", "a.qml"):
         (run / "predictions" / name).unlink()
         predict.main(settings, run, "a.tif")
         assert {path.name: path.read_bytes() for path in (run / "predictions").iterdir()} == whole
@@ -165,7 +178,7 @@ def test_what_is_made_from_a_map_is_made_again_without_predicting(run, settings,
 
 def test_more_memory_than_there_is_is_refused_before_the_work(run, settings, tmp_path, monkeypatch):
     ortho(tmp_path / "a.tif", (40, 50))
-    monkeypatch.setattr(one_raster, "installed", lambda: 5e8)
+    monkeypatch.setattr(memory, "installed", lambda: 5e8)
     with pytest.raises(Problem, match="need about .* GB of memory, expected at most the 0.5 GB") as caught:
         predict.main(settings, run, "a.tif")
     assert caught.value.code == 3 and not (run / "predictions").exists()
@@ -175,7 +188,13 @@ def test_stated_memory_grows_with_the_width_and_not_with_the_height():
     facts = {"classes": dict.fromkeys("abcdef"), "scale": [None] * 3}
     windows = blending.Windows(512, 0.25, [0], 32)
     stated = [
-        one_raster.needed(types.SimpleNamespace(shape=shape, collar=None), facts, windows, 5e8, [])
+        memory.needed(
+            types.SimpleNamespace(shape=shape, collar=None, area=None),
+            facts,
+            windows,
+            5e8,
+            0,
+        )
         for shape in ((6000, 6000), (48000, 6000), (6000, 48000))
     ]
     assert stated[0] == pytest.approx(stated[1], rel=0.05) and stated[2] > 1.5 * stated[0]
@@ -207,9 +226,9 @@ def test_the_memory_is_the_containers_where_that_is_less_than_the_machines(
         path = tmp_path / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{limit}\n")
-    machine = one_raster.installed(tmp_path / "no such folder")
+    machine = memory.installed(tmp_path / "no such folder")
     assert machine > 2**28
-    assert one_raster.installed(tmp_path) == (machine if expected is None else expected)
+    assert memory.installed(tmp_path) == (machine if expected is None else expected)
 
 
 def contents(run):
@@ -217,21 +236,23 @@ def contents(run):
 
 
 def test_a_map_is_kept_where_only_what_goes_with_it_changes(run, settings, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("shapely")
     ortho(tmp_path / "a.tif", (90, 80), crs="EPSG:25833", transform=from_origin(366976, 5808000, 0.05, 0.05))
     options = settings["predict"]
-    options.update(also=["confidence", "colours", "polygons"], sieve=5)
+    options.update(also=["confidence", "colours", "polygons", "geopackage"], sieve=5, simplify=0.1)
     predict.main(settings, run, "a.tif")
     together = contents(run)
     shutil.rmtree(run / "predictions")
-    options.update(also=[], sieve=0)
+    options.update(also=[], sieve=0, simplify=0)
     predict.main(settings, run, "a.tif")
     stamp = (run / "predictions/a.tif").stat().st_mtime_ns
     monkeypatch.setattr(one_raster, "start_engine", None)
     changes = [
         {"batch_size": 3},
         {"also": ["colours"]},
-        {"also": ["polygons"]},
+        {"also": ["polygons", "geopackage"]},
         {"sieve": 5},
+        {"simplify": 0.1},
         {"resample": True},
     ]
     for change in changes:  # resampled, its pixels would be as they are
@@ -250,7 +271,9 @@ def test_a_map_is_kept_where_only_what_goes_with_it_changes(run, settings, tmp_p
     assert "is predicted again: confidence and probabilities cannot be made from the map" in said
     found = contents(run)
     assert all(found[name] == together[name] for name in ("a.tif", "a.confidence.tif"))
-    assert not {"a.colours.tif", "a.geojson"} & set(found)  # they were another map's, for all that is known
+    assert not {"a.colours.tif", "a.polygons.geojson", "a.polygons.gpkg", "a.polygons.qml"} & set(
+        found
+    )  # they were another map's, for all that is known
     options.update(also=["confidence"])
     monkeypatch.setattr(one_raster, "start_engine", None)
     predict.main(settings, run, "a.tif")
@@ -279,7 +302,7 @@ def test_the_stated_memory_is_what_a_map_takes(run, settings, tmp_path):
     assert 0.9 * peak < stated < 1.25 * peak, done.stdout
 
 
-def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, monkeypatch, settings):
+def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, monkeypatch, settings, capsys):
     monkeypatch.chdir(tmp_path)
     settings["data"].update(raw="raw", extra="dsm/{padded}.tif", image="rgb/{tile}.tif")
     scale = [[100, 1120], [100, 1120], [100, 1120], [0, 20]]
@@ -318,13 +341,16 @@ def test_deep_pixels_and_the_extra_raster_are_scaled_as_in_training(tmp_path, mo
     np.testing.assert_array_equal(read_map(plain, "my"), read_map(plain, "2_13"))
     places = {
         name: {"crs": "EPSG:32633", "transform": from_origin(east, 0, 1, 1)}
-        for name, east in (("my", 0), ("off", 9))
+        for name, east in (("my", 900), ("off", 909))
     }
     write_raster(tmp_path / "my.tif", layers[..., :3], **places["my"])
     write_raster(tmp_path / "off.tif", layers[..., 3], **places["off"])
-    told = "an upper left corner at 9, 0, 82.0 % of its image covered, .*gdalwarp -r bilinear .*off_new.tif"
-    with pytest.raises(Problem, match=told):
-        predict.main(settings, plain, "my.tif", extra="off.tif")
+    predict.main(settings, plain, "my.tif", extra="off.tif")
+    told = (
+        "extra raster from another grid (an upper left corner at 909, 0) by bilinear, about 83 % of the image"
+    )
+    assert told in capsys.readouterr().out
+    assert (read_map(plain, "my")[:, :9] == IGNORE).all() and (read_map(plain, "my")[:, 9:] != IGNORE).any()
     settings["data"]["extra"] = "dsm/{padded}.tif"
     write_raster(tmp_path / "small.tif", layers[:9, :, 3])
     with pytest.raises(Problem, match="9 x 50 pixels, expected 70 x 50"):
@@ -518,13 +544,11 @@ def test_a_raster_placed_by_ground_control_points_gives_a_map_placed_by_them(run
 
 
 def test_polygons_where_there_is_no_longitude_are_left_out_with_a_word(run, settings, tmp_path, capsys):
-    settings["predict"]["also"] = ["polygons"]
+    settings["predict"]["also"] = ["polygons", "geopackage"]
     ortho(tmp_path / "a.tif")
     ortho(tmp_path / "b.tif", crs="EPSG:32633", transform=from_origin(1e9, 1e12, 0.05, 0.05))
     for name in "ab":
         predict.main(settings, run, f"{name}.tif")
-        assert (
-            "so no polygons" in capsys.readouterr().out and not (run / f"predictions/{name}.geojson").exists()
-        )
+        assert "so no polygons" in capsys.readouterr().out and not list(run.glob("predictions/*.polygons*"))
         predict.main(settings, run, f"{name}.tif")
         assert "stands already" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_twenty_updates_follow_both_schedules_and_so_do_those_of_a_resumed_run(k
         optimizer = optimizers.build_optimizer(
             kind, *(optimizers.OneCycle(*cycle) for cycle in cycles), decay
         )
-        variable = keras.Variable(start)
+        variable = keras.Variable(start, name="kernel")
         optimizer.build([variable])
         return optimizer, variable
 
@@ -106,3 +106,68 @@ def test_twenty_updates_follow_both_schedules_and_so_do_those_of_a_resumed_run(k
     rate, momentum = (numpy_cycle(*cycle) for cycle in cycles)
     constant = by_hand(start.astype(float), gradients.astype(float), rate, lambda step: 0.95)
     assert np.abs(constant[-1] - expected[-1]).max() > 1e-3  # momentum really moved
+
+
+# -- shares of a step, and decay ----------------------------------------------------------------------------
+
+START, GRADIENT, RATE, SHARE, DECAY = 0.8, -0.3, 0.5, 0.25, 0.1
+
+
+def variables_of_two_layers():
+    """A layer that goes a share of each step, and one that goes all of it; of each a kernel and more."""
+    found = []
+    for layer, names in {"encoder_a": ("kernel", "bias"), "b": ("kernel", "gamma")}.items():
+        with keras.name_scope(layer):
+            found += [keras.Variable([START], name=name) for name in names]
+    return found
+
+
+def expected_after_one_step(kind):
+    """By hand: a first step of AdamW without momentum is the rate itself, of SGD the rate times the
+    gradient; a kernel first loses the rate times the decay of itself."""
+    length = -RATE * GRADIENT if kind == "sgd" else RATE
+    for rate in (SHARE, 1):
+        for decay in (DECAY, 0):
+            yield START * (1 - rate * RATE * decay) + rate * length
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_an_encoder_goes_its_share_of_a_step_and_kernels_alone_decay(kind, scaled):
+    variables = variables_of_two_layers()
+    shares = {variable.path: SHARE for variable in variables if variable.path.startswith("encoder_a/")}
+    optimizer = optimizers.build_optimizer(kind, RATE, 0.0, DECAY, shares)
+    if scaled:  # as for float16
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    gradients = [optimizer.scale_loss(keras.ops.convert_to_tensor([GRADIENT])) for _ in variables]
+    optimizer.apply(gradients, variables)
+    found = [float(variable.numpy()[0]) for variable in variables]
+    np.testing.assert_allclose(found, [*expected_after_one_step(kind)], rtol=1e-5)
+
+
+def test_after_a_rest_adam_begins_afresh():
+    """The second update of gradients 1 and 3, beta_1 0, is that of any Adam: their running mean of squares
+    is (.999 * 1 + 9) / 1.999."""
+    variables = variables_of_two_layers()
+    own, others = variables[:2], variables[2:]
+    optimizer = optimizers.build_optimizer("adamw", RATE, 0.0, 0, {v.path: SHARE for v in own}, rest=20)
+    optimizer.build(variables)
+    for _ in range(20):
+        optimizer.apply([keras.ops.ones(1)] * 2, others)
+    for gradient, length in ((1.0, 1), (3.0, 3 / np.sqrt((0.999 + 9) / 1.999))):
+        before = [variable.numpy()[0] for variable in own]
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])] * 4, variables)
+        for variable, value in zip(own, before):
+            assert value - variable.numpy()[0] == pytest.approx(RATE * SHARE * length, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_share_of_nothing_leaves_a_variable_to_the_bit(kind):
+    variables = variables_of_two_layers()
+    optimizer = optimizers.build_optimizer(kind, RATE, 0.9, DECAY, {v.path: 0 for v in variables[:2]})
+    optimizer.build(variables)
+    for gradient in (0.7, -1e-3, 1e30):
+        optimizer.apply([keras.ops.convert_to_tensor([gradient])] * 4, variables)
+    assert [variable.numpy()[0] for variable in variables[:2]] == [np.float32(START)] * 2
+    assert all(variable.numpy()[0] != np.float32(START) for variable in variables[2:])

@@ -6,6 +6,8 @@ import subprocess
 import numpy as np
 import pytest
 
+import report
+from base.settings import all_tiles
 from reporting import charts, page
 from reporting.metrics import describe
 
@@ -35,6 +37,8 @@ def text(tmp_path, settings):
         "pixels": {"labels": labels},
         "nodata": 0,
         "outside_scale": [0],
+        "off_grid": {},
+        "grids": {},
         "dtype": "uint8",
         "georeference": {"crs": None, "transform": None},
         "classes": dict(zip(CLASSES, (600, 0))),
@@ -44,13 +48,13 @@ def text(tmp_path, settings):
         charts.draw_confusion(tmp_path / "figure.png", scores, list(CLASSES))
     rng = np.random.default_rng(0)
     slider = page.build_slider({name: rng.integers(0, 256, (20, 30, 3), np.uint8) for name in LAYERS})
-    tiles = [tile for names in settings["split"].values() for tile in names]
+    tiles = all_tiles(settings["split"])
     provenance = {"settings": settings, "commit": "<u>", "model": {"epoch": 3}}
     return page.build_page(
         settings,
         metrics,
         provenance,
-        dict.fromkeys(tiles, row),
+        (settings["split"], dict.fromkeys(tiles, row)),
         {TILE: slider},
         {"Scores": {tmp_path / "figure.png": "A <caption>"}},
     )
@@ -115,7 +119,7 @@ addEventListener("load", () => setTimeout(() => {
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.skipif(BROWSER is None, reason="opens the page in Chromium, which is not installed")
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_works_in_a_browser(text, tmp_path, width):
     page = tmp_path / "page.html"
@@ -155,3 +159,15 @@ def test_a_hostile_name_is_text_wherever_the_page_says_it(text):
     assert f"<td>{name}</td><td>test</td>" in text and f"<figcaption>Tile {name}: mean IoU 59.82 %" in text
     assert f'aria-label="border between the pictures of {name}"' in text
     assert "<span>mean IoU without $x_$ &amp; b, boundaries eroded, %</span>" in text
+
+
+def test_of_many_tiles_a_sample_from_the_worst_to_the_best_is_shown():
+    tiles = [str(number) for number in range(1000)]
+    shown = report.sampled(tiles, lambda tile: int(tile) * 7 % 1000)
+    assert len(shown) == len(set(shown)) == report.SHOWN
+    values = [int(tile) * 7 % 1000 for tile in shown]
+    assert values == sorted(values) and (values[0], values[-1]) == (0, 999)
+    assert report.sampled(tiles[:24], lambda tile: -int(tile)) == tiles[:24]
+    text = page.abridged({"split": {"train": tiles}, "tiles": dict.fromkeys(tiles, 1), "seed": [1, 2]})
+    assert text["split"]["train"][:3] == text["tiles"][:3] == ["0", "1", "2"] and text["seed"] == [1, 2]
+    assert len(text["tiles"]) == 4 and "1,000 in all" in text["tiles"][3]

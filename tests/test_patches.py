@@ -98,6 +98,10 @@ def test_order_and_views_come_from_seed_and_epoch_alone():
     np.testing.assert_array_equal(first, plan_of(tiles))
     assert (first != plan_of(tiles, epoch=2)).any() and (first != plan_of(tiles, seed=2)).any()
     assert set(first["view"]) == set(range(8)) and set(plan_of(tiles, views=False)["view"]) == {0}
+    mirrored = plan_of(tiles, views=[0, 4])
+    assert set(mirrored["view"]) == {0, 4} and 0.3 < np.mean(mirrored["view"] == 4) < 0.7
+    one = plan_of(tiles, views=[5])
+    assert set(one["view"]) == {5} and sorted(windows_of(one).tolist()) == sorted(windows_of(first).tolist())
     places = np.flatnonzero(np.diff(first["tile"]))
     assert len(places) > len(first) / 4  # tiles are mixed, not one after the other
 

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import rasterio
-from conftest import ROOT, save_settings, stand_in, without_make, write_raster
+from conftest import ROOT, save_settings, stand_in, warm_python, without_make, write_raster
 from rasterio.errors import CRSError
 from rasterio.transform import from_origin
 from untrained import ortho, read_map, run, write_run  # noqa: F401  a fixture among them
@@ -21,7 +22,7 @@ from untrained import ortho, read_map, run, write_run  # noqa: F401  a fixture a
 import predict
 from base.problem import Problem
 from base.tables import write_rows
-from mapping import map_writer, one_raster
+from mapping import one_raster, polygons, sources
 
 HOSTILE = [
     "a b.tif",
@@ -49,7 +50,7 @@ def made(tmp_path_factory):
     (project / ".venv").mkdir()
     shutil.copy(ROOT / "requirements.txt", project / ".venv/.installed")
     stand_in(project, "params")
-    subprocess.run(["make", "-t", "train", f"PY={sys.executable}"], check=True, **how_to_run(project))
+    subprocess.run(["make", "-t", "train", f"PY={warm_python()}"], check=True, **how_to_run(project))
     return project
 
 
@@ -62,7 +63,7 @@ def test_a_hostile_name_is_just_a_name(made, name):
     """What make hands over, seen by a stand-in; predict.py --check would have looked for the file."""
     (made / name).touch()
     (made / "got").unlink(missing_ok=True)
-    done = subprocess.run(["make", "predict", f"PY={sys.executable}", f"TILE={name}"], **how_to_run(made))
+    done = subprocess.run(["make", "predict", f"PY={warm_python()}", f"TILE={name}"], **how_to_run(made))
     assert done.returncode == 0, done.stderr
     assert (made / "got").read_text() == f"--tile={name}"
     assert not list(made.parent.rglob("canary"))
@@ -216,7 +217,7 @@ def test_whatever_happens_to_one_raster_stops_no_other_and_leaves_nothing(
     def failing(*_):
         raise next(errors)
 
-    monkeypatch.setattr(map_writer, "enclosed", failing)
+    monkeypatch.setattr(polygons, "enclosed", failing)
     settings["predict"]["also"] = ["polygons"]
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, "many")
@@ -237,11 +238,11 @@ def test_what_is_no_rasters_fault_stops_all(run, settings, tmp_path, monkeypatch
         ortho(tmp_path / f"many/{name}.tif", (40, 50))
     tried = []
 
-    def failing(job, *_):
-        tried.append(job.name)
+    def failing(jobs, *_):
+        tried.append(jobs[0].name)
         raise error
 
-    monkeypatch.setattr(one_raster, "predict_raster", failing)
+    monkeypatch.setattr(one_raster, "predict_group", failing)
     with pytest.raises(type(error)):
         predict.main(settings, run, "many")
     assert tried == ["a"]
@@ -264,10 +265,10 @@ def test_what_a_folder_holds_beside_its_rasters_is_named_with_the_reason(run, se
         (folder / name).write_text("" if name != "a.PRJ" else "EPSG:32633")
     (folder / "a.tif.aux.xml").write_text("<PAMDataset/>")
     (folder / "a.tif.ovr").unlink()
-    for name in ("b.jp2", "c.jp2", "d.jp2", "e.jp2"):
-        (folder / name).write_bytes(b"\0\0\0\x0cjP  \r\n")
+    for name in ("b.bmp", "c.bmp", "d.bmp", "e.bmp"):
+        (folder / name).write_bytes(b"BM")
     (folder / "of another.tfw").write_text("1")
-    (folder / "link.img").symlink_to("nowhere")
+    (folder / "link.lnk").symlink_to("nowhere")
     shutil.copy(folder / "a.tif", folder / "b.geotiff")
     with zipfile.ZipFile(folder / "more.zip", "w") as target:
         target.write(folder / "a.tif", "b.tif")
@@ -275,8 +276,8 @@ def test_what_a_folder_holds_beside_its_rasters_is_named_with_the_reason(run, se
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("passed over: ")]
     assert len(lines) == 6
     said = {line.split(": ")[1]: line for line in lines}
-    assert "gdal_translate many/b.jp2 many/b.tif" in said["b.jp2, c.jp2, d.jp2, ... (4 of them)"]
-    assert "a GTiff by its content" in said["b.geotiff"] and "a link to nowhere" in said["link.img"]
+    assert "gdal_translate many/b.bmp many/b.tif" in said["b.bmp, c.bmp, d.bmp, ... (4 of them)"]
+    assert "a GTiff by its content" in said["b.geotiff"] and "a link to nowhere" in said["link.lnk"]
     assert "name the raster inside it" in said["more.zip"] and "give it as TILE" in said["sub"]
     assert "of another.tfw" in said
 
@@ -286,11 +287,11 @@ def test_a_full_disk_stops_at_once(run, settings, tmp_path, monkeypatch):
         ortho(tmp_path / f"folder/{name}.tif", (40, 50))
     tried = []
 
-    def full(job, *_):
-        tried.append(job.name)
+    def full(jobs, *_):
+        tried.append(jobs[0].name)
         raise Problem("class map: not written", code=4)
 
-    monkeypatch.setattr(one_raster, "predict_raster", full)
+    monkeypatch.setattr(one_raster, "predict_group", full)
     with pytest.raises(Problem) as caught:
         predict.main(settings, run, "folder")
     assert caught.value.code == 4 and tried == ["a"]
@@ -343,7 +344,7 @@ def test_two_dask_workers_write_the_same_bytes_and_a_killed_ones_rasters_are_don
 
 def test_an_address_of_the_network_is_no_file(run, settings):
     for tile in ("https://example.org/a.tif", "/vsicurl/https://example.org/a.tif", "s3://bucket/a.tif"):
-        with pytest.raises(Problem, match="no such tile or file") as caught:
+        with pytest.raises(Problem, match="no such tile or file|a raster on a server") as caught:
             predict.main(settings, run, tile)
         assert caught.value.code == 3
 
@@ -400,8 +401,8 @@ def test_one_odd_entry_does_not_stop_a_folder(run, settings, tmp_path):
 
 def test_the_windows_must_fit_the_trained_network(run, settings, tmp_path):
     ortho(tmp_path / "a.tif")
-    settings["predict"]["window"] = 66
-    with pytest.raises(Problem, match="predict.window: 66, expected a multiple of 4") as caught:
+    settings["predict"]["window"] = 65
+    with pytest.raises(Problem, match="predict.window: 65, expected a multiple of 2") as caught:
         predict.main(settings, run, "a.tif")
     assert caught.value.code == 2
 
@@ -443,3 +444,32 @@ def test_an_extra_raster_in_vain_is_refused_alike_before_and_after_the_training(
             ) as caught:
                 predict.main(settings, run, tile, extra="a.tif", check=check)
             assert caught.value.code == 2
+
+
+def test_a_job_carries_and_searches_no_other_tile_of_thousands(run, settings, tmp_path, monkeypatch):
+    ortho(tmp_path / "a.tif")
+    ortho(tmp_path / "unnamed.tif", transform=from_origin(9, 9, 1, 1))
+    calls = []
+    monkeypatch.setattr(
+        sources, "find_raw", lambda data, key, tile: calls.append(tile) or [tmp_path / f"{tile}.tif"]
+    )
+    settings["split"]["train"] = [f"chip_{number}" for number in range(5000)] + ["unnamed"]
+    own = sources.Own(settings)
+    for name, path, tiles in [("chip_7", "none.tif", ["chip_7"]), ("a", "a.tif", [])]:
+        job = one_raster.Job(name, tmp_path / path, None, own.of(name, tmp_path / path), run, "")
+        assert job.settings["split"]["test"] == tiles and len(pickle.dumps(job)) < 10_000 and not calls
+        assert sources.is_tile(name, job.settings) == bool(tiles)
+    own.names.remove("unnamed")  # its image under another name
+    for _ in range(3):
+        assert own.of("other", tmp_path / "unnamed.tif")["split"]["test"] == ["unnamed"]
+    assert len(calls) == len(set(calls))
+
+
+def test_a_raster_alone_has_windows_no_larger_than_it_needs_of_few_sizes(settings, run):
+    settings["predict"]["window"] = 1024
+    sides = []
+    for shape in [(512, 512), (40, 300), (3000, 20), (900, 4), None]:
+        sides.append(one_raster.Job("a", None, None, settings, run, "openvino", shape=shape))
+    groups = predict.by_window([[job] for job in sides] + [sides[:2]], 32)
+    assert [group[0].window_side for group in groups] == [1024] * 4 + [512, 384]
+    assert len(groups[3]) == 2  # of neighbours all

@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -287,6 +286,7 @@ def kill_everywhere(settings, expected):
     """Prepares the current folder's tiles again and again in a process that dies at its n-th step of writing,
     n = 0, 1, ... until it ends unharmed; returns how often it died. After each death it is started again."""
     from base import files
+    from imagery import audits
 
     points, code = 0, 9
     while code == 9:
@@ -297,7 +297,7 @@ def kill_everywhere(settings, expected):
                 files.os.replace, files.os.fsync = (
                     die_after(points, f, done) for f in (os.replace, os.fsync)
                 )
-                prepare_data.pack = die_after(points, prepare_data.pack, done)
+                audits.pack = die_after(points, audits.pack, done)
                 prepare_data.main(settings, None)
                 os._exit(0)
             finally:
@@ -402,7 +402,11 @@ def test_an_interrupted_run_leaves_earlier_tiles_as_they_were(project, settings,
     prepare_data.main(settings, project / "runs/tiny")
     before = {path: path.read_bytes() for path in (project / "prepared").iterdir()}
     settings["data"]["bands"] = [3, 2, 1]
-    monkeypatch.setattr(prepare_data, "check_roles", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_data, "check_roles", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare_data.main(settings, project / "runs/tiny")
     assert {path: path.read_bytes() for path in (project / "prepared").iterdir()} == before

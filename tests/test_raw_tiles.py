@@ -17,7 +17,7 @@ from imagery.tiles import open_prepared, read_manifest
 
 def patterns(raw, **keys):
     """Data settings of these file patterns."""
-    return {"raw": raw, "extra": None, "eroded_label": None, **keys}
+    return {"raw": raw, "extra": None, "eroded_label": None, "area": None, **keys}
 
 
 def touch(folder, *names):
@@ -113,6 +113,7 @@ def test_what_make_watches(tmp_path):
         "1.zip",
     ]
     touch(tmp_path, *names, "images/2.tif", "images/1.txt", "labels/1.png.aux.xml")
+    (tmp_path / "labels/1.png-wal").touch()  # of a GeoPackage without changes
     (tmp_path / "images/1.tif.aux.xml").write_text(
         '<PAMDataset><PAMRasterBand band="1"><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>'
     )
@@ -121,7 +122,9 @@ def test_what_make_watches(tmp_path):
     texts = dict.fromkeys(tmp_path / name for name in names)
     texts[tmp_path / "images/1.tif.aux.xml"] = "<NoDataValue>0</NoDataValue>"
     assert watched_files(settings) == texts
+    (tmp_path / "labels/1.png-wal").write_bytes(b"changes")
     (tmp_path / "labels/1.png.aux.xml").write_text("<NoDataValue>7</NoDataValue>")
+    texts[tmp_path / "labels/1.png-wal"] = None
     texts[tmp_path / "labels/1.png.aux.xml"] = "<NoDataValue>7</NoDataValue>"
     assert watched_files(settings) == texts
 
@@ -147,7 +150,7 @@ def test_a_label_of_one_band_is_named_as_a_label(project, settings):
     write_raster(project / "raw/5_Labels_all/top_potsdam_2_10_label.tif", np.zeros(SIZES["2_10"], np.uint8))
     (told,) = refused(settings, project)
     assert (
-        "1 bands, expected the classes' colours in red, green and blue" in told
+        "1 bands without a palette, expected the classes' colours in red, green and blue" in told
         and "data.label_values" in told
     )
 
@@ -186,9 +189,9 @@ def test_labels_of_one_band_by_value_with_a_palette_or_none(project, settings):
             target.write_colormap(1, {i: (*map(int, c), 255) for i, c in enumerate(COLOURS)})
     prepare_data.main(settings, project / "runs/tiny")
     np.testing.assert_array_equal(open_prepared(settings["data"], "2_13").labels, labels)
-    settings["data"].update(label_values=None, ignore_colours=[])
-    told = "\n".join(pytest.raises(Problem, prepare_data.main, settings, project / "runs/tiny").value.lines)
-    assert "a palette image" in told and "data.label_values" in told
+    settings["data"].update(label_values=None, ignore_colours=[])  # by the palette's colours
+    prepare_data.main(settings, project / "runs/tiny")
+    np.testing.assert_array_equal(open_prepared(settings["data"], "2_13").labels, labels)
 
 
 def test_labels_that_lie_elsewhere_are_refused(project, settings):

@@ -42,7 +42,7 @@ def gather(folder, **sources):
 
 SMALL = {  # of settings that are meant for hours
     "input": {"patch_size": 128, "batch_size": 8},
-    "model": {"width": 4, "residual": "concat", "centre": "serial", "stem": 1, "local_contrast": []},
+    "model": {"width": 8, "depth": 3, "stem": 4, "local_contrast": []},
     "train": {"epochs": 1, "max_lr": 0.05, "class_weights": 0, "optimizer": "sgd", "weight_decay": 0},
     "predict": {"window": 256, "views": [0], "batch_size": 8, "compare": False, "also": []},
 }
@@ -79,7 +79,7 @@ def official(kind, tile):
 
 def test_the_chain_on_potsdam_crops(tmp_path, monkeypatch):
     settings = start("potsdam", tmp_path, monkeypatch)
-    settings["train"]["epochs"] = 12
+    settings["train"]["epochs"] = 8
     save_settings(tmp_path, settings, "potsdam.yaml")
     metrics = run_chain("potsdam", ("prepare_data", "train", "predict", "evaluate", "report"))
     with (

@@ -3,7 +3,7 @@ import pytest
 from base.files import sha256
 from base.tables import write_record
 from imagery.tiles import manifest_text
-from learning import records
+from learning import records, weight_files
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def test_a_training_that_is_current_or_missing_is_not_made_anew(finished, settin
 
 def test_one_line_says_why_a_training_is_made_anew(finished, settings):
     line = records.why_anew(edited(settings, train={"epochs": 20}), finished)
-    assert line == (
+    assert line.startswith(
         f"training of {finished}: to be made anew, since train.epochs: 2 then, 20 now; "
-        "the last one took 1 h 12 min; its model stays until the new one is finished"
+        "the last one took 1 h 12 min; its model stays until the new one is finished; another number of"
     )
     changes = {"epochs": 20, "ema": 0.5, "optimizer": "adamw", "clip_norm": 3, "early_stopping": 7}
     line = records.why_anew(edited(settings, train=changes), finished)
@@ -94,3 +94,45 @@ def test_durations():
         "1 h 0 min",
         "1 h 5 min",
     ]
+
+
+@pytest.mark.parametrize(
+    "now, expected",
+    [
+        (["b", "c", "d"], "now without a and now with c, d"),
+        (["b", "a"], "now in another order"),
+        (["a", "b", *map(str, range(5))], "now with 0, 1, 2, and 2 more"),
+    ],
+)
+def test_of_tiles_that_come_or_go_only_these_are_named(now, expected):
+    before, current = ({"split": {"train": tiles}} for tiles in (["a", "b"], now))
+    assert records.spelt(before, current) == [f"split.train: {expected}"]
+
+
+def test_a_range_test_is_of_an_encoders_rate_but_not_of_its_frozen_epochs(finished, settings):
+    settings = edited(settings, model={"encoder": "efficientnet_lite0"})
+    before = records.finder_inputs(settings, finished)
+    frozen = edited(settings, train={"freeze_epochs": 5})
+    assert records.finder_inputs(frozen, finished) == before
+    assert records.training_inputs(frozen) != records.training_inputs(settings)
+    slower = edited(settings, train={"encoder_rate": 0.5})
+    assert records.finder_inputs(slower, finished) != before
+
+
+@pytest.mark.parametrize("encoder", ["efficientnet_lite0", "convnext_tiny"])
+def test_first_weights_of_an_encoder_are_an_input_of_a_training(finished, settings, encoder):
+    def told(weights):
+        return records.training_inputs(edited(settings, model={"encoder": encoder, "weights": weights}))[
+            records.OF_ENCODER
+        ]
+
+    (finished / "a.pth").write_bytes(b"weights")
+    assert told("imagenet") == weight_files.FILES[encoder].digest
+    assert told(str(finished / "a.pth")) == sha256(finished / "a.pth")
+    assert told("none") is told("gone.pth") is records.training_inputs(settings)[records.OF_ENCODER] is None
+
+
+def test_a_setting_that_the_network_does_not_read_is_no_reason(finished, settings):
+    unread = edited(settings, model={"weights": "none", "rgb": [3, 2, 1]}, train={"freeze_epochs": 3})
+    assert records.why_anew(unread, finished) is None
+    assert "model.width: 4 then, 5 now" in records.why_anew(edited(unread, model={"width": 5}), finished)

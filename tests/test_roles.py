@@ -21,6 +21,7 @@ def told(sizes=(), **classes):
                 "georeference": {"crs": size and "EPSG:32633", "transform": transform},
                 "shape": [100, 80, 3],
                 "pixels": {},
+                "grids": {},
             }
     return list(doubts(SPLIT, rows))
 
@@ -33,7 +34,8 @@ def test_tiles_like_each_other_are_not_in_doubt():
 
 
 def test_a_class_that_its_own_nodata_value_hides_is_named_once():
-    row = {"classes": ALL, "georeference": {"crs": None, "transform": None}, "shape": [10, 20, 3]}
+    nowhere = {"crs": None, "transform": None}
+    row = {"classes": ALL, "georeference": nowhere, "shape": [10, 20, 3], "grids": {}}
     rows = {
         tile: row
         | {"pixels": {"labels": {"hidden": hidden}}, "raw": {"labels": {"path": f"raw/{tile} of mine.tif"}}}
@@ -64,6 +66,7 @@ def test_a_class_that_no_training_tile_lacks_alone_is_learned():
             "georeference": {"crs": None, "transform": None},
             "shape": [1, 1, 3],
             "pixels": {},
+            "grids": {},
         }
         for tile, classes in rows.items()
     }
@@ -101,3 +104,22 @@ def test_a_class_that_is_trained_and_not_scored_is_named_with_its_role():
 def test_pixel_sizes_more_than_a_quarter_apart_are_said_with_their_tiles(sizes, expected):
     (line,) = told(sizes=sizes)
     assert line.startswith(f"pixel sizes: {expected}") and "gdalwarp -tr" in line
+
+
+def test_labels_of_far_larger_pixels_or_beside_their_image_are_named_once():
+    utm = {"crs": "EPSG:32633", "transform": [0.05, 0, 500000, 0, -0.05, 5800000]}
+    row = {"classes": ALL, "shape": [10, 20, 3], "pixels": {}, "georeference": utm}
+    rows = {
+        tile: row
+        | {"grids": {"labels": {"pixel_size": size}}, "off_grid": {"labels": outside}}
+        | {"raw": {"labels": {"path": f"{tile}.tif"}}}
+        for tile, size, outside in (("a", 0.1, 100), ("b", 10, 0), ("c", [0.05, 0.3], 0), ("d", None, 170))
+    }
+    rows |= {  # blocks, whose counts are those of the whole
+        f"{tile}/00_0{number}": rows[tile] | {"shape": [5, 10, 3], "audited": [10, 20]}
+        for tile in "ad"
+        for number in (0, 1)
+    }
+    sizes, covered = doubts({"train": ["a", "b", "c", "d"], "val": ["a"], "test": ["b"]}, rows)
+    assert "labels b.tif: pixels of 10 m, their image's 0.05 m (and 1 more), expected at most 4" in sizes
+    assert "labels d.tif: 15.0 % of its image covered, expected most of it" in covered

@@ -5,9 +5,9 @@ import yaml
 from conftest import ROOT, problems_of, run_script, save_settings, whole_demo
 
 from base.keys import BESIDE, KEYS, SECTIONS
+from base.patterns import fill
 from base.problem import Problem
-from base.settings import read_settings
-from imagery.raw_tiles import fill
+from base.settings import all_tiles, read_settings
 
 SHIPPED = [f"settings/{path.name}" for path in sorted((ROOT / "settings").glob("*.yaml"))]
 
@@ -26,7 +26,7 @@ def test_the_shipped_files_are_valid_and_have_every_key(name):
 def test_the_official_split_is_whole():
     split = read_settings(ROOT / "params.yaml")["split"]
     assert (len(split["train"]), len(split["val"]), len(split["test"])) == (22, 1, 14)
-    assert "7_10" not in sum(split.values(), [])
+    assert "7_10" not in all_tiles(split)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_the_official_split_is_whole():
             "key data.label_values: values of car, expected one for each",
         ),
         ('["#000000"]', "[255]", "key data.ignore_colours: [255], expected colours"),
-        ("extra: null", "extra: height.tif", "key data.extra"),
-        ("allow_overlap: []", "allow_overlap: [a/b]", "key data.allow_overlap"),
+        ("extra: null", "extra: /height.tif", "key data.extra"),
+        ("allow_overlap: []", "allow_overlap: [a//b]", "key data.allow_overlap"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, after, expected):
@@ -116,6 +116,47 @@ def test_a_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch, before, a
     assert before in text
     assert expected in problems_of(tmp_path, text.replace(before, after, 1))
     assert not (tmp_path / "canary").exists()
+
+
+ENCODER = {
+    "stem: 2": ("stem: 1", "key model.stem: 1, expected 2 or 4 with an encoder"),
+    "rgb: [1, 2, 3]": (
+        "rgb: [null, 4, 1]",
+        "key model.rgb: [null, 4, 1], expected places in data.bands, 1 to 3",
+    ),
+    "mixed_precision: false": (
+        "mixed_precision: true",
+        "key train.mixed_precision: true, expected false or bfloat16 with an encoder",
+    ),
+    "patch_size: 128": ("patch_size: 144", "key input.patch_size: 144, expected a multiple of 32"),
+}
+
+
+@pytest.mark.parametrize("before", ENCODER)
+def test_what_an_encoder_cannot_do_is_refused_with_one_alone(tmp_path, before):
+    after, expected = ENCODER[before]
+    text = whole_demo().replace("depth: 4", "depth: 3").replace("[8, 32]", "[8]").replace(before, after, 1)
+    (tmp_path / "fine.yaml").write_text(text)
+    assert read_settings(tmp_path / "fine.yaml")["model"]["encoder"] == "none"
+    told = problems_of(tmp_path, text.replace("encoder: none", "encoder: efficientnet_v2_b3"))
+    assert expected in told and len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        ("encoder: none", "encoder: resnet50", 'key model.encoder: "resnet50", expected one of none, effi'),
+        ("weights: imagenet", "weights: null", "key model.weights: null"),
+        ("rgb: [1, 2, 3]", "rgb: [1, 1, 2]", "key model.rgb: [1, 1, 2], expected three entries"),
+        ("rgb: [1, 2, 3]", "rgb: [1, 2]", "key model.rgb: [1, 2], expected three entries"),
+        ("rgb: [1, 2, 3]", "rgb: [0, 1, 2]", "key model.rgb: [0, 1, 2], expected three entries"),
+        ("encoder_rate: 0.1", "encoder_rate: 1.5", "key train.encoder_rate: 1.5, expected"),
+        ("freeze_epochs: 0", "freeze_epochs: 0.5", "key train.freeze_epochs: 0.5, expected"),
+    ],
+)
+def test_a_wrong_setting_of_encoders_is_named(tmp_path, before, after, expected):
+    text = whole_demo()
+    assert before in text and expected in problems_of(tmp_path, text.replace(before, after, 1))
 
 
 def test_values_of_classes_and_of_what_is_ignored_differ(tmp_path):
@@ -130,13 +171,13 @@ def test_values_of_classes_and_of_what_is_ignored_differ(tmp_path):
 
 
 def test_hue_needs_three_bands(tmp_path):
-    text = whole_demo().replace("[1, 2, 3]", "[1, 2, 3, 4]").replace("hue: 0", "hue: 0.1")
+    text = whole_demo().replace("bands: [1, 2, 3]", "bands: [1, 2, 3, 4]").replace("hue: 0", "hue: 0.1")
     assert "key augment.hue: 0.1, expected 0 unless data.bands are three" in problems_of(tmp_path, text)
 
 
 def test_paths_of_a_tile():
-    assert str(fill("a/{tile}_{padded}.tif", "2_10")) == "a/2_10_02_10.tif"
-    assert str(fill("{padded}", "area7_123")) == "area07_123"
+    assert fill("a/{tile}_{padded}.tif", "2_10") == "a/2_10_02_10.tif"
+    assert fill("{padded}", "area7_123") == "area07_123"
 
 
 def test_the_line_named_is_the_line(tmp_path):
@@ -268,4 +309,44 @@ def test_what_may_lie_beside_a_map_is_what_maps_know():
 
     assert f"one of {', '.join(ALSO)}" in KEYS["predict.also"][0]
     ends = {ending.removeprefix(".") for ending in BESIDE}
-    assert ends == {*ALSO, "one_view", "side_by_side"} - {"polygons"}
+    assert ends == {*ALSO, "one_view", "side_by_side"} - {"geopackage"}
+
+
+OTHERS = "building: {}, low vegetation: {}, tree: {}, car: {}, clutter: %s}}"
+VALUED = "{impervious: [1, 11], " + OTHERS.format(2, 3, 4, 5)
+PAINTED = "{impervious: ['#ffffff', '#eeeeee'], " + OTHERS.format(*(f"'#{n * 6}'" for n in "2345"))
+
+
+@pytest.mark.parametrize(
+    "values, ignored, expected",
+    [
+        (VALUED % "[6, 11]", "[0]", "key data.label_values: a value that stands twice"),
+        (VALUED % "[6, 0]", "[0]", "key data.label_values: a value that stands twice"),
+        (VALUED % "[]", "[0]", "key data.label_values"),
+        (VALUED % "[6, 70000]", "[0]", "key data.label_values"),
+        (VALUED % "'#00ff00'", "[0]", "key data.label_values: colours beside other values"),
+        (PAINTED % "['#666666', '#EEEEEE']", "[]", "key data.label_values: a value that stands twice"),
+        (
+            PAINTED % "'#666666'",
+            "[7]",
+            "key data.ignore_colours: [7], expected colours, as data.label_values are",
+        ),
+    ],
+)
+def test_values_and_colours_of_a_class_are_different_ones_of_one_kind(tmp_path, values, ignored, expected):
+    text = whole_demo().replace("label_values: null", f"label_values: {values}")
+    text = re.sub("ignore_colours: .*", f"ignore_colours: {ignored}", text)
+    assert expected in problems_of(tmp_path, text)
+
+
+def test_what_a_wrong_base_leaves_missing_is_not_told_of_and_the_way_out_once(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\nseed: 2\n")
+    (tmp_path / "b.yaml").write_text("base: c.yaml\n")
+    with pytest.raises(Problem, match="a file that is a base itself") as caught:
+        read_settings(tmp_path / "a.yaml")
+    assert len(caught.value.lines) == 1
+    (tmp_path / "b.yaml").write_text("seed: 1\n")
+    with pytest.raises(Problem) as caught:
+        read_settings(tmp_path / "a.yaml")
+    told = [line for line in caught.value.lines if "by a first line, base: " in line]
+    assert len(caught.value.lines) > 60 and told == [caught.value.lines[0]]

@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from conftest import SIZES
 
 import lr_find
 import prepare_data
 from base.problem import Problem
 from imagery.arrays import IGNORE
-from imagery.tiles import CELL, count_cells, open_prepared, open_tiles
+from imagery.tiles import CELL, count_cells, mapped, open_prepared, open_tiles
+from learning.patches import cut_batch
+from learning.plans import PLAN
 
 
 def test_a_bit_flipped_after_preparation_is_noticed_by_who_opens_it(project, settings):
@@ -114,3 +117,17 @@ def test_a_tile_is_opened_without_reading_its_bytes_where_they_are_not_to_be_che
     np.save(path, tile.labels.copy())
     with pytest.raises(Problem, match="2_11.pixels.npy: uint8 .70, 93., expected uint8"):
         open_prepared(settings["data"], "2_11", checked=False)
+
+
+def test_of_many_tiles_few_are_open_at_a_time(prepared, settings, monkeypatch):
+    """Patches of mapped tiles and of those that are mapped when they are asked for are the same."""
+    names = settings["split"]["train"] * 40
+    plan = np.zeros(len(names), PLAN)
+    plan["tile"], plan["side"] = np.arange(len(names)), 32
+    near = cut_batch(open_tiles(settings["data"], names), plan, 32)
+    monkeypatch.setattr("imagery.tiles.MAPPED", 10)
+    mapped.cache_clear()
+    distant = open_tiles(settings["data"], names)
+    np.testing.assert_array_equal(cut_batch(distant, plan, 32), near)
+    assert mapped.cache_info().currsize == 2 < len(names)  # open files
+    assert [tile.shape for tile in distant[:2]] == [SIZES[name] for name in names[:2]]

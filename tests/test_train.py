@@ -10,10 +10,12 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, read_history, run_script, save_settings
+from pretrained import LITE0, on_small_encoder, write_small_encoder
 
 import lr_find
 import prepare_data
 import train
+from base.files import sha256
 from base.problem import Problem
 from imagery.tiles import manifest_text, read_manifest
 from learning import records
@@ -239,3 +241,117 @@ def test_records_of_a_finished_run_come_back_from_its_last_checkpoint(trained, s
     train.main(settings, run)
     assert {name: (run / name).read_bytes() for name in kept} == kept and not (run / "next").exists()
     assert records.training_stands(settings, run)
+
+
+# -- first weights from another run -----------------------------------------------------------------------
+
+
+def test_a_training_from_another_runs_model_stands_and_names_the_tiles_behind_it(trained, settings, capsys):
+    earlier, tiles = trained / "runs/tiny", read_manifest("prepared")["tiles"]
+    settings["split"] = {"train": ["2_13"], "val": ["3_10"], "test": ["2_11"]}
+    settings["train"].update(start_from="runs/tiny/model.keras", epochs=1)
+    train.main(settings, trained / "runs/second")
+    said = capsys.readouterr().out
+    assert "warning: test tiles: 1 of 1 (2_11) trained or chose the weights of runs/tiny/model.keras" in said
+    assert "first weights from runs/tiny/model.keras" in said
+    facts = json.loads((trained / "runs/second/model.json").read_text())
+    seen = ("2_11", "3_10", "2_10")  # of which one is a test tile now
+    assert facts["started_on"] == {f"raw/{tile}": tiles[tile]["pixels_sha256"] for tile in seen}
+    assert facts["first_weights"] == json.loads((earlier / "model.json").read_text())["sha256"]
+    train.main(settings, trained / "runs/second")
+    assert "finished already" in capsys.readouterr().out
+    (earlier / "model.json").rename(trained / "away.json")  # gone: no reason to train anew
+    assert records.why_anew(settings, trained / "runs/second") is None
+    with pytest.raises(Problem, match="train.start_from: runs/tiny/model.keras, the model of this run"):
+        train.main(settings, earlier)
+
+
+def test_more_epochs_on_a_finished_run_say_what_happens_before_it_happens(trained, settings):
+    settings["train"]["epochs"] = 9
+    line = records.why_anew(settings, trained / "runs/tiny")
+    assert "train.epochs: 2 then, 9 now" in line and "its model stays until the new one is finished" in line
+    assert "name it as train.start_from" in line and "tiny/model.keras" in line
+
+
+# -- a pretrained encoder ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_encoder(prepared, monkeypatch, settings):
+    """Settings of a training on the small encoder, from a file of weights, at first frozen."""
+    write_small_encoder("a.pth")
+    on_small_encoder(monkeypatch, settings)["model"]["weights"] = "a.pth"
+    settings["train"].update(epochs=3, freeze_epochs=2, ema=0.5)
+    settings["input"].update(patch_size=64)
+    return settings
+
+
+def train_afresh(settings, run):
+    keras.utils.clear_session()  # which counts what it has named
+    train.main(settings, run)
+
+
+def test_a_frozen_training_that_was_stopped_goes_on_to_the_same_bits(
+    prepared, on_encoder, monkeypatch, capsys, eagerly
+):
+    whole, parts, settings = prepared / "runs/whole", prepared / "runs/parts", on_encoder
+    train_afresh(settings, whole)
+    assert capsys.readouterr().out.count("first weights of the encoder from a.pth; it sees bands") == 1
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "stops_early", lambda state, _: stop() if state["epoch"] == 1 else False)
+        train_afresh(settings, parts)
+    capsys.readouterr()
+    train_afresh(settings, parts)
+    said = capsys.readouterr().out
+    assert "going on after epoch 1 of 3" in said and "first weights" not in said
+    arrays = [load_checkpoint(run / "checkpoints")[1] for run in (whole, parts)]
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
+    assert (whole / "model.keras").read_bytes() == (parts / "model.keras").read_bytes()
+    loaded = keras.models.load_model(whole / "model.keras", compile=False)
+    assert all(layer.trainable for layer in loaded.layers)
+    facts = json.loads((whole / "model.json").read_text())
+    assert (facts["encoder"], facts["rgb"]) == (LITE0, [1, 2, 3])
+    assert facts["weights"] == {"source": "a.pth", "sha256": sha256("a.pth")}
+    check_file_of_finished(settings, whole, capsys)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def check_file_of_finished(settings, run, capsys):
+    """What a training says of its file of weights afterwards."""
+    os.rename("a.pth", "b.pth")  # gone: no reason to train anew
+    assert records.why_anew(settings, run) is None
+    train.main(settings, run)
+    assert "finished already" in capsys.readouterr().out
+    write_small_encoder("a.pth", seed=1)
+    assert "since weights of the encoder changed; the last one" in records.why_anew(settings, run)
+    settings["train"]["epochs"] = 1
+    os.remove("a.pth")
+    with pytest.raises(Problem, match="model.weights: a.pth: no such file") as caught:
+        train.main(settings, run)
+    assert caught.value.code == 3 and not (run / "next").exists()
+
+
+def test_the_finder_sweeps_the_rate_of_a_network_on_an_encoder(prepared, on_encoder, eagerly, capsys):
+    on_encoder["lr_find"].update(start=1e-4, end=1, steps=10)
+    for said in ("first weights of the encoder from a.pth", "stands already"):
+        lr_find.main(on_encoder, prepared / "runs/tiny")
+        assert said in capsys.readouterr().out
+    assert 1e-5 < json.loads((prepared / "runs/tiny/lr_find.json").read_text())["suggestion"] < 1
+
+
+@pytest.mark.parametrize("script", [train, lr_find])
+def test_a_file_that_is_no_weights_leaves_nothing_behind(prepared, on_encoder, script):
+    (prepared / "a.pth").write_bytes((prepared / "a.pth").read_bytes()[:-10])
+    with pytest.raises(Problem, match="weights a.pth: cut after") as caught:
+        script.main(on_encoder, prepared / "runs/tiny")
+    assert caught.value.code == 3 and [path.name for path in (prepared / "runs/tiny").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("script", [train, lr_find])
+def test_missing_weights_are_told_before_any_tile_is_read(project, monkeypatch, settings, script):
+    on_small_encoder(monkeypatch, settings)["model"]["weights"] = "a.pth"
+    with pytest.raises(Problem, match="settings, key model.weights: a.pth: no such file"):
+        script.main(settings, project / "runs/tiny")  # where no tile is prepared

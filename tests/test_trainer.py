@@ -1,18 +1,23 @@
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pretrained import LITE0, on_small_encoder, write_small_encoder
+from untrained import write_run
 
 import prepare_data
 import train
 import trainer
 from base.problem import Problem
+from base.tables import write_record
 from imagery.tiles import manifest_text, pack, read_manifest
 from learning.checkpoints import load_checkpoint
+from learning.encoders import is_encoders
 from learning.optimizers import OneCycle
 from learning.workers import choose_strategy
-from trainer import Trainer, class_weights, tf
+from trainer import Trainer, class_weights, keras, tf
 
 
 @pytest.fixture
@@ -33,12 +38,17 @@ def test_the_network_learns_one_batch_by_heart(settings):
     assert np.trace(confusion.numpy()) / confusion.numpy().sum() > 0.98
 
 
+def four_patches(side):
+    """A batch of four patches of noise, labelled by the brightness of their red."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, side, side, 3)).astype(np.uint8)
+    labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
+    return pack(images.reshape(-1, side, 3), labels.reshape(-1, side)).reshape(4, side, side, 4)
+
+
 @pytest.fixture
 def batch():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
-    labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
-    return pack(images.reshape(64, 16, 3), labels.reshape(64, 16)).reshape(4, 16, 16, 4)
+    return four_patches(16)
 
 
 def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(
@@ -157,3 +167,186 @@ def test_few_updates_are_under_way_at_a_time():
 
     trainer.train_epoch(Device(), range(20), 1, 20, lambda step: 0.1, "")
     assert max(most) <= trainer.AHEAD + 1
+
+
+# -- first weights from another run -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def earlier(tmp_path, monkeypatch, settings):
+    """Settings that start from a run of the same bands and classes, and that run's network."""
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/a", settings)
+    settings["train"]["start_from"] = "runs/a/model.keras"
+    return settings, keras.models.load_model("runs/a/model.keras", compile=False)
+
+
+def carried(trainer, earlier):
+    """The layers with weights whose weights are those of an earlier network, and those that are not."""
+    layers = [layer for layer in trainer.network.layers if layer.weights]
+    same = {}
+    for layer in layers:
+        pairs = zip(layer.get_weights(), earlier.get_layer(layer.name).get_weights())
+        same.setdefault(all(np.array_equal(*pair) for pair in pairs), []).append(layer.name)
+    return same.get(True, []), same.get(False, [])
+
+
+def test_a_training_starts_from_all_weights_of_an_earlier_one(earlier):
+    settings, network = earlier
+    settings["seed"], settings["train"]["ema"] = 7, 0.9
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    assert carried(trainer, network)[1] == [] and trainer.begun == ["first weights from runs/a/model.keras"]
+    for mean, own in zip(trainer.averaged.get_weights(), trainer.network.get_weights()):
+        np.testing.assert_array_equal(mean, own)
+
+
+@pytest.mark.parametrize("residual, stem", [("concat", 1), ("add", 2)])
+def test_other_classes_or_bands_get_new_layers_that_are_named(
+    tmp_path, monkeypatch, settings, residual, stem
+):
+    monkeypatch.chdir(tmp_path)
+    settings["model"].update(residual=residual, stem=stem, depth=1)
+    write_run(tmp_path / "runs/a", settings)
+    network = keras.models.load_model("runs/a/model.keras", compile=False)
+    settings["seed"], settings["train"]["start_from"] = 7, "runs/a/model.keras"
+    settings["data"]["classes"] = dict(
+        reversed(settings["data"]["classes"].items())
+    )  # as many, in another order
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    last = "logits" if stem == 1 else "scores"
+    assert last in trainer.begun[0] and trainer.begun[0].endswith("of other classes")
+    assert carried(trainer, network)[1] == [last]
+    settings["data"]["bands"] = [4, 1, 2]
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    first = ["down0a_conv", "down1a_conv", "centrea_conv"] if stem == 1 else ["stem_conv"]
+    fresh = carried(trainer, network)[1]
+    assert fresh[0] == first[0] and last in fresh and "of other bands" in trainer.begun[0]
+
+
+def test_a_model_of_another_network_is_refused_by_its_key(earlier):
+    settings, _ = earlier
+    settings["model"]["width"] = 8
+    with pytest.raises(
+        Problem, match="train.start_from: runs/a/model.keras, whose layer .* set model as"
+    ) as one:
+        Trainer(settings, 0.01, 0.9, choose_strategy())
+    assert one.value.code == 2
+    settings["train"]["start_from"] = "runs/b/model.keras"
+    with pytest.raises(Problem, match="model runs/b/model.json: no such file, expected a finished training"):
+        Trainer(settings, 0.01, 0.9, choose_strategy())
+
+
+# -- a pretrained encoder ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_encoder(tmp_path, monkeypatch, settings):
+    monkeypatch.chdir(tmp_path)
+    return on_small_encoder(monkeypatch, settings)
+
+
+@pytest.fixture
+def patches():
+    return four_patches(32)
+
+
+def changed(trainer, before):
+    """{(of the encoder, trainable)} of the variables that are no longer as they were `before`."""
+    encoders = {id(v) for layer in trainer.network.layers if is_encoders(layer) for v in layer.variables}
+    moves = {id(variable) for variable in trainer.network.trainable_variables}
+    return {
+        (id(variable) in encoders, id(variable) in moves)
+        for variable, value in zip(trainer.network.variables, before, strict=True)
+        if not np.array_equal(variable.numpy(), value)
+    }
+
+
+def weights_now(trainer):
+    return [variable.numpy() for variable in trainer.network.variables]
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_then_learns(small_encoder, patches):
+    trainer = Trainer(small_encoder, 0.01, 0.9, choose_strategy())
+    before, count = weights_now(trainer), len(trainer.network.trainable_variables)
+    trainer.frozen = True
+    for _ in range(2):
+        trainer.train_step(patches)
+    assert changed(trainer, before) == {(False, True), (False, False)}  # its moving statistics neither
+    trainer.frozen, before = False, weights_now(trainer)
+    trainer.train_step(patches)
+    assert changed(trainer, before) == {(own, moves) for own in (True, False) for moves in (True, False)}
+    assert len(trainer.network.trainable_variables) == count
+    assert all(layer.trainable for layer in trainer.network.layers)
+
+
+def test_the_encoder_alone_goes_a_share_of_each_step(small_encoder):
+    trainer = Trainer(small_encoder, 0.01, 0.9, choose_strategy())
+    layers = [layer for layer in trainer.network.layers if is_encoders(layer)]
+    paths = {variable.path for layer in layers for variable in layer.trainable_variables}
+    assert trainer.optimizer.shares == dict.fromkeys(paths, 0.1) and "encoder_stem/kernel" in paths
+    decoders = [v.path for v in trainer.network.trainable_variables if v.path not in paths]
+    assert {path.partition("/")[0].rstrip("0123456789") for path in decoders} == {
+        *("grow", "skip", "mix", "scores"),
+        *("mix4_conv", "mix4_norm", "mix8_conv", "mix8_norm", "mix16_conv", "mix16_norm"),
+    } - {"mix"}
+
+
+def test_the_encoder_begins_with_a_files_weights_and_the_line_says_how_it_sees(small_encoder):
+    state = write_small_encoder("a.pth")
+    small_encoder["model"].update(weights="a.pth", rgb=[3, None, 1])
+    small_encoder["data"]["bands"], small_encoder["train"]["ema"] = [4, 1, 2], 0.9
+    trainer = Trainer(small_encoder, 0.01, 0.9, choose_strategy())
+    line = "first weights of the encoder from a.pth; it sees bands 2, none, 4 as red, green, blue"
+    assert trainer.begun == [line]
+    for network in (trainer.network, trainer.averaged):
+        blue = network.get_layer("encoder_stem").kernel.numpy()[:, :, 0]
+        np.testing.assert_array_equal(blue, state["_conv_stem.weight"][:, 2].transpose(1, 2, 0))
+
+
+@pytest.fixture
+def earlier_encoder(small_encoder):
+    """Settings that start from a run on the small encoder, and its network; no file of weights."""
+    facts = {"encoder": LITE0, "rgb": [1, 2, 3], "weights": None}
+    write_run(Path("runs/a"), small_encoder, **facts)
+    small_encoder["model"]["weights"], small_encoder["seed"] = "a.pth", 7
+    small_encoder["train"]["start_from"] = "runs/a/model.keras"
+    return small_encoder, keras.models.load_model("runs/a/model.keras", compile=False)
+
+
+def test_a_model_of_the_same_bands_needs_no_file_of_weights(earlier_encoder):
+    settings, network = earlier_encoder
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    assert trainer.begun == ["first weights from runs/a/model.keras"] and carried(trainer, network)[1] == []
+
+
+@pytest.mark.parametrize("change", [{"data": {"bands": [1, 2, 3, 4]}}, {"model": {"rgb": [3, 2, 1]}}])
+def test_other_bands_begin_with_the_files_first_kernel_on_an_earlier_encoder(earlier_encoder, change):
+    settings, network = earlier_encoder
+    for section, values in change.items():
+        settings[section].update(values)
+    with pytest.raises(Problem, match="key model.weights: a.pth: no such file"):
+        Trainer(settings, 0.01, 0.9, choose_strategy())
+    state = write_small_encoder("a.pth")
+    trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+    places = settings["model"]["rgb"]
+    assert trainer.begun == [
+        "first weights from runs/a/model.keras; new encoder_stem, of other bands",
+        f"first weights of encoder_stem from a.pth; it sees bands {places[0]}, {places[1]}, {places[2]} as "
+        "red, green, blue",
+    ]
+    assert carried(trainer, network)[1] == ["encoder_stem"]
+    red = trainer.network.get_layer("encoder_stem").kernel.numpy()[:, :, places[0] - 1]
+    expected = state["_conv_stem.weight"][:, 0].transpose(1, 2, 0) * 3 / len(settings["data"]["bands"])
+    np.testing.assert_allclose(red, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("own, other", [("none", LITE0), (LITE0, "convnext_tiny"), (LITE0, "none")])
+def test_a_model_on_another_encoder_is_refused_in_one_line(earlier_encoder, own, other):
+    settings, _ = earlier_encoder
+    settings["model"]["encoder"] = own
+    facts = json.loads(Path("runs/a/model.json").read_text())
+    del facts["digest"]
+    write_record(Path("runs/a/model.json"), {**facts, "encoder": other})
+    with pytest.raises(Problem, match=f"start_from: runs/a/model.keras, of model.encoder {other}") as caught:
+        Trainer(settings, 0.01, 0.9, choose_strategy())
+    assert caught.value.code == 2 and len(caught.value.lines) == 1

@@ -1,8 +1,11 @@
 """One loop on one device, on two devices of a machine, and on two processes that talk over the loopback."""
 
+import contextlib
+import copy
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, save_settings
+from conftest import ROOT, SETTINGS, SIZES, save_settings, write_tile
 
 import prepare_data
 import train
@@ -37,15 +40,30 @@ print("WEIGHTS", made[0].devices, hashlib.sha256(weights).hexdigest(), file=sys.
 """
 
 
-@pytest.fixture
-def prepared(project, settings):
-    settings["train"].update(
-        epochs=2, max_lr=0.005, loss={"ce": 1, "dice": 0.5, "lovasz": 0.5}, ema=0.9, clip_norm=0.5
-    )
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A folder with prepared tiles, tiny.yaml and runs/one, trained by them on one device."""
+    folder, settings = tmp_path_factory.mktemp("workers"), copy.deepcopy(SETTINGS)
+    loss = {"ce": 1, "dice": 0.5, "lovasz": 0.5}
+    settings["train"].update(epochs=EPOCHS, max_lr=0.005, loss=loss, ema=0.9, clip_norm=0.5)
     settings["train"].update(label_smoothing=0.1, class_weights=0.5)
-    save_settings(project, settings)
-    prepare_data.main(settings, project / "runs/tiny")
-    return project
+    with contextlib.chdir(folder):
+        for tile, shape in SIZES.items():
+            write_tile(folder / "raw", tile, shape)
+        save_settings(folder, settings)
+        prepare_data.main(settings, folder / "runs/tiny")
+        train.main(settings, folder / "runs/one")
+    return folder
+
+
+@pytest.fixture
+def prepared(alone, tmp_path, monkeypatch):
+    """A copy of it, free to be changed; the current folder."""
+    monkeypatch.chdir(shutil.copytree(alone, tmp_path / "project"))
+    return tmp_path / "project"
 
 
 def start(folder, name, devices=1, **environment):
@@ -120,8 +138,7 @@ def assert_same_training(run, other):
         assert twin["learning_rate"] == row["learning_rate"]
 
 
-def test_two_devices_train_as_one(prepared, settings):
-    train.main(settings, prepared / "runs/one")
+def test_two_devices_train_as_one(prepared):
     ((code, out, err),) = finish(start(prepared, "tiny.yaml", devices=2))
     assert code == 0 and weights_of([(code, out, err)])[0][0] == "2", out + err
     one, two = prepared / "runs/one", prepared / "runs/tiny"
@@ -131,9 +148,58 @@ def test_two_devices_train_as_one(prepared, settings):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, settings):
-    settings["train"].update(epochs=6, loss={"ce": 1, "dice": 0.5}, ema=0)
-    save_settings(prepared, settings)
+ENCODER = """
+import sys
+import numpy as np
+from learning.optimizers import build_optimizer
+from trainer import Trainer, keras, tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from conftest import SETTINGS as settings
+from learning.encoder_tables import INVERTED
+from learning.workers import choose_strategy
+from pretrained import LITE0, SMALL
+INVERTED[LITE0] = SMALL
+settings["model"].update(encoder=LITE0, stem=4)
+settings["train"].update(optimizer="sgd", weight_decay=0.05)  # AdamW would enlarge rounding
+pixels = np.random.default_rng(0).integers(0, 6, (4, 64, 64, 4)).astype("uint8")
+values = []
+for strategy in (tf.distribute.get_strategy(), choose_strategy()):
+    trainer = Trainer(settings, 0.01, 0.9, strategy)
+    trainer.frozen, feed = True, tf.data.Dataset.from_tensors(pixels).repeat(2)
+    if trainer.devices == 2:
+        feed = strategy.experimental_distribute_dataset(feed.unbatch().batch(4))
+    for part in feed:
+        trainer.train_step(part)
+    assert all(layer.trainable for layer in trainer.network.layers)
+    values.append([variable.numpy() for variable in trainer.variables().values()])
+for one, two in zip(*values, strict=True):
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+with strategy.scope():
+    variables = [keras.Variable([1.0], name=name) for name in ("kernel", "bias")]
+    optimizer = build_optimizer("adamw", 0.5, 0.0, 0.1, {"kernel": 0.25})
+    optimizer.build(variables)
+tf.function(strategy.run)(lambda: optimizer.apply([tf.ones(1)] * 2, variables))
+for variable, value in zip(variables, (0.9875 - 0.125, 0.5)):  # a kernel decays, and goes its share
+    np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5)
+print("devices", trainer.devices)
+"""
+
+
+def test_two_devices_train_a_frozen_encoder_as_one(tmp_path):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODER],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=300,
+    )
+    assert done.stdout == "devices 2\n", done.stderr
+
+
+def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared):
     started, run = two_workers(prepared, "tiny.yaml"), prepared / "runs/tiny"
     deadline = time.monotonic() + 240
     while not list(run.glob("checkpoints/epoch_*.npz")) and time.monotonic() < deadline:
@@ -143,15 +209,14 @@ def test_two_processes_train_as_one_although_one_is_lost_on_the_way(prepared, se
     assert code == 4 and "another one is gone" in err and "Traceback" not in err, err
     assert "start all workers again" in err
     kept = len(history(run))
-    assert 1 <= kept < 6
+    assert 1 <= kept < EPOCHS
     ended = finish(*two_tasks(prepared, "tiny.yaml"))
     assert [code for code, _, _ in ended] == [0, 0], ended
     assert (
-        f"going on after epoch {kept} of 6" in ended[0][1] and ended[1][1] == ""
+        f"going on after epoch {kept} of {EPOCHS}" in ended[0][1] and ended[1][1] == ""
     )  # only the first worker speaks
     (devices, first), (_, second) = weights_of(ended)
     assert devices == "2" and first == second
-    train.main(settings, prepared / "runs/one")
     assert_same_training(prepared / "runs/one", run)
 
 

@@ -73,7 +73,10 @@ def read_map(run, name):
         return source.read(1)
 
 
-SMALL = {"width": 4, "depth": 2, "residual": "add", "centre": "plain", "stem": 2, "local_contrast": [8]}
+SMALL = {
+    **{"encoder": "none", "weights": "none", "rgb": [1, 2, 3], "width": 4, "depth": 2},
+    **{"residual": "add", "centre": "plain", "stem": 2, "local_contrast": [8]},
+}
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ PARAMS ?= params.yaml
 override PARAMS := $(value PARAMS)
 override TILE := $(value TILE)
 override EXTRA := $(value EXTRA)
+override AOI := $(value AOI)
 override SCHEDULER := $(value SCHEDULER)
-export PARAMS TILE EXTRA SCHEDULER
+export PARAMS TILE EXTRA AOI SCHEDULER
 PYTHON ?= python3
-RUN := runs/$(basename $(notdir $(PARAMS)))
+# a settings file is a run; params.yaml as a training wrote it beside its run.json is that run
+RUN := $(if $(and $(filter %/params.yaml,$(PARAMS)),$(wildcard $(dir $(PARAMS))run.json)),$(patsubst %/,%,$(dir $(PARAMS))),runs/$(basename $(notdir $(PARAMS))))
 S := $(RUN)/.make
 SETTINGS := $(S)/$(notdir $(RUN)).yaml
 # PY=python3 takes an environment of your own
@@ -24,7 +26,7 @@ ENVIRONMENT := $(if $(filter command,$(firstword $(origin PY))),,.venv/.installe
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13, /a/path.tif or /a/folder what to predict;"
-	@echo "  EXTRA= its extra raster; SCHEDULER=local:4 or tcp://host:8786 a Dask cluster to predict on"
+	@echo "  EXTRA= its extra raster; AOI=area.geojson where; SCHEDULER=local:4 or tcp://host:8786 a Dask cluster to predict on"
 
 # -- environment
 
@@ -40,7 +42,7 @@ REQUIREMENTS := requirements.$(if $(LOCKED),lock,txt)
 	@$(if $(LOCKED),true,cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -r $<) || { echo "error: $<: not installed, expected a package registry within reach; see pip's lines above" >&2; exit 4; }
 	@cp $< $@
 
-extras: .venv/.extras  ## OpenVINO, its 8 bit and Dask, which predict.py takes where they are
+extras: .venv/.extras  ## OpenVINO, its 8 bit, Dask and shapely, which predict.py takes where they are
 
 lock: .venv/.installed  ## renew requirements.lock, which LOCKED=1 installs: Linux, Python 3.11, extras too, by hashes
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
@@ -65,8 +67,10 @@ $(error error: settings file $(PARAMS): no such file, expected a YAML file; copy
 endif
 # make predict alone trains where no finished model is; one that is there it leaves as it is
 TRAINS := $(filter report evaluate train,$(MAKECMDGOALS))
+# of a first training the encoder's weights are seen to first of all; but nothing is downloaded under -n, -q and -t
+BEGINS := $(if $(strip $(foreach flag,n q t,$(findstring $(flag),$(firstword -$(MAKEFLAGS))))),,$(filter-out prepare,$(MAKECMDGOALS)))
 $(S)/settings.mk: $(ENVIRONMENT) always
-	@$(PY) stamps.py --params="$$PARAMS" $(if $(TRAINS),--announce)
+	@$(PY) stamps.py --params="$$PARAMS" $(if $(TRAINS),--announce) $(if $(BEGINS),--weights)
 
 include $(S)/settings.mk
 KEPT := $(if $(TRAINS),,$(FINISHED))
@@ -105,14 +109,17 @@ kept:  # refuses a finished model of other settings, tiles or code, also under -
 ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(EXTRA))),)
 $(error error: EXTRA: expected TILE too, whose extra raster it is)
 endif
+ifneq ($(if $(TILE),,$(and $(filter predict,$(MAKECMDGOALS)),$(AOI))),)
+$(error error: AOI: expected TILE too, whose area of interest it is)
+endif
 ifdef TILE
 predict: tile $(RUN)/model.json
-	$(PY) predict.py --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
+	$(PY) predict.py --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(AOI),--aoi="$$AOI") $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 else
 predict: $(S)/predicted  ## class maps of the test tiles, or of TILE=
 endif
 tile: $(ENVIRONMENT)  # refuses a TILE that is not there, before a model is trained for it
-	@$(PY) predict.py --check --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA")
+	@$(PY) predict.py --check --params="$(SETTINGS)" --tile="$$TILE" $(if $(EXTRA),--extra="$$EXTRA") $(if $(AOI),--aoi="$$AOI")
 $(S)/predicted: $(S)/predict.code $(RUN)/model.json $(S)/data $(S)/split $(S)/raw $(S)/input $(S)/predict $(call unless_there,predicted)
 	$(PY) predict.py --params="$(SETTINGS)" $(if $(SCHEDULER),--scheduler="$$SCHEDULER")
 	@touch "$@"
@@ -137,11 +144,11 @@ compare: $(ENVIRONMENT)  ## all runs side by side, and the settings in which the
 params: $(ENVIRONMENT)  ## the settings as resolved, and what differs from params.yaml
 	@$(PY) compare.py --show --params="$$PARAMS"
 
-model: $(ENVIRONMENT)  ## parameters and GFLOP per patch of the settings' network
+model: $(ENVIRONMENT)  ## parameters and GFLOP per patch of the settings' network, and with each pretrained encoder
 	@$(PY) model.py --params="$$PARAMS"
 
 test: $(ENVIRONMENT)  ## every test, two files of them at a time
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 faults: $(ENVIRONMENT)  ## kill and starve every step at every write; damaged files by the thousand: about 40 minutes
 	$(PY) tests/faults.py

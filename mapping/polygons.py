@@ -196,6 +196,7 @@ def write_geopackage(path, map_path, wanted):
                                   **layer)
         with contextlib.closing(sqlite3.connect(path)) as base, base:
             finish(base, wanted)
+        settle(path)
     except (CRSError, DataLayerError, DataSourceError, FeatureError, GeometryError, sqlite3.Error) as error:
         raise RasterioError(str(error)) from None
 
@@ -220,6 +221,17 @@ def finish(base, wanted):
     base.execute("UPDATE gpkg_contents SET last_change = '2000-01-01T00:00:00.000Z'")
     base.execute("UPDATE gpkg_contents SET description = ? WHERE table_name = 'polygons'",
                  [MADE % (wanted.sieve, wanted.simplify)])
+
+
+def settle(path):
+    """Gives a GeoPackage the bytes that its content alone decides: its pages in order, and SQLite's counters
+    of changes at 1 (they tell connections that are open of a change, and there is none)."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as base:
+        base.execute("VACUUM")
+    with open(path, "r+b") as file:
+        for counter in (24, 40, 92):  # of changes, of changes of the schema, of changes when this was written
+            file.seek(counter)
+            file.write(struct.pack(">I", 1))
 
 
 # -- a feature -----------------------------------------------------------------------------------------------

@@ -163,6 +163,7 @@ held = [engines.openvino_engine(ov.Model([op.softmax(pixels, 1)], [pixels], "sma
 thread = threading.Thread(target=held.clear)
 thread.start()
 thread.join()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:

@@ -66,6 +66,27 @@ def test_a_geopackage_holds_the_same_areas_in_the_maps_coordinate_system(tmp_pat
     assert len(features) == len(areas) > 50
 
 
+def test_a_geopackage_is_the_same_bytes_however_often_sqlite_wrote_it(tmp_path, monkeypatch):
+    written(tmp_path, blobs())
+    first, finish = (tmp_path / "map.polygons.gpkg").read_bytes(), polygons.finish
+
+    def finish_in_steps(base, wanted):
+        for step in range(3):  # more transactions, and pages that lie elsewhere
+            base.execute(f"CREATE TABLE other{step} (text TEXT)")
+            base.execute(f"INSERT INTO other{step} VALUES (?)", ["x" * 20_000])
+            base.commit()
+            base.execute(f"DROP TABLE other{step}")
+            base.commit()
+        finish(base, wanted)
+
+    (tmp_path / "map.polygons.gpkg").unlink()
+    monkeypatch.setattr(polygons, "finish", finish_in_steps)
+    written(tmp_path, blobs())
+    assert (tmp_path / "map.polygons.gpkg").read_bytes() == first
+    with sqlite3.connect(tmp_path / "map.polygons.gpkg") as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_a_geopackage_carries_its_style_and_no_time(tmp_path):
     written(tmp_path, blobs())
     first = (tmp_path / "map.polygons.gpkg").read_bytes()

@@ -8,7 +8,8 @@ elsewhere a disc of evaluate.erode pixels around class boundaries is left out. A
 was trained or chosen is refused. All scores come from confusion matrices (rows labels, columns predictions),
 summed over the tiles: on all labelled pixels and without class boundaries, over all classes, without
 evaluate.leave_out and with its labels ignored, in all views and in one. Beside them the gain of each way of
-predicting, errors by distance to the class boundary, and the calibration of the confidence. About 4 s a
+predicting, errors by distance to the class boundary, the calibration of the confidence with and without the
+network's temperature, and the expected area of each class beside the counted one. About 4 s a
 6000 x 6000 tile.
 """
 from typing import NamedTuple
@@ -25,15 +26,30 @@ from imagery.leaks import seen_tiles
 from imagery.scores import boundary_distance, confusion_matrix
 from imagery.tiles import open_prepared, prepared_rows, read_manifest
 from mapping.journal import recorded
-from mapping.maps import CERTAIN, beside, maps_of, name_of, options_of, read_map, ways
+from mapping.maps import (
+    CERTAIN,
+    also_of,
+    beside,
+    map_of,
+    maps_of,
+    name_of,
+    options_of,
+    read_areas,
+    read_map,
+    temperature_of,
+    ways,
+)
 from reporting import metrics as scoring
+
+CONFIDENCE = "confidence", "uncalibrated"  # beside the map: at the network's temperature, and at 1
 
 
 class Counts(NamedTuple):
     """What one tile adds to the scores."""
     maps: dict  # {way: {"full", "eroded": confusion matrix}}; "uncovered": see there
     distances: np.ndarray  # int64 [reach + 2, C, C]: the map's matrix at each distance to the boundary
-    confidence: np.ndarray | None  # int64 [CERTAIN + 1, 2]: wrong and right pixels of each
+    confidence: dict  # {name: int64 [CERTAIN + 1, 2]}: wrong and right pixels of each level of CONFIDENCE
+    areas: dict  # {class: (pixels of the map, expected pixels)}, {} without confidence
     official: bool  # the eroded labels are the data set's own
     engine: str  # what made the map
 
@@ -115,6 +131,18 @@ def count(predicted, prepared, distance, settings):
     return distances, {"full": distances.sum(0), "eroded": eroded}
 
 
+def count_confidence(path, predicted, labels, expected, also):
+    """{name: int64 [CERTAIN + 1, 2]}: wrong and right pixels of a map at each level of CONFIDENCE beside it,
+    as far as that is among what goes there, `also`. `expected`: its tags."""
+    counts = {}
+    for name in [name for name in CONFIDENCE if name in also]:
+        levels, _ = read_own(beside(path, name), labels.shape, expected, CERTAIN)
+        levels[(predicted == IGNORE) | (labels == IGNORE)] = IGNORE
+        right = (predicted == labels).view(np.uint8)
+        counts[name] = confusion_matrix(levels, right, CERTAIN + 1)[:, :2].copy()  # of 0.3 MB
+    return counts
+
+
 def evaluate_tile(tile, settings, run, facts, manifest):
     """The Counts of a test tile."""
     prepared, options = open_prepared(settings["data"], tile, manifest), settings["evaluate"]
@@ -123,7 +151,7 @@ def evaluate_tile(tile, settings, run, facts, manifest):
     distance = boundary_distance(labels, max(options["reach"], options["erode"]))
     source = " ".join(row["raw"][kind]["sha256"] for kind in ("image", "extra") if kind in row["raw"])
     block = str(row["cut"]["window"]) if "cut" in row else ""
-    predict, maps, confidence = {"map": settings["predict"], **ways(settings)}, {}, None
+    predict, maps = {"map": settings["predict"], **ways(settings)}, {}
     for way, path in maps_of(tile, settings, run).items():
         expected = {"MODEL": facts["sha256"], "SOURCE": source, "BLOCK": block,
                     "PREDICT": options_of(predict[way])}
@@ -131,15 +159,12 @@ def evaluate_tile(tile, settings, run, facts, manifest):
         by_distance, maps[way] = count(predicted, prepared, distance, settings)
         if way == "map":
             distances, engine = by_distance, tags["ENGINE"]
+            confidence = count_confidence(path, predicted, labels, expected, also_of(settings["predict"]))
         if way == "side_by_side":
             covered = uncovered(predicted, predict[way]["window"])
             maps["uncovered"] = count(covered, prepared, distance, settings)[1]
-        if "confidence" in predict[way]["also"]:
-            levels, _ = read_own(beside(path, "confidence"), labels.shape, expected, CERTAIN)
-            levels[(predicted == IGNORE) | (labels == IGNORE)] = IGNORE
-            right = (predicted == labels).view(np.uint8)
-            confidence = confusion_matrix(levels, right, CERTAIN + 1)[:, :2].copy()  # of 0.3 MB
-    return Counts(maps, distances, confidence, prepared.eroded is not None, engine)
+    areas = read_areas(map_of(run, tile), settings["data"]["classes"]) if confidence else {}
+    return Counts(maps, distances, confidence, areas, prepared.eroded is not None, engine)
 
 
 def evaluate_run(settings, run, facts):
@@ -153,15 +178,18 @@ def evaluate_run(settings, run, facts):
     for way in each[0].maps:
         of_way = {tile: one.maps[way] for tile, one in counts.items()}
         scores[way] = scoring.describe_way(of_way, classes, settings["evaluate"]["leave_out"])
-    if each[0].confidence is not None:
-        calibration = scoring.describe_calibration(sum(one.confidence for one in each))
+    if each[0].confidence:
+        levels = {name: sum(one.confidence[name] for one in each) for name in each[0].confidence}
+        temperature = temperature_of(facts, settings["predict"]["views"])
+        calibration = scoring.describe_temperature(levels, temperature)
     official = [one.official for one in each]
     return {"protocol": scoring.describe_protocol(settings, facts, each[0].engine, official), **scores["map"],
             "settings": {section: settings[section] for section in ("predict", "evaluate")},
             "ways": {way: of_way for way, of_way in scores.items() if way != "map"},
             "gains": scoring.describe_gains(scores, seconds, settings) if len(scores) > 1 else [],
             "boundary": scoring.describe_boundary(sum(one.distances for one in each)),
-            "calibration": calibration}
+            "calibration": calibration,
+            "areas": scoring.describe_areas([one.areas for one in each], scores["map"]["full"])}
 
 
 def print_scores(metrics):

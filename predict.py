@@ -34,7 +34,7 @@ from imagery.tiles import prepared_rows
 from mapping.cluster import check_scheduler, over_dask
 from mapping.engines import choose_engine
 from mapping.journal import record, recorded, write_recorded
-from mapping.maps import check_length_of_name, name_map, place_of, ways
+from mapping.maps import also_of, check_length_of_name, name_map, place_of, ways
 from mapping.neighbours import in_groups
 from mapping.one_raster import Job, attempt
 from mapping.polygons import check_simplify
@@ -70,6 +70,8 @@ def main(settings, run, tile, extra=None, aoi=None, **how):
             job = fit(Job(name, path, None, own.of(name, path), run, engine), extras, cuts, facts)
             jobs.append(within(job, aoi) if aoi else job)
     jobs = those_inside(jobs, aoi, problems, progress)
+    if tile is None:
+        jobs = [with_options(job, also=also_of(job.settings["predict"])) for job in jobs]
     if jobs:
         warn_of_training(jobs, facts)
         groups = in_groups(jobs, facts, progress)
@@ -114,6 +116,11 @@ def fit(job, extra, cuts, facts):
     shape = check_raster(job, facts, scale)
     resampled = job.settings["predict"]["resample"] and scale_key(name, job.settings)
     return job._replace(shape=None if resampled else job.window[2:] if job.window else shape)
+
+
+def with_options(job, **options):
+    """A job with other predict settings."""
+    return job._replace(settings={**job.settings, "predict": {**job.settings["predict"], **options}})
 
 
 def cuts_of(rasters, settings):

@@ -20,6 +20,7 @@ from base.problem import Problem
 from base.settings import coarsest
 from base.strict_yaml import yaml_text
 from base.tables import read_finder, read_record, write_record, write_rows, write_text
+from imagery.calibration import LEAST
 from imagery.ground import pixel_size, plain_size
 from imagery.rasters import scales
 from imagery.scales import learned_levels
@@ -30,8 +31,9 @@ from learning.checkpoints import checkpoints_in, save_checkpoint, save_results, 
 from learning.optimizers import schedules
 from learning.plans import plan_epoch
 from learning.records import COLUMNS
+from learning.temperatures import fit_temperatures
 from learning.workers import choose_strategy, first_says, working_in
-from trainer import Timed, Trainer, check_finite, open_roles, train_epoch
+from trainer import Timed, Trainer, answer_of, check_finite, open_roles, train_epoch
 
 
 def peak_rate(train, run):
@@ -111,8 +113,8 @@ def sample_distance(rows):
     return plain_size(both) if both else None
 
 
-def finish(settings, folder, state, size):
-    """Completes run.json and writes model.json (with the network's `size`): the training is finished."""
+def finish(settings, folder, state, more):
+    """Completes run.json and writes model.json (with `more` facts): the training is finished."""
     data, split = settings["data"], settings["split"]
     manifest = read_manifest(data["prepared"])["tiles"]
     cuts = {tile: manifest[tile]["cut"] for tile in split["train"] + split["val"] if "cut" in manifest[tile]}
@@ -135,7 +137,19 @@ def finish(settings, folder, state, size):
         "epoch": state["best_epoch"], "val_mean_iou": state["best"],
         "trained_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["train"]},
         "chosen_on": {tile: manifest[tile]["pixels_sha256"] for tile in split["val"]},
-        "cut": cuts, **seen, **size, "made_from": state["made_from"], "sha256": outputs["model.keras"]})
+        "cut": cuts, **seen, **more, "made_from": state["made_from"], "sha256": outputs["model.keras"]})
+
+
+def temperatures(folder, tiles, patch):
+    """The temperatures of the model that a folder keeps, as of fit_temperatures, and a line about them."""
+    fitted = fit_temperatures(answer_of(folder / "model.keras"), tiles, patch["patch_size"])
+    if fitted["pixels"] < LEAST:
+        print(f"warning: temperature of the network: 1, as the middles of the validation tiles' windows have "
+              f"{fitted['pixels']} labelled pixels, expected {LEAST} to fit it; confidence stays as it is")
+    else:
+        print(f"temperature {fitted['one_view']:g} in one view, {fitted['eight_views']:g} in eight, fitted "
+              f"on {fitted['pixels']:,} pixels of the validation tiles")
+    return fitted
 
 
 def train_in(folder, settings, strategy, inputs, max_lr):
@@ -163,9 +177,10 @@ def train_in(folder, settings, strategy, inputs, max_lr):
         where = f", which are kept in {folder / 'checkpoints'}" if kept else ""
         print(f"\nstopped after {max(kept, default=0)} whole epochs{where}", flush=True)
         raise
-    size = {"parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr,
-            "levels": learned_levels(tiles["train"])}
-    finish(settings, folder, state, size)
+    finish(settings, folder, state, {
+        "parameters": parameters, "gflop_per_patch": operations / 1e9, "max_lr": max_lr,
+        "levels": learned_levels(tiles["train"]),
+        "temperature": temperatures(folder, tiles["val"], patch)})
     return state
 
 

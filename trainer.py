@@ -234,6 +234,14 @@ def encoder_at_rest(network, frozen):
             layer.trainable = True
 
 
+def answer_of(path):
+    """A function of patches (uint8 [N, P, P, B], N always alike) that gives the probabilities (float32 [N, P,
+    P, C]) of the network in the file at `path`."""
+    network = keras.models.load_model(path, compile=False, safe_mode=True)
+    answer = tf.function(lambda patches: network(patches, training=False), reduce_retracing=True)
+    return lambda patches: answer(patches).numpy()
+
+
 def open_roles(settings, *roles):
     """{role: its prepared tiles}, memory-mapped; Problem (exit 3) where a role has no labelled pixel."""
     names = {role: settings["split"][role] for role in roles}

@@ -184,7 +184,8 @@ KEYS = {
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
-BESIDE = (".confidence", ".probabilities", ".colours", ".polygons", ".one_view", ".side_by_side")  # of names
+BESIDE = (".confidence", ".uncalibrated", ".probabilities", ".areas", ".colours", ".polygons", ".one_view",
+          ".side_by_side")  # of names
 
 
 def problem_of(key, value):

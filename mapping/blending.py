@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from imagery.arrays import cut, starts, unview, view
-from mapping.maps import CERTAIN
+from imagery.calibration import tempered
+from mapping.maps import WHOLE
 
 
 class Windows(NamedTuple):
@@ -65,35 +66,35 @@ def turned_back(planes, number):
     return np.moveaxis(unview(np.moveaxis(planes, 0, -1), number), -1, 0)
 
 
-def decide(sums, out):
-    """Fills `out` (uint8 [H, W, 1, 2 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the
-    class, its probability times 200, that of each class."""
+def decide(sums, temperature, out):
+    """Fills `out` (uint16 [H, W, 1 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the
+    class, its probability times WHOLE, and those of all classes at a temperature (`tempered`)."""
     best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
     for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
         np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
         np.maximum(best, sums[i], out=best)
     out[..., 0] = index
     if out.shape[-1] > 1:
-        share = CERTAIN / np.maximum(sums.sum(0), 1e-9)  # 0: of no window, where no pixel is valid
-        out[..., 1] = np.rint(best * share)
-        out[..., 2:] = np.rint(np.moveaxis(sums * share, 0, -1))[..., : out.shape[-1] - 2]
+        out[..., 1] = np.rint(WHOLE * best / np.maximum(sums.sum(0), 1e-9))
+        out[..., 2:] = np.rint(WHOLE * np.moveaxis(tempered(sums, temperature), 0, -1))
 
 
-def predict_rows(answer, read, shape, classes, windows, channels=1):
-    """Yields (first row, uint8 [rows, W, channels] as `decide` fills it) from the top down, every row of a
-    raster of `shape` (H, W) once, mirrored past its edge. `read(start, stop)` returns its rows, uint8
-    [rows, W, B], and which of their pixels are valid, bool [rows, W]: a window without one is not predicted,
-    so that invalid pixels may be of any class. Sums stand in one window that slides to the right, and below
-    it, as wide as the raster, in the rows that it shares with the next row of windows."""
+def predict_rows(answer, read, shape, classes, windows, temperature=None):
+    """Yields (first row, uint16 [rows, W, 2 + classes] as `decide` fills it, without a temperature [rows, W,
+    1], the class alone) from the top down, every row of a raster of `shape` (H, W) once, mirrored past its
+    edge. `read(start, stop)` returns its rows, uint8 [rows, W, B], and which of their pixels are valid,
+    bool [rows, W]: a window without one is not predicted, so that invalid pixels may be of any class. Sums
+    stand in one window that slides to the right, and below it, as wide as the raster, in the rows that it
+    shares with the next row of windows."""
     (height, width), side = shape, windows.window
     rows, columns = windows.along(height), windows.along(width)
     answers, weights = answered(answer, read, shape, windows), blend_weights(side)
     sums, corner, total = np.empty((classes, side, side), np.float32), (-1, -1), None
-    below = np.zeros((classes, 0, width), np.float32)
+    below, channels = np.zeros((classes, 0, width), np.float32), 1 if temperature is None else 2 + classes
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
         below = np.zeros((classes, side - done if next_row < height else 0, width), np.float32)
-        out = np.empty((done, width, channels), np.uint8)
+        out = np.empty((done, width, channels), np.uint16)
         sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
             if corner < (row, col):
@@ -103,7 +104,7 @@ def predict_rows(answer, read, shape, classes, windows, channels=1):
             step = next_col - col
             ready = sums[:, :, :step]
             ready[:, : above.shape[1]] += above[:, :, col: next_col]
-            decide(ready[:, :done], out[:, col: next_col])
+            decide(ready[:, :done], temperature, out[:, col: next_col])
             below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
             sums[:, :, : side - step] = sums[:, :, step:].copy()
             sums[:, :, side - step:] = 0

@@ -1,5 +1,6 @@
 """A class map written from predicted rows, and what goes with it drawn from the map that stands."""
 import contextlib
+import math
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
@@ -10,18 +11,18 @@ from rasterio.errors import RasterioError
 
 from base.files import replacing
 from base.problem import Problem, shown
-from base.tables import write_text
+from base.tables import write_rows, write_text
 from imagery.arrays import IGNORE
-from imagery.ground import georeference, georeference_options, other_ground
+from imagery.ground import georeference, georeference_options, other_ground, pixel_size
 from imagery.labels import palette
 from imagery.rasters import open_raster, without_place_allowed, writing
-from mapping.maps import ALSO, CERTAIN, PREDICTED, beside, is_made, pam, sidecars, style_of
+from mapping.maps import ALONG, ALSO, CERTAIN, PREDICTED, WHOLE, beside, is_made, pam, sidecars, style_of
 from mapping.polygons import write_polygons
 
 PREVIEW = 1500  # pixels: longest side of the .png
 BLOCK = 256  # pixels: side of a raster's tiles
 COMPRESSION = {"compress": "DEFLATE", "zlevel": 3}  # of maps and their overviews
-CHANNELS = {"map": slice(1), "confidence": slice(1, 2), "probabilities": slice(2, None)}  # of predicted rows
+AREAS = ["class", "pixels", "expected_pixels", "square_metres", "expected_square_metres"]
 ALONE = {"GDAL_PAM_ENABLED": "NO"}  # a GeoTIFF as it is without the .aux.xml beside it
 
 
@@ -82,16 +83,17 @@ def describe_bands(target, name, classes):
         target.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
     else:
         target.scales = [1 / CERTAIN] * target.count
-        target.descriptions = ["confidence"] if name == "confidence" else list(classes)
+        target.descriptions = list(classes) if name == "probabilities" else [name]
 
 
 @contextlib.contextmanager
 def open_map(path, layers, wanted):
     """Opens a class map, and what is `wanted` beside it: yields `write(row, pixels)`, which takes rows from
-    the top down (uint8 [rows, W, 1 and more]: class, confidence, probabilities; set to nodata where the input
-    `layers` are, or not asked for). On leaving, rasters are whole before one takes its name, the map last.
-    Problem (exit 4) where the disk does not take them."""
+    the top down (uint16 [rows, W, 1 or 2 + C], as of mapping.blending.decide; written as nodata where the
+    input `layers` have none, or are not asked for). On leaving, rasters are whole before one takes its name,
+    the map last. Problem (exit 4) where the disk does not take them."""
     paths = {"map": path, **{name: beside(path, name) for name in wanted.also if name in PREDICTED}}
+    areas = Areas(len(wanted.classes))
     with contextlib.ExitStack() as named:
         named.enter_context(without_place_allowed())
         temporary = {name: named.enter_context(replacing(final)) for name, final in paths.items()}
@@ -102,20 +104,60 @@ def open_map(path, layers, wanted):
             def write(row, pixels):
                 stop = row + len(pixels)
                 inside = layers.inside(row, stop)
-                pixels[~(inside & layers.valid(row, stop) if inside.any() else inside)] = IGNORE
+                valid = inside & layers.valid(row, stop) if inside.any() else inside
+                areas.add(pixels, valid)
                 with rasterio.Env(GDAL_CACHEMAX=0):  # blocks in their order, whatever else is kept
                     for name, target in targets.items():
-                        planes = np.moveaxis(pixels[..., CHANNELS[name]], -1, 0)
+                        planes = np.moveaxis(np.where(valid[..., None], part(name, pixels), IGNORE), -1, 0)
                         target.write(planes, window=((row, stop), (0, layers.shape[1])))
 
             yield write
         texts = {name: checked_pam(temporary[name], final, name, wanted) for name, final in paths.items()}
-        others = [beside(path, name) for name in ALSO]
+        others = [beside(path, name) for name in (*ALSO, *ALONG)]
         for old in (*sidecars(path), *others, *map(pam, others), style_of(path)):
             old.unlink(missing_ok=True)  # they describe the map that is about to be replaced
+        if len(paths) > 1:
+            areas.write(beside(path, "areas"), wanted, layers.shape)
         for name, text in texts.items():
             write_pam(paths[name], text)  # first, so that no map stands without a part of its place
     write_beside(path, wanted)
+
+
+def part(name, pixels):
+    """What goes into one raster (uint8 [rows, W, bands]) of predicted rows, by its name."""
+    if name == "map":
+        return pixels[..., :1].astype(np.uint8)
+    shares = pixels[..., 1:2] if name == "uncalibrated" else pixels[..., 2:]
+    if name == "confidence":
+        shares = shares.max(-1, keepdims=True)
+    step = WHOLE // CERTAIN
+    return ((shares + np.uint16(step // 2)) // np.uint16(step)).astype(np.uint8)
+
+
+class Areas:
+    """How much of a map each class covers: the pixels given to it, and those that are expected to be of it,
+    the sum of its probabilities, in which a pixel that may be of two classes counts for both."""
+
+    def __init__(self, classes):
+        self.counted, self.summed = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+
+    def add(self, pixels, valid):
+        """Counts rows as `open_map` takes them, where they are valid (bool [rows, W])."""
+        found = pixels if valid.all() else pixels[valid]
+        found = found.reshape(-1, pixels.shape[-1])
+        self.counted += np.bincount(found[:, 0], minlength=len(self.counted))
+        if found.shape[1] > 1:
+            self.summed += found[:, 2:].sum(0, dtype=np.int64)
+
+    def write(self, path, wanted, shape):
+        """Writes the table of a map of `shape` (H, W); square metres by the pixel's size in its middle."""
+        size = pixel_size(wanted.georeference, shape)
+        rows = []
+        for name, pixels, expected in zip(wanted.classes, self.counted, self.summed / WHOLE):
+            metres = ["" if size is None else round(number * math.prod(size), 2)
+                      for number in (pixels, expected)]
+            rows.append(dict(zip(AREAS, (name, pixels, round(expected, 1), *metres))))
+        write_rows(path, AREAS, rows)
 
 
 def pam_of(path, name, wanted):

@@ -4,7 +4,9 @@
                          and, as those of the other rasters, what GeoTIFF cannot say of its place
 <name>.qml, <name>.png   names and colours for QGIS; a picture of the map
 <name>.confidence.tif    where asked for: the class's probability times 200, uint8
+<name>.uncalibrated.tif  beside the confidence of a test tile, with predict.compare: at temperature 1
 <name>.probabilities.tif where asked for: each class's probability times 200, a band of uint8 each
+<name>.areas.csv         with confidence or probabilities: the area of each class as counted, and as expected
 <name>.colours.tif       where asked for: the map in the classes' colours, RGB and alpha
 <name>.polygons.geojson  where asked for: polygons with class and square metres, in longitude and latitude
 <name>.polygons.gpkg     where asked for: the same in the map's coordinate system; .polygons.qml draws both
@@ -19,6 +21,7 @@ from pathlib import Path
 from base.files import sha256
 from base.keys import BESIDE
 from base.problem import Problem
+from base.tables import read_table
 from base.zips import is_file
 from imagery.rasters import open_raster, reading
 from imagery.raw_tiles import check_name, is_image_of
@@ -26,10 +29,12 @@ from imagery.remote import address_of, plain
 from mapping.journal import recorded
 
 CERTAIN = 200  # what a probability of 1 is written as
+WHOLE = 320 * CERTAIN  # what it is until then, so that faint ones can be summed
 PIXELS = ("window", "overlap", "views", "precision", "mosaic")  # predict settings that decide a map's pixels
-PREDICTED = "confidence", "probabilities"  # of predict.also: written with the map
+PREDICTED = "confidence", "uncalibrated", "probabilities"  # beside the map: written with it
 POLYGONS = "polygons", "geopackage"  # of predict.also: the files that hold the map's areas
-ALSO = *PREDICTED, "colours", *POLYGONS  # the others are drawn from a map that stands
+ALSO = "confidence", "probabilities", "colours", *POLYGONS  # the last three are drawn from a map that stands
+ALONG = "uncalibrated", "areas"  # what comes along with the confidence
 
 
 def ways(settings):
@@ -61,7 +66,7 @@ def sidecars(path):
 
 def beside(path, name):
     """The file of one of `ALSO`, or the map made in one of the `ways`, beside a map."""
-    ends = {"polygons": ".polygons.geojson", "geopackage": ".polygons.gpkg"}
+    ends = {"polygons": ".polygons.geojson", "geopackage": ".polygons.gpkg", "areas": ".areas.csv"}
     return path.with_suffix(ends.get(name, f".{name}.tif"))
 
 
@@ -71,9 +76,17 @@ def style_of(path):
 
 
 def files_of(path, also):
-    """The files of a whole map: itself, its sidecars, and the rasters of `also`, [] for one of the `ways`.
+    """The files of a whole map: itself, its sidecars, and what `also` brings along, [] for one of the `ways`.
     Polygons are not counted: a map without a place on the ground has none."""
-    return [path, *sidecars(path), *(beside(path, name) for name in also if name not in POLYGONS)]
+    names = [name for name in also if name not in POLYGONS]
+    names += ["areas"] if any(name in PREDICTED for name in also) else []
+    return [path, *sidecars(path), *(beside(path, name) for name in names)]
+
+
+def also_of(predict):
+    """What goes beside the map of a test tile, by the predict settings: of `ALSO`."""
+    uncalibrated = predict["compare"] and "confidence" in predict["also"]
+    return [*predict["also"], *(["uncalibrated"] if uncalibrated else [])]
 
 
 def map_of(run, name):
@@ -124,7 +137,7 @@ def maps_of(tile, settings, run):
 
 def expected_maps(settings, run):
     """[(path, what goes beside it)] of the test tiles' maps, in every way."""
-    also = {"map": settings["predict"]["also"]}
+    also = {"map": also_of(settings["predict"])}
     return [(path, also.get(way, [])) for tile in settings["split"]["test"]
             for way, path in maps_of(tile, settings, run).items()]
 
@@ -142,12 +155,37 @@ def read_map(path, shape):
             return source.read(1), source.tags()
 
 
+def temperature_of(facts, views):
+    """The temperature of a network's probabilities, averaged over so many views, by model.json: of several
+    that of eight."""
+    return facts.get("temperature", {}).get("one_view" if len(views) == 1 else "eight_views", 1)
+
+
+def read_areas(path, classes):
+    """{class: (pixels, expected pixels)} of the table beside a map; Problem (exit 3) where it is not one of
+    these classes."""
+    table = beside(path, "areas")
+    rows = {row.get("class"): row for row in read_table(table)}
+    try:
+        return {name: (int(rows[name]["pixels"]), float(rows[name]["expected_pixels"])) for name in classes}
+    except (KeyError, ValueError) as error:
+        raise Problem(f"table {table}: {error}, expected pixels and expected_pixels of every class; remove "
+                      "it and run predict.py again", code=3) from None
+
+
 def check_length_of_name(run, name, raster):
     """Problem (exit 3) where the name of a raster's map is too long for the files beside it."""
     longest = f".{Path(name).name}.probabilities.tmp9999999.tif.aux.xml"  # GDAL's, of a temporary file
     if len(os.fsencode(longest)) > os.pathconf(run, "PC_NAME_MAX"):
         raise Problem(f"raster {raster}: its name is too long for the files beside its map, expected a "
                       "shorter one; rename it", code=3)
+
+
+def not_made(path, tags, also):
+    """What of `also` was to be written with a map of these tags, and was not."""
+    predicted = [name for name in also if name in PREDICTED]
+    lacking = [name for name in predicted if not is_made(beside(path, name), tags)]
+    return lacking or ["areas"] * (predicted != [] and not beside(path, "areas").exists())
 
 
 def is_made(path, tags):

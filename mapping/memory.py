@@ -19,7 +19,7 @@ def needed(layers, facts, windows, engine_bytes, of_polygons):
     wide, step = max(width, window), int(np.diff(windows.along(height)).min(initial=window))
     copies = [3 if limits is None else 16 for limits in facts["scale"]]  # of a band: bytes, or numbers too
     blocks = min(CACHE, (len(copies) + 1) * height * width)
-    rows = (sum(copies) + 2 + classes) * window * wide
+    rows = (sum(copies) + 2 * (2 + classes)) * window * wide
     sums = 4 * classes * (2 * (window - step) * wide + 4 * window**2)
     parts = layers.parts if isinstance(layers, Mosaic) else [layers]
     collars = [part.collar for part in parts if part.collar]

@@ -83,7 +83,7 @@ class Output:
         return self.opened.__exit__(*error)
 
     def take(self, row, pixels):
-        """Writes its part of the rows of all (uint8 [rows, W, 1 and more]) from `row` on."""
+        """Writes its part of the rows of all (uint16 [rows, W, 1 or 2 + C]) from `row` on."""
         (top, left), (height, width) = self.job.corner, self.source.layers.shape
         start, stop = max(row, top), min(row + len(pixels), top + height)
         if start >= stop:

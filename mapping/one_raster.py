@@ -24,7 +24,16 @@ from imagery.virtual import parts_of
 from mapping.blending import Windows, predict_rows
 from mapping.engines import Engine, engine_files, start_engine
 from mapping.map_writer import Wanted, write_beside
-from mapping.maps import POLYGONS, PREDICTED, beside, is_made, map_of, options_of, place_of
+from mapping.maps import (
+    POLYGONS,
+    PREDICTED,
+    is_made,
+    map_of,
+    not_made,
+    options_of,
+    place_of,
+    temperature_of,
+)
 from mapping.memory import allow_open_files, check_memory, needed
 from mapping.mosaic import Mosaic, Output, noting, title, write_maps
 from mapping.neighbours import in_groups
@@ -164,11 +173,11 @@ def make_maps(outputs, facts, layers, threads, show):
     of_polygons = (33 if options["simplify"] else 10) * bool(also.intersection(POLYGONS))
     check_memory(outputs, layers, needed(layers, facts, windows, engine_bytes, of_polygons), show)
     warn_of_collars(outputs, facts["bands"], show)
-    channels = 2 + classes if "probabilities" in also else 1 + ("confidence" in also)
+    temperature = temperature_of(facts, views) if also.intersection(PREDICTED) else None
     started, height = time.monotonic(), layers.shape[0]
 
     def rows():
-        for row, pixels in predict_rows(answer, layers.read, layers.shape, classes, windows, channels):
+        for row, pixels in predict_rows(answer, layers.read, layers.shape, classes, windows, temperature):
             yield row, pixels
             show(f"{title(outputs):>12}  {100 * (row + len(pixels)) // height:3d} %")
 
@@ -205,6 +214,7 @@ def tags_of(job, facts, source):
     options = job.settings["predict"]
     seen = {key: facts[key] for key in ("bands", "extra", "scale", "ground_sample_distance", "multiple")}
     seen["classes"], seen["nodata"] = list(facts["classes"].items()), job.settings["data"]["nodata"]
+    seen["temperature"] = temperature_of(facts, options["views"])
     read = json.dumps([options_of(options), seen], sort_keys=True)
     masks = {f"{path}{MASK}": validity(raster) for path, raster in zip(source.paths, source.rasters)}
     masks = [f"{text} {sha256(mask) if is_file(mask) else None}" for mask, text in masks.items()]
@@ -236,8 +246,7 @@ def map_stands(job, wanted, show):
         return False
     reason = "replaces the map of another raster, model, setting or version, or a damaged one"
     if is_made(job.map, wanted.tags) and job.digest in (None, sha256(job.map)):
-        predicted = [name for name in wanted.also if name in PREDICTED]
-        lacking = [name for name in predicted if not is_made(beside(job.map, name), wanted.tags)]
+        lacking = not_made(job.map, wanted.tags, wanted.also)
         if not lacking:
             return True
         reason = f"is predicted again: {' and '.join(lacking)} cannot be made from the map"

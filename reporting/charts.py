@@ -220,14 +220,19 @@ def draw_boundary(path, rows, radius):
 
 
 def draw_reliability(path, calibration):
-    """The share of right pixels against their confidence, over how many pixels there are."""
+    """The share of right pixels against their confidence, over how many pixels there are; a line shows the
+    same without the network's temperature, where that is known."""
     bins = {key: np.array([row[key] for row in calibration["bins"]], float) for key in calibration["bins"][0]}
     width, middle = bins["high"] - bins["low"], (bins["low"] + bins["high"]) / 2
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(3.9, 4.1), sharex=True, height_ratios=[3, 1])
     top.bar(middle, bins["accuracy"], 0.94 * width, color=BLUE, label="right")
     top.plot([0, 1], [0, 1], color=RED, linewidth=1.2, linestyle="--", label="as sure as right")
-    error = calibration["expected_calibration_error"]
-    title = f"expected calibration error {'-' if error is None else f'{100 * error:.2f} %'}"
+    title, before = f"expected calibration error {in_percent(calibration)}", calibration["before"]
+    if before:
+        rows = [row for row in before["bins"] if row["pixels"]]
+        top.plot([row["confidence"] for row in rows], [row["accuracy"] for row in rows], color="0.15",
+                 marker="o", markersize=3, linewidth=1, label="at temperature 1")
+        title += f"\nat temperature {calibration['temperature']:g}, {in_percent(before)} at 1"
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
     top.legend(loc="upper left")
     bottom.bar(middle, 100 * bins["pixels"] / max(1, bins["pixels"].sum()), 0.94 * width, color=GREY)
@@ -235,6 +240,12 @@ def draw_reliability(path, calibration):
                yscale="symlog")
     bottom.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     return save(figure, path)
+
+
+def in_percent(calibration):
+    """An expected calibration error as text."""
+    error = calibration["expected_calibration_error"]
+    return "-" if error is None else f"{100 * error:.2f} %"
 
 
 def draw_runs(path, runs):

@@ -85,6 +85,26 @@ def describe_calibration(levels):
     return {**numbers(expected_calibration_error=error), "bins": rows}
 
 
+def describe_temperature(levels, temperature):
+    """The calibration at the network's temperature and, as "before", without one. `levels`: as of
+    describe_calibration, of "confidence" and perhaps "uncalibrated"."""
+    before = describe_calibration(levels["uncalibrated"]) if "uncalibrated" in levels else None
+    return {"temperature": temperature, **describe_calibration(levels["confidence"]), "before": before}
+
+
+def describe_areas(tables, scores):
+    """{class: shares of the area} as labelled, as predicted, and as expected by the probabilities: of the
+    labelled pixels and, the others, of all that are predicted. `tables`: {class: (pixels, expected pixels)}
+    of each tile; {} where there is none."""
+    if not all(tables):
+        return {}
+    labelled = np.array([each["pixels"] for each in scores["classes"].values()])
+    both = np.array([[*table.values()] for table in tables]).sum(0).T
+    shares = [counts / max(counts.sum(), 1) for counts in (labelled, *both)]
+    return {name: numbers(**dict(zip(("labelled", "predicted", "expected"), each)))
+            for name, each in zip(scores["classes"], zip(*shares))}
+
+
 def describe_gains(scores, seconds, settings):
     """The gain ledger: a row for each step from the notebook's way of predicting to this one, all test tiles
     together. `scores`: {way: its scores}; `seconds`: {way: seconds a tile, or None}."""

@@ -6,6 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mapping import blending
+from mapping.maps import WHOLE
 
 
 def per_pixel(patches):
@@ -21,9 +22,9 @@ def per_pixel(patches):
     st.sampled_from([16, 32, 48]),
     st.floats(0, 0.9),
     st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
-    st.sampled_from([1, 2, 8]),
+    st.sampled_from([None, 1, 0.5, 2]),
 )
-def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, channels):
+def test_the_stitched_answer_equals_the_direct_one(height, width, window, overlap, views, temperature):
     raster = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     reads, parts = [], []
 
@@ -32,16 +33,20 @@ def test_the_stitched_answer_equals_the_direct_one(height, width, window, overla
         return raster[start:stop], np.ones((stop - start, width), bool)
 
     for row, found in blending.predict_rows(
-        per_pixel, read, (height, width), 6, blending.Windows(window, overlap, views, 16), channels
+        per_pixel, read, (height, width), 6, blending.Windows(window, overlap, views, 16), temperature
     ):
         assert row == sum(map(len, parts))
         parts.append(found)
     whole, classes = np.concatenate(parts), raster[..., 0] % 6
     np.testing.assert_array_equal(whole[..., 0], classes)
-    if channels > 1:
-        assert (whole[..., 1] == 100).all()  # 200 * 0.5
-    if channels == 8:
-        np.testing.assert_array_equal(whole[..., 2:], np.where(np.eye(6, dtype=bool)[classes], 100, 20))
+    if temperature is None:
+        assert whole.shape[2] == 1
+    else:
+        assert (whole[..., 1] == WHOLE / 2).all()
+        high, low = 0.5 ** (1 / temperature), 0.1 ** (1 / temperature)
+        high, low = (WHOLE * each / (high + 5 * low) for each in (high, low))
+        expected = np.where(np.eye(6, dtype=bool)[classes], high, low)
+        np.testing.assert_allclose(whole[..., 2:], expected, atol=0.6)
     assert max(reads) <= window  # never more than a window's rows at once
 
 
@@ -73,7 +78,7 @@ def test_windows_without_a_valid_pixel_are_not_predicted_and_valid_pixels_stay_a
     def rows(valid):
         asked.clear()
         read = lambda start, stop: (raster[start:stop], valid[start:stop])  # noqa: E731
-        parts = blending.predict_rows(answer, read, (height, width), 3, windows, 5)
+        parts = blending.predict_rows(answer, read, (height, width), 3, windows, 1.5)
         return np.concatenate([part for _, part in parts]), len(asked)
 
     valid = np.zeros((height, width), bool)
@@ -120,15 +125,15 @@ def test_views_are_averaged_each_turned_back():
         (16, 16),
         classes=2,
         windows=blending.Windows(16, 0, range(8), 16),
-        channels=4,
+        temperature=1,
     )
     mean = next(rows)[1][..., 2:].astype(int)
     for number in range(8):
         np.testing.assert_allclose(
-            blending.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=1
+            blending.turned_back(np.moveaxis(mean, -1, 0), number), np.moveaxis(mean, -1, 0), atol=2
         )
     shares = sum(blending.turned_back(planes, number) for number in range(8))
-    np.testing.assert_allclose(mean, np.moveaxis(200 * shares / shares.sum(0), 0, -1), atol=0.51)
+    np.testing.assert_allclose(mean, np.moveaxis(WHOLE * shares / shares.sum(0), 0, -1), atol=0.6)
 
 
 def test_windows_count_most_in_their_middle_and_everywhere_a_little():

@@ -115,6 +115,7 @@ def test_metrics_have_their_fixed_shape(finished):
         "gains",
         "boundary",
         "calibration",
+        "areas",
         "settings",
         "digest",
     }
@@ -190,6 +191,23 @@ def test_the_curve_passes_through_the_eroded_scores_and_confidence_through_the_a
     assert right == pytest.approx(np.trace(metrics["full"]["confusion"]))
 
 
+def test_the_temperature_changes_confidence_alone_and_areas_are_the_maps(finished):
+    facts = json.loads((finished / "runs/tiny/model.json").read_text())
+    metrics = json.loads((finished / "runs/tiny/metrics.json").read_text())
+    maps = finished / "runs/tiny/predictions"
+    temperature = facts["temperature"]["eight_views"]
+    assert facts["temperature"]["pixels"] >= 1000 and 0.25 <= temperature <= 4 and temperature != 1
+    assert metrics["calibration"]["temperature"] == temperature  # of two views: that of eight
+    classes, sure, before = (
+        read_band(maps / f"2_13{way}.tif") for way in ("", ".confidence", ".uncalibrated")
+    )
+    assert (sure != before).any() and ((sure > before) == (temperature < 1))[sure != before].all()
+    rows = (maps / "2_13.areas.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[1]) for row in rows] == np.bincount(classes.ravel(), minlength=6)[:6].tolist()
+    expected = sum(float(row.split(",")[2]) for row in rows)
+    assert expected == pytest.approx((classes != 255).sum(), rel=1e-3)
+
+
 def test_the_page_holds_everything_itself_and_escapes_names(finished):
     page = (finished / "runs/tiny/report.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; title" in page
@@ -234,11 +252,9 @@ def rename_tile(text):
     return record_text({**parse_record(text), "tiles": {"2_14": parse_record(text)["tiles"]["2_13"]}})
 
 
-def forget_ignored(text):
-    """metrics.json as it was before there were scores with left-out labels ignored."""
-    metrics = parse_record(text)
-    full = {key: value for key, value in metrics["full"].items() if key != "left_out_ignored"}
-    return record_text({**metrics, "full": full})
+def forget_areas(text):
+    """metrics.json as it was before there were areas of the classes."""
+    return record_text({key: value for key, value in parse_record(text).items() if key != "areas"})
 
 
 @pytest.mark.parametrize(
@@ -255,8 +271,8 @@ def forget_ignored(text):
         ("metrics.json", rename_tile, "of other tiles or classes"),
         (
             "metrics.json",
-            forget_ignored,
-            "of an earlier version, expected those with left-out labels ignored",
+            forget_areas,
+            "of an earlier version, expected those with the areas of the classes",
         ),
         ("model.keras", lambda text: "PK", "model.keras: other bytes than model.json names"),
     ],

@@ -10,10 +10,10 @@ import evaluate
 import prepare_data
 from base.files import sha256
 from base.problem import Problem
-from base.tables import write_record
+from base.tables import read_record, write_record, write_rows
 from imagery.arrays import IGNORE
 from imagery.tiles import manifest_text, open_prepared, prepared_rows
-from mapping.maps import beside, maps_of, options_of, ways
+from mapping.maps import beside, maps_of, options_of, read_areas, ways
 from reporting.metrics import describe
 
 SIZES = {"2_11": (40, 48), "2_10": (32, 40), "2_13": (50, 45), "3_13": (33, 40)}
@@ -57,8 +57,17 @@ def scored(tmp_path_factory):
             }
             write_map(path, labels, tags)
             if way == "map":
-                write_map(beside(path, "confidence"), np.full_like(labels, 150), tags)
+                write_map(beside(path, "confidence"), np.full_like(labels, 190), tags)
+                write_map(beside(path, "uncalibrated"), np.full_like(labels, 150), tags)
+                write_areas(beside(path, "areas"), labels, settings["data"]["classes"])
     return settings, run
+
+
+def write_areas(path, labels, classes):
+    """A table as predict.py writes it, that expects half a pixel more of each class."""
+    counts = np.bincount(labels[labels != IGNORE], minlength=len(classes)).tolist()
+    rows = [{"class": name, "pixels": n, "expected_pixels": n + 0.5} for name, n in zip(classes, counts)]
+    write_rows(path, list(rows[0]), rows)
 
 
 def write_map(path, pixels, tags):
@@ -108,6 +117,25 @@ def test_the_protocol_names_the_tiles_that_the_model_was_trained_and_chosen_on(s
     )
     assert set(metrics["tiles"]) == {"2_13", "3_13"} and metrics["protocol"]["engine"] == "by hand"
     assert [step["way"] for step in metrics["gains"]] == ["uncovered", "side_by_side", "one_view", "map"]
+
+
+def test_calibration_and_areas_are_told_of_all_test_tiles_together(scored):
+    settings, run = scored
+    facts = read_record(run / "model.json", "train.py")
+    hot = {"one_view": 2, "eight_views": 0.8}
+    with changed(run / "model.json", edit_facts(lambda facts: facts.update(temperature=hot))):
+        evaluate.main(settings, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    told = metrics["calibration"]
+    assert told["expected_calibration_error"] == pytest.approx(1 - 190 / 200)  # every pixel is right
+    assert told["before"]["expected_calibration_error"] == pytest.approx(1 - 150 / 200)
+    assert told["temperature"] == 0.8 and "temperature" not in facts
+    tables = [read_areas(run / f"predictions/{tile}.tif", facts["classes"]) for tile in ("2_13", "3_13")]
+    pixels = {name: sum(table[name][0] for table in tables) for name in facts["classes"]}
+    for name, shares in metrics["areas"].items():
+        assert shares["labelled"] == shares["predicted"] == pytest.approx(pixels[name] / sum(pixels.values()))
+        expected = (pixels[name] + 2 * 0.5) / (sum(pixels.values()) + 2 * 6 * 0.5)
+        assert shares["expected"] == pytest.approx(expected)
 
 
 def test_the_card_says_accuracy_or_recall_and_of_which_classes(capsys):
@@ -190,6 +218,10 @@ def test_a_tile_that_is_not_prepared_is_named(scored):
         ("2_13.tif", lambda path: paint(path, 6), "values past 5, expected 0 to 5"),
         ("2_13.confidence.tif", lambda path: paint(path, 230), "values past 200, expected 0 to 200"),
         ("3_13.side_by_side.tif", lambda path: path.unlink(), "3_13.side_by_side.tif: no such file"),
+        ("2_13.uncalibrated.tif", lambda path: path.unlink(), "2_13.uncalibrated.tif: no such file"),
+        ("2_13.areas.csv", lambda path: path.unlink(), "2_13.areas.csv: no such file"),
+        ("2_13.areas.csv", lambda path: path.write_text("class,pixels\na,1\n"), "expected pixels and"),
+        ("2_13.areas.csv", lambda path: path.write_text("class\ncar,1\n"), "a row of another length"),
     ],
 )
 def test_a_map_that_is_missing_damaged_or_of_another_model_is_one_line(scored, name, edit, expected):

@@ -14,8 +14,9 @@ from mapping import map_writer, maps
 
 CLASSES = {"road": "#ffffff", "house": "#0000ff"}
 CRS = "EPSG:32633"
+STEP = maps.WHOLE // maps.CERTAIN
 PLACE = {"crs": CRS, "transform": [0.5, 0, 366976, 0, -0.5, 5808000]}
-ALL = ["confidence", "probabilities", "colours", "polygons", "geopackage"]
+ALL = ["confidence", "uncalibrated", "probabilities", "colours", "polygons", "geopackage"]
 
 
 @pytest.fixture
@@ -27,10 +28,11 @@ def drawn(tmp_path):
     write_raster(
         tmp_path / "image.tif", image, nodata=0, crs=CRS, transform=from_origin(366976, 5808000, 0.5, 0.5)
     )
-    found = np.zeros((20, 30, 4), np.uint8)
+    found = np.zeros((20, 30, 4), np.uint16)
     found[10:13, 8:12, 0] = found[17, 17, 0] = 1
-    found[..., 1] = 150
+    found[..., 1] = 140 * STEP
     found[..., 2], found[..., 3] = np.where(found[..., 0], 50, 150), np.where(found[..., 0], 150, 50)
+    found[..., 2:] *= STEP
 
     def write(also, tags={"MODEL": "a"}, least=2):
         with open_raster(tmp_path / "image.tif") as source:
@@ -51,20 +53,39 @@ def test_what_goes_beside_a_map_says_the_same(drawn):
     nodata = np.zeros((20, 30), bool)
     nodata[:5, :5] = True
     read = {}
-    for what in (None, "confidence", "probabilities", "colours"):
+    for what in (None, "confidence", "uncalibrated", "probabilities", "colours"):
         with rasterio.open(path if what is None else maps.beside(path, what)) as source:
             assert source.crs == CRS and list(source.transform)[:6] == PLACE["transform"]
             assert source.tags()["MODEL"] == "a"
             read[what] = np.moveaxis(source.read(), 0, -1)
-            if what in ("confidence", "probabilities"):
+            if what in maps.PREDICTED:
                 assert source.scales == (0.005,) * source.count and source.nodata == IGNORE
-                assert source.descriptions == (tuple(CLASSES) if source.count > 1 else ("confidence",))
+                assert source.descriptions == (tuple(CLASSES) if source.count > 1 else (what,))
     np.testing.assert_array_equal(read[None][..., 0], np.where(nodata, IGNORE, found[..., 0]))
     np.testing.assert_array_equal(read["confidence"][..., 0], np.where(nodata, IGNORE, 150))
-    np.testing.assert_array_equal(read["probabilities"], np.where(nodata[..., None], IGNORE, found[..., 2:]))
+    np.testing.assert_array_equal(read["uncalibrated"][..., 0], np.where(nodata, IGNORE, 140))
+    shares = np.where(nodata[..., None], IGNORE, found[..., 2:] // STEP)
+    np.testing.assert_array_equal(read["probabilities"], shares)
     np.testing.assert_array_equal(read["colours"][..., 3], np.where(nodata, 0, 255))
     colours = np.array([(255, 255, 255), (0, 0, 255)])[found[..., 0]]
     np.testing.assert_array_equal(read["colours"][~nodata][:, :3], colours[~nodata])
+
+
+def test_the_table_of_areas_counts_pixels_with_data_and_sums_their_probabilities(drawn):
+    _, write = drawn
+    areas = maps.read_areas(write(["confidence"]), CLASSES)
+    house = 13  # pixels; the rest, but for 25 without data, is road
+    road = 600 - 25 - house
+    assert areas == {
+        "road": (road, round(0.75 * road + 0.25 * house, 1)),
+        "house": (house, round(0.25 * road + 0.75 * house, 1)),
+    }
+    text = maps.beside(write(["probabilities"]), "areas").read_text().splitlines()
+    assert text[0] == "class,pixels,expected_pixels,square_metres,expected_square_metres"
+    assert text[2].startswith("house,13,150.2,")
+    metres = [float(cell) for cell in text[2].split(",")[3:]]
+    assert metres == pytest.approx([13 * 0.25, 150.25 * 0.25], rel=2e-3)
+    assert not maps.beside(write([]), "areas").exists()  # that of an earlier map would not be true
 
 
 def test_polygons_are_in_longitude_and_latitude_with_their_areas_and_without_specks(drawn):
@@ -94,6 +115,9 @@ def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):
     assert all(
         maps.is_made(part, {"MODEL": "a"}) for part in maps.files_of(path, ALL) if part.suffix == ".tif"
     )
+    assert maps.beside(path, "areas") in maps.files_of(path, ALL)
+    assert maps.not_made(path, {"MODEL": "a"}, ALL) == []
+    assert maps.not_made(path, {"MODEL": "b"}, ["colours", "confidence"]) == ["confidence"]
     assert not maps.is_made(path, {"MODEL": "b"}) and not maps.is_made(path.with_name("other.tif"), {})
     write([], tags={"MODEL": "b"})
     assert not any(maps.beside(path, what).exists() for what in ALL)  # of the earlier map
@@ -130,7 +154,8 @@ def test_a_picture_of_a_map_has_its_colours(drawn):
 def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
     write_raster(tmp_path / "image.tif", np.ones((700, 600, 1), np.uint8))
     classes = {f"class {i}": "#%02x%02x%02x" % tuple(colour) for i, colour in enumerate(COLOURS)}
-    found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint8).repeat(7, 0).repeat(7, 1)[:, :600]
+    found = np.random.default_rng(0).integers(0, 6, (100, 86, 1), np.uint16)
+    found = found.repeat(7, 0).repeat(7, 1)[:, :600]
     with open_raster(tmp_path / "image.tif") as source:
         wanted = map_writer.Wanted(classes, {"crs": None, "transform": None}, {}, ["colours"], 0, 0)
         layers = Layers(source, None, [1], [None])

@@ -15,9 +15,9 @@ def test_settings_and_maps_agree_on_what_stands_beside_a_map(settings, tmp_path)
     words, check = KEYS["predict.also"]
     assert check(list(maps.ALSO)) and words.endswith(f"one of {', '.join(maps.ALSO)}")
     settings["predict"].update(compare=True, views=[0, 1])
-    names = [*maps.ALSO, *maps.ways(settings)]
+    names = [*maps.ALSO, *maps.ALONG, *maps.ways(settings)]
     ends = [maps.beside(tmp_path / "a.tif", name).name.removeprefix("a") for name in names]
-    assert set(BESIDE) == {end.removesuffix(".tif").rsplit(".geojson")[0].rsplit(".gpkg")[0] for end in ends}
+    assert set(BESIDE) == {re.sub(r"\.(tif|geojson|gpkg|csv)$", "", end) for end in ends}
 
 
 def test_a_maps_options_are_those_that_change_its_pixels(settings):
@@ -50,7 +50,8 @@ def test_maps_stand_where_all_their_files_do_and_their_bytes_are_those_of_the_ta
     ]
     assert all(path.parent == (tmp_path / "predictions" / tile).parent for path, _ in expected)
     files = [part for path, also in expected for part in maps.files_of(path, also)]
-    assert len(files) == 3 * 4 + 1  # a map has no polygons where there is no longitude
+    beside = [maps.beside(expected[0][0], way) for way in ("confidence", "uncalibrated", "areas")]
+    assert set(beside) < set(files) and len(files) == 3 * 4 + 3  # no polygons where there is no longitude
     assert not maps.maps_stand(settings, tmp_path)
     for part in files:
         part.parent.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,13 @@ import pytest
 from reporting.metrics import (
     card,
     describe,
+    describe_areas,
     describe_boundary,
     describe_calibration,
     describe_erosion,
     describe_gains,
     describe_protocol,
+    describe_temperature,
     describe_way,
 )
 
@@ -64,6 +66,27 @@ def test_the_curve_of_errors_and_the_calibration_by_hand():
         scores["bins"][10]["confidence"] == pytest.approx(0.5225) and scores["bins"][10]["accuracy"] == 0.75
     )
     assert scores["expected_calibration_error"] == pytest.approx((4 * (0.75 - 0.5225) + 6 * (1 - 5 / 6)) / 10)
+
+
+def test_areas_are_shares_of_what_is_labelled_and_of_what_is_predicted():
+    scores = describe(np.array([[3, 1], [0, 4]]), ["a", "b"], [])
+    tables = [{"a": (6, 7.5), "b": (4, 2.5)}, {"a": (4, 2.5), "b": (6, 7.5)}]
+    assert describe_areas(tables, scores) == {
+        "a": {"labelled": 0.5, "predicted": 0.5, "expected": 0.5},
+        "b": {"labelled": 0.5, "predicted": 0.5, "expected": 0.5},
+    }
+    assert describe_areas([*tables, {}], scores) == {}
+    one = describe_areas(tables[:1], scores)
+    assert one["a"] == {"labelled": 0.5, "predicted": 0.6, "expected": 0.75}
+
+
+def test_the_calibration_is_told_with_and_without_the_temperature():
+    levels = {"confidence": np.zeros((201, 2), np.int64), "uncalibrated": np.zeros((201, 2), np.int64)}
+    levels["confidence"][150], levels["uncalibrated"][200] = (25, 75), (25, 75)
+    told = describe_temperature(levels, 1.7)
+    assert told["temperature"] == 1.7 and told["expected_calibration_error"] == pytest.approx(0)
+    assert told["before"]["expected_calibration_error"] == pytest.approx(0.25)
+    assert describe_temperature({"confidence": levels["confidence"]}, 1)["before"] is None
 
 
 def test_means_say_how_many_classes_they_are_over():

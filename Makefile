@@ -9,7 +9,9 @@ override TILE := $(value TILE)
 override EXTRA := $(value EXTRA)
 override AOI := $(value AOI)
 override SCHEDULER := $(value SCHEDULER)
-export PARAMS TILE EXTRA AOI SCHEDULER
+N ?= 3
+override N := $(value N)
+export PARAMS TILE EXTRA AOI SCHEDULER N
 PYTHON ?= python3
 # a settings file is a run; params.yaml as a training wrote it beside its run.json is that run
 RUN := $(if $(and $(filter %/params.yaml,$(PARAMS)),$(wildcard $(dir $(PARAMS))run.json)),$(patsubst %/,%,$(dir $(PARAMS))),runs/$(basename $(notdir $(PARAMS))))
@@ -21,12 +23,13 @@ ENVIRONMENT := $(if $(filter command,$(firstword $(origin PY))),,.venv/.installe
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # each step needs the one before, and uses every core
-.PHONY: help demo report figures compare evaluate predict train lr_find prepare params model tile kept test faults extras lock clean always
+.PHONY: help demo report figures compare seeds evaluate predict train lr_find prepare params model tile kept test faults extras lock clean always
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PARAMS=file.yaml chooses the settings (params.yaml); TILE=2_13, /a/path.tif or /a/folder what to predict;"
-	@echo "  EXTRA= its extra raster; AOI=area.geojson where; SCHEDULER=local:4 or tcp://host:8786 a Dask cluster to predict on"
+	@echo "  EXTRA= its extra raster; AOI=area.geojson where; SCHEDULER=local:4 or tcp://host:8786 a Dask cluster to predict on;"
+	@echo "  N=3 how many seeds"
 
 # -- environment
 
@@ -139,6 +142,12 @@ figures: $(ENVIRONMENT)  ## figures and page again, from the results as they sta
 	$(PY) report.py --params="$$PARAMS"
 
 compare: $(ENVIRONMENT)  ## all runs side by side, and the settings in which they differ
+	@$(PY) compare.py --params="$$PARAMS"
+
+seeds: $(ENVIRONMENT)  ## N=3 runs of the same settings with seeds of their own, each to its report; then all compared
+	@$(PY) compare.py --seeds="$$N" --params="$$PARAMS"
+	@$(MAKE) --no-print-directory report
+	@set -e; for file in "$(RUN)"/seeds/*.yaml; do $(MAKE) --no-print-directory report PARAMS="$$file"; done
 	@$(PY) compare.py --params="$$PARAMS"
 
 params: $(ENVIRONMENT)  ## the settings as resolved, and what differs from params.yaml

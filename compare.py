@@ -2,10 +2,13 @@
 
     python compare.py
     python compare.py --params demo.yaml --show     the settings alone
+    python compare.py --params demo.yaml --seeds 3  settings files of three runs that differ in their seed
 
 Reads metrics.json, model.json and run.json of every folder in runs. Writes runs/compare.csv, a row for each
-run and a column for each score and each setting that is not the same in all, and runs/compare.png; prints
-both as tables. A run that has not been evaluated yet is named.
+run and a column for each score and each setting that is not the same in all, runs/compare.png and, of runs
+that differ in their seed alone, runs/seeds.csv: the mean and the standard deviation of their scores; and
+runs/differences.csv: how much better each is than another, with an interval. Prints all as tables. A run that
+has not been evaluated yet is named.
 """
 import json
 from pathlib import Path
@@ -16,10 +19,12 @@ from base.files import only_one
 from base.problem import Problem, shown
 from base.settings import differences, read_settings
 from base.strict_yaml import yaml_text
-from base.tables import read_facts, read_record, write_rows
+from base.tables import read_facts, read_record, write_rows, write_text
 from reporting.charts import draw_runs, percent, shorten_name, style
 from reporting.metrics import name_encoder
+from reporting.spread import COVERED, LEAST, SCORES, compare_groups, describe_group, group_by_seed
 
+MOST = 15  # differences that are printed
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # in the protocol
 
 
@@ -104,6 +109,65 @@ def print_runs(runs, differing):
         print_table(rows)
 
 
+def in_points(value):
+    """A difference of scores in points of per cent, with its sign."""
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def tell_seeds(runs, groups, path):
+    """Writes and prints mean and deviation of the scores of `groups`, {name: names of runs}."""
+    rows = []
+    for name, members in groups.items():
+        told = describe_group([runs[member].figures for member in members])
+        scores = {column: value for score, both in told.items()
+                  for column, value in zip((score, f"{score}, deviation"), both)}
+        rows.append({"run": name, "seeds": len(members), **scores})
+    write_rows(path, ["run", "seeds", *(f"{score}{end}" for score in SCORES for end in ("", ", deviation"))],
+               rows)
+    if len(runs) > len(groups):
+        print("\nruns that differ in their seed alone: mean and standard deviation, %")
+        table = [["", "seeds", *SCORES]]
+        for row in rows:
+            both = [(percent(row.get(score)), percent(row.get(f"{score}, deviation"))) for score in SCORES]
+            table.append([row["run"], str(row["seeds"]), *map(" +- ".join, both)])
+        print_table(table)
+
+
+def tell_differences(runs, groups, path):
+    """Writes the differences between groups, each two, and prints the largest."""
+    rows = compare_groups({name: [runs[member].metrics for member in members]
+                           for name, members in groups.items()})
+    columns = ["run", "other", "difference", "low", "high", "tiles"]
+    write_rows(path, columns, rows)
+    if rows:
+        print(f"\nmean IoU of the first less that of the second, in points, and between what it would be in "
+              f"{COVERED} % of other choices of the test tiles (from {LEAST} tiles on)")
+        largest = sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST]
+        texts = [[row["run"], row["other"], *(in_points(row[key]) for key in columns[2:5]), str(row["tiles"])]
+                 for row in largest]
+        print_table([["", "", "points", "from", "to", "tiles"], *texts])
+    if len(rows) > MOST:
+        print(f"and {len(rows) - MOST} smaller ones: {path}")
+
+
+def write_seeds(settings, run, count):
+    """Writes runs/<run>/seeds/<run>-seed<n>.yaml, the settings with other seeds, of so many runs together
+    with this one; what lay there goes."""
+    if not count.isascii() or not count.isdigit() or not 2 <= int(count) <= 100:
+        raise Problem(f"option --seeds (N= for make) {shown(count)}: expected how many runs, a whole number "
+                      "from 2 to 100", code=2)
+    folder = run / "seeds"
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(settings["seed"] + 1, settings["seed"] + int(count))
+    names = [f"{run.name}-seed{seed}.yaml" for seed in seeds]
+    for path in folder.glob("*.yaml"):
+        if path.name not in names:
+            path.unlink()
+    for seed, name in zip(seeds, names):
+        write_text(folder / name, yaml_text({**settings, "seed": seed}))
+        print(folder / name)
+
+
 def show_settings(settings):
     """Prints the settings as resolved, and what differs from params.yaml."""
     print(yaml_text(settings), end="")
@@ -115,9 +179,12 @@ def show_settings(settings):
             print(f"# {key}: {shown(value)}, there {shown(other)}")
 
 
-def main(settings, run, show):
+def main(settings, run, show, seeds=None):
     if show:
         show_settings(settings)
+        return
+    if seeds is not None:
+        write_seeds(settings, run, seeds)
         return
     folder = run.parent
     runs, problems = read_runs(folder)
@@ -131,12 +198,15 @@ def main(settings, run, show):
     with only_one(folder), style():
         write_rows(folder / "compare.csv", list(rows[0]), rows)
         draw_runs(folder / "compare.png", {name: one.metrics for name, one in runs.items()})
-    print_runs(runs, differing)
+        print_runs(runs, differing)
+        groups = group_by_seed({name: one.settings for name, one in runs.items()})
+        tell_seeds(runs, groups, folder / "seeds.csv")
+        tell_differences(runs, groups, folder / "differences.csv")
     print(f"\n{folder / 'compare.csv'}  {folder / 'compare.png'}")
     if problems:
         raise Problem(*problems, code=3)
 
 
 if __name__ == "__main__":
-    command(main, __doc__, switches={
+    command(main, __doc__, {"seeds": "so many runs that differ in their seed: their settings files"}, {
         "show": "the settings alone, as resolved, and what differs from params.yaml"})

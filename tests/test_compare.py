@@ -18,7 +18,11 @@ def write_run(folder, settings, **changes):
     folder.mkdir(parents=True)
     scores = describe(np.array([[5, 1], [2, 4]]), ["a", "b"], ["b"])
     protocol = {"views": [0], "window": 64, "overlap": 0.25, "engine": "by hand", "tiles": ["2_13"]}
-    write_record(folder / "metrics.json", {"protocol": protocol, "full": scores, "eroded": scores})
+    each = [np.array([[5, number], [2, 4]]) for number in range(6)]
+    tiles = {f"2_{number}": {"full": describe(one, ["a", "b"], [])} for number, one in enumerate(each)}
+    write_record(
+        folder / "metrics.json", {"protocol": protocol, "full": scores, "eroded": scores, "tiles": tiles}
+    )
     (folder / "model.keras").write_bytes(b"weights")
     write_record(
         folder / "model.json",
@@ -84,6 +88,44 @@ def test_a_damaged_run_is_named_and_the_others_are_compared(tmp_path, settings, 
         f"run {runs / 'old'}: 'commit', expected the files of a finished run"
     )
     assert (runs / "compare.csv").exists() and "tiny" in capsys.readouterr().out
+
+
+def test_runs_that_differ_in_their_seed_alone_are_told_together(tmp_path, settings, capsys):
+    runs = tmp_path / "runs"
+    for name, seed, width in (("tiny", 1, 4), ("tiny-seed2", 2, 4), ("wide", 1, 8)):
+        write_run(runs / name, {**settings, "seed": seed}, width=width)
+    compare.main(settings, runs / "tiny", show=False)
+    told = capsys.readouterr().out
+    assert "model.width" in told and "\nseed" in told
+    rows = list(csv.DictReader((runs / "seeds.csv").open()))
+    assert [(row["run"], row["seeds"]) for row in rows] == [("tiny", "2"), ("wide", "1")]
+    assert float(rows[0]["full accuracy"]) == 0.75 and float(rows[0]["full accuracy, deviation"]) == 0
+    assert rows[1]["full accuracy, deviation"] == ""
+    (row,) = csv.DictReader((runs / "differences.csv").open())
+    assert (row["run"], row["other"], row["tiles"]) == ("tiny", "wide", "6")
+    assert float(row["difference"]) == float(row["low"]) == float(row["high"]) == 0
+    assert [line.split() for line in told.splitlines() if line.startswith("tiny ")][-1] == [
+        *("tiny", "wide", "+0.00", "+0.00", "+0.00", "6")
+    ]
+
+
+def test_seeds_are_settings_files_of_their_own_and_what_lay_there_goes(tmp_path, settings, capsys):
+    run = tmp_path / "runs/tiny"
+    compare.main({**settings, "seed": 5}, run, show=False, seeds="4")
+    names = [f"tiny-seed{seed}.yaml" for seed in (6, 7, 8)]
+    assert sorted(path.name for path in (run / "seeds").iterdir()) == names
+    assert capsys.readouterr().out.split() == [str(run / "seeds" / name) for name in names]
+    for seed, name in zip((6, 7, 8), names):
+        assert read_settings(run / "seeds" / name) == {**settings, "seed": seed}
+    compare.main({**settings, "seed": 5}, run, show=False, seeds="2")
+    assert [path.name for path in (run / "seeds").iterdir()] == names[:1]
+
+
+@pytest.mark.parametrize("count", ["1", "0", "-3", "", "two", "2.5", "101", "\u0663"])
+def test_a_number_of_seeds_that_is_none_is_one_line(tmp_path, settings, count):
+    with pytest.raises(Problem, match="expected how many runs, a whole number from 2 to 100") as caught:
+        compare.main(settings, tmp_path / "runs/tiny", show=False, seeds=count)
+    assert caught.value.code == 2 and not (tmp_path / "runs").exists()
 
 
 def test_no_run_to_compare_is_one_line(tmp_path, settings):

@@ -128,7 +128,8 @@ def tell_seeds(runs, groups, path):
         print("\nruns that differ in their seed alone: mean and standard deviation, %")
         table = [["", "seeds", *SCORES]]
         for row in rows:
-            both = [(percent(row.get(score)), percent(row.get(f"{score}, deviation"))) for score in SCORES]
+            both = [[percent(value) for value in (row.get(score), row.get(f"{score}, deviation"))
+                     if value is not None] for score in SCORES]
             table.append([row["run"], str(row["seeds"]), *map(" +- ".join, both)])
         print_table(table)
 

@@ -1,19 +1,24 @@
-"""The recipe of params.yaml against the notebook's, trained for the same time on real tiles; validation mean
-IoU.
+"""Quality per hour: the networks and recipes that one may choose, trained for the same time on real tiles.
 
-    python benchmarks/recipe.py --rounds 1                  all of it: about 3 hours on 2 cores
-    python benchmarks/recipe.py --only "ours dubai 1"       one training
+    python benchmarks/recipe.py --rounds 1                    all of it: some 7 hours on 2 cores
+    python benchmarks/recipe.py --only "ours dubai 1"         one training
+    RECIPE_SHARE=0.5 python benchmarks/recipe.py --rounds 1   the same in half of the minutes
 
-Trains through train.py, 20 minutes on Dubai with each of two seeds, 10 minutes on the DroneDeploy scene, 5 on
-the made-up tiles, at widths that two cores can train: the number of epochs is what fits, from the time of a
-step measured first, both recipes in turn. A training that was stopped goes on, one that is finished is not
-made again, as long as settings and code are the same; history.csv in data/benchmark/recipe/<training> shows
-how far it is. Views at test time: one. `mean_iou` is that of the kept model, the best epoch's,
-`mean_iou_last` that of the last epoch.
+Trains through train.py, 20 minutes on Dubai, 10 on one of its three training tiles alone (few) and on the
+DroneDeploy scene, each with two seeds, 5 minutes on the made-up tiles, at widths that two cores can train:
+the number of epochs is what fits, from the time of a step measured first, all networks in turn. A training
+that was stopped goes on, one that is finished is not made again, as long as settings and code are the same;
+history.csv in data/benchmark/recipe/<training> shows how far it is. Pretrained encoders whose weights are not
+at hand are left out.
+
+`mean_iou` is that of the kept model, the best epoch's, on the validation tile, `mean_iou_last` that of the
+last epoch; `test_mean_iou`, `accuracy` and the expected calibration error, after the temperature and before,
+are those of one view of the test tile, which chose nothing: no epoch, no recipe.
 
 Dubai's and DroneDeploy's tiles are read from where settings/*.yaml say; a set that is not there is left
 out. What was tried on the way is in benchmarks/recipe.md."""
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -21,32 +26,40 @@ from pathlib import Path
 import bench
 import numpy as np
 
-RECIPES = {"ours": "params.yaml", "notebook": "settings/notebook.yaml"}
-FOR_TWO_CORES = {  # widths and batches that two cores can train; the notebook's rate is that of its trials
-    "ours": {"model": {"width": 16}, "input": {"batch_size": 8}},
-    "notebook": {"model": {"width": 8}, "input": {"batch_size": 8}, "train": {"max_lr": 0.07}},
+SHARE = float(os.environ.get("RECIPE_SHARE", 1))  # of the minutes
+
+LITE = {"encoder": "efficientnet_lite0", "stem": 4, "local_contrast": []}
+NETWORKS = {  # settings, and what two cores can train of them; the notebook's rate is that of its trials
+    "ours": ("params", {"model": {"width": 16}}),
+    "notebook": ("notebook", {"model": {"width": 8}, "train": {"max_lr": 0.07}}),
+    **{name: ("params", {"model": {**LITE, "encoder": name}})
+       for name in ("efficientnet_lite0", "mobilenet_v3_large", "efficientnet_v2_b0", "efficientnet_v2_b3",
+                    "convnext_tiny")},
 }
-SETS = {  # minutes, seeds, settings of the data, tiles to train and to validate on
-    "dubai": (20, (1, 2), "settings/dubai.yaml", ["tile4", "tile7", "tile8"], ["tile1", "tile3"]),
-    "dronedeploy": (10, (1,), "settings/dronedeploy.yaml", ["west"], ["east"]),
-    "sample": (5, (1,), "demo.yaml", ["2_11", "3_10", "4_11", "5_12", "6_7"], ["2_10"]),
+SETS = {  # minutes, seeds, settings of the data, tiles to train, to validate and to test on
+    "dubai": (20, (1, 2), "dubai", ["tile4", "tile7", "tile8"], ["tile3"], ["tile1"]),
+    "few": (10, (1, 2), "dubai", ["tile4"], ["tile3"], ["tile1"]),
+    "dronedeploy": (10, (1, 2), "dronedeploy", ["west"], ["east"], ["mid"]),
+    "sample": (5, (1,), "demo", ["2_11", "3_10", "4_11", "5_12", "6_7"], ["2_10"], ["2_13"]),
 }
-CASES = [(recipe, data, seed) for data, (_, seeds, *_) in SETS.items() for seed in seeds
-         for recipe in RECIPES]
+CASES = [(name, data, seed) for data, (_, seeds, *_) in SETS.items() for seed in seeds for name in NETWORKS]
 
 
-def settings_of(recipe, data, seed, folder):
+def settings_of(name, data, seed, folder):
     """The settings of one training: the recipe's sections, the data set's tiles."""
-    from base.settings import read_settings
-    _, _, of_data, train, val = SETS[data]
-    settings, tiles = read_settings(bench.ROOT / RECIPES[recipe]), read_settings(bench.ROOT / of_data)
-    settings.update(data=tiles["data"], split={"train": train, "val": val, "test": []}, seed=seed)
+    _, _, of_data, *roles = SETS[data]
+    recipe, changes = NETWORKS[name]
+    settings, tiles = bench.settings_of(recipe), bench.settings_of(of_data)
+    split = dict(zip(("train", "val", "test"), roles), blocks=None)
+    settings.update(data=tiles["data"], split=split, seed=seed)
     settings["data"].update(prepared=str(folder / f"prepared/{data}"))
     if not Path(settings["data"]["raw"]).is_absolute():
         settings["data"]["raw"] = str(bench.ROOT / settings["data"]["raw"])
-    for section, values in FOR_TWO_CORES[recipe].items():
+    for section, values in changes.items():
         settings[section].update(values)
+    settings["input"].update(batch_size=8)
     settings["train"].update(early_stopping=0, mixed_precision=False, jit=False, tensorboard=False)
+    settings["predict"].update(views=[0], compare=True, also=["confidence"])
     return settings
 
 
@@ -56,77 +69,89 @@ def make(folder):
 
 
 def ready(data, folder):
-    """Prepares the tiles of a set; {recipe: epochs that fit into its minutes}, or None where the set is not
+    """Prepares the tiles of a set; {network: epochs that fit into its minutes}, or None where the set is not
     at hand."""
     import prepare_data
-    from base.settings import all_tiles, read_settings
     from imagery import sample_tiles
-    _, _, of_data, train, val = SETS[data]
-    settings = {recipe: settings_of(recipe, data, 1, folder) for recipe in RECIPES}
+    minutes = SETS[data][0] * SHARE
+    settings = {name: settings_of(name, data, 1, folder) for name in NETWORKS}
     ours, raw = settings["ours"], Path(settings["ours"]["data"]["raw"])
     if data == "sample" and not raw.exists():
         sample_tiles.main(raw, seed=1)
     if not raw.exists():
         return None
     target = folder / f"epochs_{data}.json"
-    counted_for = {recipe: [own["model"], own["input"]] for recipe, own in settings.items()}
+    counted_for = {name: [own["model"], own["input"], minutes] for name, own in settings.items()}
     found = json.loads(target.read_text()) if target.exists() else {}
     if found.get("counted_for") != counted_for:
-        every = set(all_tiles(read_settings(bench.ROOT / of_data)["split"]))
-        rest = sorted(every.union(val[1:]) - {*train, val[0]})  # no role may be empty
-        prepare_data.main({**ours, "split": {"train": train, "val": val[:1], "test": rest}}, folder)
-        found = {"counted_for": counted_for, **count_epochs(settings, SETS[data][0])}
+        prepare_data.main(ours, folder)
+        found = {"counted_for": counted_for, **count_epochs(settings, minutes)}
         target.write_text(json.dumps(found))
     return found
 
 
 def count_epochs(settings, minutes):
-    """{recipe: epochs that fit into so many minutes}, from steps of both recipes timed in turn."""
+    """{network: epochs that fit into so many minutes}, from steps of all timed in turn; without those whose
+    weights are not at hand."""
+    from base.problem import Problem
     from imagery.tiles import open_tiles
     from learning.plans import plan_epoch
     from learning.workers import choose_strategy
     from trainer import Trainer
-    seconds, updates, trainers, pixels = {recipe: [] for recipe in RECIPES}, {}, {}, {}
-    for recipe, own in settings.items():
+    seconds, updates, trainers, pixels = {}, {}, {}, {}
+    for name, own in settings.items():
         tiles, batch_size = open_tiles(own["data"], own["split"]["train"]), own["input"]["batch_size"]
-        updates[recipe] = len(plan_epoch(tiles, own, 1)) // batch_size
-        trainers[recipe] = Trainer(own, 1e-4, 0.9, choose_strategy())
-        pixels[recipe] = next(iter(trainers[recipe].training_batches(tiles, 1)))
+        try:
+            trainers[name] = Trainer(own, 1e-4, 0.9, choose_strategy())
+        except Problem as problem:
+            print(*problem.lines, sep="\n")
+            continue
+        updates[name], seconds[name] = len(plan_epoch(tiles, own, 1)) // batch_size, []
+        pixels[name] = next(iter(trainers[name].training_batches(tiles, 1)))
     for turn in range(12):
-        for recipe, trainer in trainers.items():
+        for name, trainer in trainers.items():
             started = time.perf_counter()
-            float(trainer.train_step(pixels[recipe])[0])
-            seconds[recipe] += [time.perf_counter() - started] if turn > 1 else []
-    return {recipe: round(60 * minutes / updates[recipe] / statistics.median(seconds[recipe]))
-            for recipe in RECIPES}
+            float(trainer.train_step(pixels[name])[0])
+            seconds[name] += [time.perf_counter() - started] if turn > 1 else []
+    return {name: max(1, round(60 * minutes / updates[name] / statistics.median(each)))
+            for name, each in seconds.items()}
 
 
-def train(recipe, data, seed, folder):
+def train(name, data, seed, folder):
+    """Trains one network to its end and scores it: its figures."""
+    import evaluate
+    import predict
     import train
-    folder, run = folder / "recipe", folder / f"recipe/{recipe}_{data}_{seed}"
+    folder, run = folder / "recipe", folder / f"recipe/{name}_{data}_{seed}"
     epochs = ready(data, folder)
-    if epochs is None:
-        raise ModuleNotFoundError(f"the tiles of {data}")
-    settings = settings_of(recipe, data, seed, folder)
-    settings["train"]["epochs"] = epochs[recipe]
+    if epochs is None or name not in epochs:
+        raise ModuleNotFoundError(f"the tiles of {data} or the weights of {name}")
+    settings = settings_of(name, data, seed, folder)
+    settings["train"]["epochs"] = epochs[name]
     train.main(settings, run)
+    predict.main(settings, run, None)
+    evaluate.main(settings, run)
     rows = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
+    facts, metrics = (json.loads((run / file).read_text()) for file in ("model.json", "metrics.json"))
+    told = metrics["calibration"]
     return {"mean_iou": rows["val_mean_iou"].max(), "mean_iou_last": rows["val_mean_iou"][-1],
+            "test_mean_iou": metrics["full"]["mean_iou"], "accuracy": metrics["full"]["accuracy"],
+            "calibration_error": told["expected_calibration_error"],
+            "calibration_error_before": told["before"]["expected_calibration_error"],
+            "million_parameters": facts["parameters"] / 1e6, "gflop_per_patch": facts["gflop_per_patch"],
+            "patches_per_second": statistics.median(rows["patches_per_second"]),
             "minutes": rows["seconds"].sum() / 60, "epochs": len(rows)}
 
 
 def summarise(medians):
-    def mean(recipe, data, key):
-        found = [figures[key] for name, figures in medians.items() if name.startswith(f"{recipe} {data} ")]
-        return statistics.mean(found) if found else None
-
-    figures = {"mean_iou": mean("ours", "dubai", "mean_iou"),
-               "mean_iou_notebook": mean("notebook", "dubai", "mean_iou")}
+    """{figure_set_network: its mean over the seeds}."""
+    figures = {"share_of_minutes": SHARE}
     for data in SETS:
-        for recipe in RECIPES:
-            figures.update({f"{key}_{data}_{recipe}": mean(recipe, data, key)
-                            for key in ("mean_iou", "mean_iou_last", "minutes", "epochs")})
-    return {key: value for key, value in figures.items() if value is not None}
+        for name in NETWORKS:
+            runs = [each for case, each in medians.items() if case.startswith(f"{name} {data} ")]
+            figures.update({f"{key}_{data}_{name}": statistics.mean(run[key] for run in runs)
+                            for key in (runs[0] if runs else ())})
+    return figures
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def range_test(settings, strategy):
     epochs = (trainer.training_batches(tiles, epoch) for epoch in itertools.count())
     width, lowest = SMOOTHING * find["steps"], math.inf
     rates, losses = [], []
-    for step, pixels in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), find["steps"])):
-        loss = float(trainer.train_step(pixels)[0])
+    for step, batch in enumerate(itertools.islice(itertools.chain.from_iterable(epochs), find["steps"])):
+        loss = float(trainer.train_step(batch)[0])
         if not math.isfinite(loss):
             break
         rates.append(float(schedule(step)))

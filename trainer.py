@@ -20,7 +20,7 @@ from learning.patches import colours_of
 from learning.plans import plan_epoch, shard, validation_plan
 from learning.workers import agree
 from model import balance, build_loss, build_network, count_operations, logits_of
-from pipeline import batches
+from pipeline import batches, repaint
 
 with quiet_stderr():
     import keras
@@ -126,7 +126,7 @@ class Trainer:
                                            jit_compile=train["jit"], reduce_retracing=True)
                        for frozen in (False, True)}
         self.frozen = False
-        self._validate = tf.function(lambda pixels: self._together(self._validate_one, pixels),
+        self._validate = tf.function(lambda batch: self._together(self._validate_one, batch),
                                      jit_compile=train["jit"], reduce_retracing=True)
 
     def _total(self, tensor):
@@ -140,7 +140,9 @@ class Trainer:
         counts = tf.math.confusion_matrix(truth, predicted, self.classes + 1)
         return counts[: self.classes, : self.classes]
 
-    def _train_one(self, pixels):
+    def _train_one(self, pixels, *colours):
+        if colours:
+            pixels = repaint(pixels, *colours)
         images, labels = pixels[..., : self.bands], pixels[..., self.bands]
         with tf.GradientTape() as tape:
             logits = self.logits(images, training=True)
@@ -161,14 +163,14 @@ class Trainer:
         logits = self.judged(images, training=False)
         return self.loss(logits, labels), self._count(logits, labels)
 
-    def _together(self, one, pixels):
+    def _together(self, one, batch):
         """What `one` step returns on all devices together."""
-        loss, confusion = self.strategy.run(one, (pixels,))
+        loss, confusion = self.strategy.run(one, batch)
         return self.strategy.reduce("MEAN", loss, None), self.strategy.reduce("SUM", confusion, None)
 
-    def _train_together(self, frozen, pixels):
+    def _train_together(self, frozen, batch):
         with encoder_at_rest(self.network, frozen):  # on all devices: they are traced by turns
-            result = self._together(self._train_one, pixels)
+            result = self._together(self._train_one, batch)
         if self.averaged is not self.network:
             step = tf.cast(self.optimizer.iterations, tf.float32)
             keep = tf.minimum(self.train["ema"], (1 + step) / (10 + step))  # a short past at first
@@ -193,15 +195,16 @@ class Trainer:
 
         return self.strategy.distribute_datasets_from_function(part)
 
-    def train_step(self, pixels):
-        """One update by a batch; (loss float32, confusion int32 [C, C]) as tensors, not yet waited for."""
-        return self._train[self.frozen](pixels)
+    def train_step(self, batch):
+        """One update by a batch, as of pipeline.batches; loss (float32) and confusion (int32 [C, C]) are not yet
+        waited for."""
+        return self._train[self.frozen](batch)
 
     def validate(self, dataset):
         """(loss, confusion int64 [C, C]) over a dataset; the loss is a mean weighted by labelled pixels."""
         total, confusion = 0.0, np.zeros((self.classes, self.classes), np.int64)
-        for pixels in dataset:
-            loss, counts = self._validate(pixels)
+        for batch in dataset:
+            loss, counts = self._validate(batch)
             counts = counts.numpy()
             total += float(loss) * counts.sum()
             confusion += counts
@@ -303,8 +306,8 @@ def train_epoch(trainer, dataset, epoch, steps, rate, head):
         pending.clear()
 
     seen = time.monotonic()
-    for step, pixels in enumerate(dataset, 1):
-        pending.append(trainer.train_step(pixels))
+    for step, batch in enumerate(dataset, 1):
+        pending.append(trainer.train_step(batch))
         if len(pending) > AHEAD:  # else the time waited for data would not be the device's
             pending[-AHEAD - 1][0].numpy()
         if time.monotonic() - seen > 0.5 or step == steps:  # between looks the device runs ahead

@@ -12,9 +12,10 @@ a grid,
     in memory and its first epoch, which fills the cache, not timed. It stays uint8 throughout, which the
     notebook does not: with its float32 images it is slower still.
 albumentations: torch's DataLoader with two workers, tiles and class indices in memory, RandomCrop and D4,
-batch 16. ours: prepared tiles as train.py reads them, batch 16; ours_augmented with scale and all four colour
-changes too;
-    ours_many with the four tiles opened ten times over, as a set of forty.
+batch 16. ours: prepared tiles as train.py reads them, batch 16; ours_coloured with what the training step
+    needs to change all four colours; ours_augmented with scale too; ours_many with the four tiles opened ten
+    times over, as a set of forty. colours_in_step: what changing them on the training device takes, and its
+    share of a step of the network of params.yaml.
 
 The floor is memory traffic: the 256 KB of a patch are read from the tile and written to the batch.
 `copy_gb_per_second` is what np.copyto moves (read + written) on one thread of this machine.
@@ -183,14 +184,39 @@ def copy(folder):
     return {"gb_per_second": float(np.median(best))}
 
 
+def colours_in_step(folder):
+    """Microseconds a patch of the change of colours alone and of a whole step with it, in turn."""
+    import tensorflow as tf
+
+    from learning.workers import choose_strategy
+    from pipeline import repaint
+    from trainer import Trainer
+    values, rng = bench.settings_of("params"), np.random.default_rng(0)
+    values["train"].update(class_weights=0)  # no prepared tiles of six classes here
+    pixels = tf.constant(rng.integers(0, 6, (8, PATCH, PATCH, 4)).astype(np.uint8))
+    matrices = tf.constant(rng.uniform(0, 0.4, (8, 3, 3)).astype(np.float32))
+    batch = pixels, matrices, tf.constant(rng.uniform(0, 9, (8, 3)).astype(np.float32))
+    trainer, times = Trainer(values, 1e-3, 0.9, choose_strategy()), {"repaint": [], "step": []}
+    for turn in range(7):
+        for name, work in (("repaint", lambda: repaint(*batch).numpy()),
+                           ("step", lambda: trainer.train_step(batch)[0].numpy())):
+            started = time.perf_counter()
+            work()
+            times[name] += [1e6 * (time.perf_counter() - started) / 8] if turn > 1 else []
+    alone, step = (float(np.median(each)) for each in times.values())
+    return {"repaint_us": alone, "step_us": step, "share": alone / step}
+
+
 CONTENDERS = {
     "notebook_uncached": lambda folder: notebook(folder, cached=False),
     "notebook_cached": lambda folder: notebook(folder, cached=True),
     "albumentations": albumentations,
     "ours": ours,
+    "ours_coloured": lambda folder: ours(folder, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05),
     "ours_augmented": lambda folder: ours(folder, scale=[0.75, 1.5], brightness=0.2, contrast=0.2,
                                           saturation=0.2, hue=0.05),
     "ours_many": lambda folder: ours(folder, copies=10),
+    "colours_in_step": colours_in_step,
     "copy": copy}
 
 
@@ -204,6 +230,7 @@ def summarise(medians):
     copied = medians["copy"]["gb_per_second"]
     resident = [each["resident_mb"] for each in medians.values() if "resident_mb" in each]
     return {**figures, "resident_mb": max(resident),
+            "colours_share_of_step": medians["colours_in_step"]["share"],
             "augmented_vs_notebook_uncached": speed["ours_augmented"] / speed["notebook_uncached"],
             **{f"{name}_patches_per_second": value for name, value in speed.items()
                if value and name != "ours"},

@@ -36,7 +36,7 @@ def tensorflow_step(settings, pixels):
     from learning.workers import choose_strategy
     from trainer import Trainer
     trainer, pixels = Trainer(settings, 1e-3, 0.9, choose_strategy()), tf.constant(pixels)
-    return lambda: float(trainer.train_step(pixels)[0])
+    return lambda: float(trainer.train_step((pixels,))[0])
 
 
 def jax_step(settings, pixels):

@@ -24,16 +24,22 @@ def test_batches_come_in_the_plans_order_whatever_the_number_of_parallel_calls(
     tiles = marker_tiles((100, 130))
     plan = plan_of(tiles, 16, scale=(0.7, 1.4))
     pixels = cut_batch(tiles, plan, 16)
-    if colours:
-        pixels = recolour(pixels, *draw_colours(pixels, plan["seed"], colours))
+    expected = [pixels, *(draw_colours(pixels, plan["seed"], colours) if colours else ())]
     got = list(batches(tiles, shard(plan, 4), 16, colours))
     assert len(got) == len(plan) // 4
     for i, batch in enumerate(got):
-        difference = np.abs(batch.numpy().astype(int) - pixels[4 * i : 4 * i + 4])
-        assert (
-            difference.max() <= (1 if colours else 0) and difference.mean() < 0.001
-        )  # halves round either way
-        assert (difference[..., 3] == 0).all()
+        for part, whole in zip(batch, expected, strict=True):
+            np.testing.assert_array_equal(part, whole[4 * i : 4 * i + 4])
+
+
+def test_colours_are_changed_in_the_step_as_the_reports_picture_shows_them():
+    tiles = marker_tiles((100, 130))
+    plan = plan_of(tiles, 16)
+    pixels = cut_batch(tiles, plan, 16)
+    both = draw_colours(pixels, plan["seed"], COLOURS)
+    difference = np.abs(pipeline.repaint(pixels, *both).numpy().astype(int) - recolour(pixels, *both))
+    assert difference.max() <= 1 and difference.mean() < 0.001  # halves round either way
+    assert (difference[..., 3] == 0).all()
 
 
 def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls_it_is_cut(monkeypatch):
@@ -41,7 +47,8 @@ def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls
     plan, found = plan_of(tiles, 16, scale=(0.7, 1.4)), []
     for parallel in (1, 2, 5):
         monkeypatch.setattr(pipeline, "PARALLEL", parallel)
-        found.append([batch.numpy().tobytes() for batch in batches(tiles, shard(plan, 4), 16, COLOURS)])
+        fed = batches(tiles, shard(plan, 4), 16, COLOURS)
+        found.append([part.numpy().tobytes() for batch in fed for part in batch])
     assert found[0] == found[1] == found[2]
 
 
@@ -49,18 +56,20 @@ def test_an_epoch_is_the_same_to_the_bit_however_often_and_by_however_many_calls
 def test_workers_get_the_parts_of_the_batches_of_one(workers):
     tiles = marker_tiles((100, 130))
     plan = plan_of(tiles, 16, scale=(0.7, 1.4))
-    alone = [batch.numpy() for batch in batches(tiles, shard(plan, 8), 16, COLOURS)]
+    alone = list(batches(tiles, shard(plan, 8), 16, COLOURS))
     parts = [batches(tiles, shard(plan, 8, worker, workers), 16, COLOURS) for worker in range(workers)]
-    together = [np.concatenate([part.numpy() for part in step]) for step in zip(*parts)]
+    together = [list(map(np.concatenate, zip(*step))) for step in zip(*parts)]
     assert len(together) == len(alone) == len(plan) // 8
-    np.testing.assert_array_equal(together, alone)
+    for own, whole in zip(together, alone):
+        assert all(map(np.array_equal, own, whole)) and len(own) == len(whole) == 3
 
 
 def test_a_batch_is_uint8_and_of_known_shape():
     tiles = marker_tiles((100, 130))
     for colours in (None, COLOURS):
-        spec = batches(tiles, shard(plan_of(tiles), 4), 32, colours).element_spec
+        spec, *others = batches(tiles, shard(plan_of(tiles), 4), 32, colours).element_spec
         assert spec.shape == (4, 32, 32, 4) and spec.dtype == np.uint8
+        assert [other.shape for other in others] == [(4, 3, 3), (4, 3)] * bool(colours)
 
 
 def test_tiles_let_go_leave_memory_and_come_back_the_same(tmp_path, monkeypatch):
@@ -79,7 +88,7 @@ def test_tiles_let_go_leave_memory_and_come_back_the_same(tmp_path, monkeypatch)
     monkeypatch.setattr(pipeline, "MAPPED", 1)
     plan = plan_of([tile], 64)
     for batch, part in zip(batches([tile], shard(plan, 8), 64), shard(plan, 8)):
-        np.testing.assert_array_equal(batch.numpy(), cut_batch([tile], part, 64))
+        np.testing.assert_array_equal(*batch, cut_batch([tile], part, 64))
 
 
 def test_an_epochs_plan_is_forgotten_with_its_batches():

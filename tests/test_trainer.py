@@ -17,6 +17,7 @@ from learning.checkpoints import load_checkpoint
 from learning.encoders import is_encoders
 from learning.optimizers import OneCycle
 from learning.workers import choose_strategy
+from pipeline import repaint
 from trainer import Trainer, class_weights, keras, tf
 
 
@@ -34,7 +35,7 @@ def test_the_network_learns_one_batch_by_heart(settings):
     labels = (images[..., 0] // 43).clip(0, 5).astype(np.uint8)
     pixels = pack(images.reshape(32, 16, 3), labels.reshape(32, 16)).reshape(2, 16, 16, 4)
     for _ in range(150):
-        loss, confusion = trainer.train_step(pixels)
+        loss, confusion = trainer.train_step((pixels,))
     assert np.trace(confusion.numpy()) / confusion.numpy().sum() > 0.98
 
 
@@ -58,7 +59,7 @@ def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(
     trainer = Trainer(settings, OneCycle(*[0.05] * 3, 8), OneCycle(*[0.9] * 3, 8), choose_strategy())
     mean = [variable.numpy() for variable in trainer.network.variables]
     for step in range(1, 13):
-        trainer.train_step(batch)
+        trainer.train_step((batch,))
         keep = min(0.5, (1 + step) / (10 + step))
         mean = [keep * m + (1 - keep) * v.numpy() for m, v in zip(mean, trainer.network.variables)]
     for expected, found in zip(mean, trainer.averaged.variables):
@@ -66,7 +67,7 @@ def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(
     shown = np.argmax(trainer.averaged(batch[..., :3]), -1)
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (batch[..., 3], shown), 1)
-    np.testing.assert_array_equal(trainer.validate([batch])[1], counts)
+    np.testing.assert_array_equal(trainer.validate([(batch,)])[1], counts)
     assert (np.argmax(trainer.network(batch[..., :3]), -1) != shown).any()
     monkeypatch.setattr(train, "Trainer", lambda *_: trainer)
     train.main(settings, prepared / "runs/tiny")
@@ -77,11 +78,22 @@ def test_the_average_follows_the_weights_and_is_what_validates_and_is_saved(
         assert all(np.array_equal(w, arrays[f"averaged_{i}"]) for i, w in enumerate(loaded.get_weights()))
 
 
+def test_colours_are_changed_before_the_network_sees_a_patch(settings, batch):
+    """A step with matrices and offsets is that of the patches as they are then."""
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(0, 0.5, (4, 3, 3)).astype(np.float32), rng.uniform(0, 9, (4, 3)).astype(np.float32)
+    values = []
+    for parts in ((batch, *colours), (repaint(batch, *colours).numpy(),), (batch,)):
+        trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
+        values.append([float(trainer.train_step(parts)[0]) for _ in range(2)])
+    assert values[0] == pytest.approx(values[1], rel=1e-5) != pytest.approx(values[2], rel=1e-3)
+
+
 def test_the_norm_of_all_gradients_together_is_clipped(settings, batch):
     settings["train"].update(clip_norm=1e-3)
     trainer = Trainer(settings, 1.0, 0.0, choose_strategy())
     before = [variable.numpy() for variable in trainer.network.trainable_variables]
-    trainer.train_step(batch)
+    trainer.train_step((batch,))
     moved = [v.numpy() - b for v, b in zip(trainer.network.trainable_variables, before)]
     assert np.sqrt(sum((m.astype(float) ** 2).sum() for m in moved)) == pytest.approx(1e-3, rel=1e-2)
 
@@ -91,7 +103,7 @@ def test_every_loss_is_finite_in_mixed_precision(settings, batch, precision):
     losses = {name: 1 for name in ("ce", "focal", "jaccard", "dice", "lovasz")}
     settings["train"].update(mixed_precision=precision, loss=losses, clip_norm=1, ema=0.9, max_lr=0.01)
     trainer = Trainer(settings, 0.01, 0.9, choose_strategy())
-    values = [float(trainer.train_step(batch)[0]) for _ in range(8)]
+    values = [float(trainer.train_step((batch,))[0]) for _ in range(8)]
     tf.keras.mixed_precision.set_global_policy("float32")
     assert np.isfinite(values).all() and values[-1] < values[0]
     assert all(np.isfinite(variable.numpy()).all() for variable in trainer.network.variables)
@@ -270,10 +282,10 @@ def test_a_frozen_encoder_stays_as_it_is_and_then_learns(small_encoder, patches)
     before, count = weights_now(trainer), len(trainer.network.trainable_variables)
     trainer.frozen = True
     for _ in range(2):
-        trainer.train_step(patches)
+        trainer.train_step((patches,))
     assert changed(trainer, before) == {(False, True), (False, False)}  # its moving statistics neither
     trainer.frozen, before = False, weights_now(trainer)
-    trainer.train_step(patches)
+    trainer.train_step((patches,))
     assert changed(trainer, before) == {(own, moves) for own in (True, False) for moves in (True, False)}
     assert len(trainer.network.trainable_variables) == count
     assert all(layer.trainable for layer in trainer.network.layers)

@@ -166,7 +166,7 @@ pixels = np.random.default_rng(0).integers(0, 6, (4, 64, 64, 4)).astype("uint8")
 values = []
 for strategy in (tf.distribute.get_strategy(), choose_strategy()):
     trainer = Trainer(settings, 0.01, 0.9, strategy)
-    trainer.frozen, feed = True, tf.data.Dataset.from_tensors(pixels).repeat(2)
+    trainer.frozen, feed = True, tf.data.Dataset.from_tensors((pixels,)).repeat(2)
     if trainer.devices == 2:
         feed = strategy.experimental_distribute_dataset(feed.unbatch().batch(4))
     for part in feed:

@@ -196,7 +196,7 @@ class Trainer:
         return self.strategy.distribute_datasets_from_function(part)
 
     def train_step(self, batch):
-        """One update by a batch, as of pipeline.batches; loss (float32) and confusion (int32 [C, C]) are not yet
+        """One update by a batch, as of pipeline.batches; loss (float32), confusion (int32 [C, C]), not yet
         waited for."""
         return self._train[self.frozen](batch)
 

@@ -15,6 +15,7 @@ from imagery.scores import accuracy, mean_iou
 from imagery.tiles import check_roles, open_tiles, read_manifest
 from learning.beginnings import same_bands, weights_at_hand
 from learning.encoders import is_encoders, load_weights
+from learning.normalization import in_one_kernel
 from learning.optimizers import build_optimizer
 from learning.patches import colours_of
 from learning.plans import plan_epoch, shard, validation_plan
@@ -169,7 +170,7 @@ class Trainer:
         return self.strategy.reduce("MEAN", loss, None), self.strategy.reduce("SUM", confusion, None)
 
     def _train_together(self, frozen, batch):
-        with encoder_at_rest(self.network, frozen):  # on all devices: they are traced by turns
+        with encoder_at_rest(self.network, frozen), in_one_kernel(self.network):  # devices are traced by turns
             result = self._together(self._train_one, batch)
         if self.averaged is not self.network:
             step = tf.cast(self.optimizer.iterations, tf.float32)

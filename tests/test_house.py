@@ -18,7 +18,8 @@ SCRIPTS = {"prepare_data", "lr_find", "train", "predict", "evaluate", "report", 
 PARTS = {"model", "pipeline", "trainer"}  # of the root, which scripts share
 WITH_KERAS = {
     *("model.py", "pipeline.py", "trainer.py"),
-    *("learning/encoders.py", "learning/optimizers.py", "learning/workers.py"),
+    *("learning/encoders.py", "learning/normalization.py"),
+    *("learning/optimizers.py", "learning/workers.py"),
 }
 WITH_KERAS_INSIDE_FUNCTIONS = {"mapping/engines.py", "mapping/translate.py", "learning/records.py"}
 FILES = sorted(

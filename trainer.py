@@ -170,7 +170,7 @@ class Trainer:
         return self.strategy.reduce("MEAN", loss, None), self.strategy.reduce("SUM", confusion, None)
 
     def _train_together(self, frozen, batch):
-        with encoder_at_rest(self.network, frozen), in_one_kernel(self.network):  # devices are traced by turns
+        with encoder_at_rest(self.network, frozen), in_one_kernel(self.network):  # devices take turns
             result = self._together(self._train_one, batch)
         if self.averaged is not self.network:
             step = tf.cast(self.optimizer.iterations, tf.float32)

@@ -147,7 +147,7 @@ compare: $(ENVIRONMENT)  ## all runs side by side, and the settings in which the
 seeds: $(ENVIRONMENT)  ## N=3 runs of the same settings with seeds of their own, each to its report; then all compared
 	@$(PY) compare.py --seeds="$$N" --params="$$PARAMS"
 	@$(MAKE) --no-print-directory report
-	@set -e; for file in "$(RUN)"/seeds/*.yaml; do $(MAKE) --no-print-directory report PARAMS="$$file"; done
+	@set -e; for file in "$(RUN)"/seeds/*.yaml; do [ ! -e "$$file" ] || $(MAKE) --no-print-directory report PARAMS="$$file"; done
 	@$(PY) compare.py --params="$$PARAMS"
 
 params: $(ENVIRONMENT)  ## the settings as resolved, and what differs from params.yaml

@@ -274,6 +274,25 @@ def test_an_interrupted_make_goes_on_where_it_was(project, settings):
     assert (project / "runs/tiny/model.json").exists() and not list(project.rglob(".*.tmp*"))
 
 
+def test_seeds_are_runs_of_their_own_and_compared_at_the_end(project, settings):
+    for tile, shape in SIZES.items():
+        write_tile(project / "raw", tile, shape)
+    settings["train"]["epochs"] = 1
+    save_settings(project, settings)
+    shutil.rmtree(project / "runs")
+    refused = make(project, "seeds", "N=1", "PARAMS=tiny.yaml", check=False)
+    assert refused.returncode == 2 and "expected how many runs" in refused.stderr
+    assert not (project / "runs/tiny/model.json").exists()
+    told = make(project, "seeds", "N=2", "PARAMS=tiny.yaml").stdout
+    assert told.count("train.py --params") == 2 and "runs that differ in their seed alone" in told
+    (row,) = (project / "runs/seeds.csv").read_text().splitlines()[1:]
+    assert row.startswith("tiny,2,")
+    models = [(project / f"runs/{name}/model.keras").read_bytes() for name in ("tiny", "tiny-seed2")]
+    assert models[0] != models[1]
+    again = make(project, "seeds", "N=2", "PARAMS=tiny.yaml").stdout
+    assert ".py --params" not in again and "runs that differ" in again  # nothing is made twice
+
+
 @pytest.mark.parametrize(
     "gone, expected",
     [

@@ -3,6 +3,7 @@
     python benchmarks/recipe.py --rounds 1                    all of it: some 7 hours on 2 cores
     python benchmarks/recipe.py --only "ours dubai 1"         one training
     RECIPE_SHARE=0.5 python benchmarks/recipe.py --rounds 1   the same in half of the minutes
+    python benchmarks/recipe.py --draw                        docs/quality.png of those that are finished
 
 Trains through train.py, 20 minutes on Dubai, 10 on one of its three training tiles alone (few) and on the
 DroneDeploy scene, each with two seeds, 5 minutes on the made-up tiles, at widths that two cores can train:
@@ -20,6 +21,7 @@ out. What was tried on the way is in benchmarks/recipe.md."""
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +156,39 @@ def summarise(medians):
     return figures
 
 
+def draw(folder, path, of=("dubai", "few", "dronedeploy")):
+    """Draws the trainings that are finished: validation mean IoU against minutes, one line for each network
+    and seed; mean IoU of the test tile against the operations for a Mpx. `of`: sets, those without a training
+    are left out."""
+    from reporting.charts import MARKS, add_legend, plt, save, style
+    found = {data: {name: [run for run in sorted((folder / "recipe").glob(f"{name}_{data}_*"))
+                           if (run / "metrics.json").exists()] for name in NETWORKS} for data in of}
+    found = {data: runs for data, runs in found.items() if any(runs.values())}
+    with style():
+        figure, rows = plt.subplots(2, len(found), figsize=(7.4, 4.6), squeeze=False, sharey="row")
+        for (data, runs), (top, bottom) in zip(found.items(), rows.T):
+            for (name, own), (colour, mark) in zip(runs.items(), MARKS):
+                for number, run in enumerate(own):
+                    history = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
+                    minutes = SETS[data][0] * SHARE * history["epoch"] / history["epoch"][-1]
+                    label = name if number == 0 else None
+                    top.plot(minutes, 100 * history["val_mean_iou"], color=colour, label=label, linewidth=1.1,
+                             alpha=0.9)
+                    facts, metrics = (json.loads((run / file).read_text())
+                                      for file in ("model.json", "metrics.json"))
+                    cost = facts["gflop_per_patch"] * 1e6 / 256**2
+                    bottom.plot(cost, 100 * metrics["full"]["mean_iou"], mark, color=colour)
+            top.set(title=f"{data}: {', '.join(SETS[data][3])}", xlabel="minutes on two cores")
+            bottom.set(xlabel="GFLOP forward for a Mpx", xlim=(0, None))
+        rows[0, 0].set_ylabel("validation mean IoU, %")
+        rows[1, 0].set_ylabel("test mean IoU, %, one view")
+        add_legend(figure, rows[0, 0].get_legend_handles_labels()[0])
+        save(figure, path)
+
+
 if __name__ == "__main__":
+    if "--draw" in sys.argv:
+        draw(bench.ROOT / "data/benchmark", bench.ROOT / "docs/quality.png")
+        sys.exit()
     bench.main(__file__, __doc__, {" ".join(map(str, case)): lambda folder, case=case: train(*case, folder)
                                    for case in CASES}, make, summarise, rounds=1)

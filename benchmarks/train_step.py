@@ -10,7 +10,8 @@ params.yaml, at full width. The floor of a step's time is three forward passes (
 the speed of the device's best matrix product in the step's own precision (4096 x 4096, on a GPU 8192 x 8192),
 measured in the same process. `share_of_peak` and `patches_per_second` are TensorFlow's in float32 on the CPU
 with the notebook's network, the others carry their names. With TensorFlow it is the project's own step,
-confusion matrix included; with JAX the same network, loss and optimiser."""
+confusion matrix included; with JAX the same network, loss and optimiser. one_kernel: what batch normalisation
+in one kernel gains, and how far the step is from its floor, operations and memory one after the other."""
 import os
 import shutil
 import time
@@ -26,6 +27,8 @@ ON_CPU = (("float32", 2), ("float32", 8), ("bfloat16", 2))
 CASES = [(recipe, backend, precision, batch) for recipe in ("notebook", "params")
          for backend in ("tensorflow", "jax") for precision, batch in (ON_GPU if GPU else ON_CPU)
          if ((backend, precision) != ("jax", "float16") if GPU else (recipe, backend) != ("params", "jax"))]
+LITE = {"encoder": "efficientnet_lite0", "weights": "none", "stem": 4, "local_contrast": []}
+NETWORKS = {"params": {}, "efficientnet_lite0": LITE}  # of one_kernel
 POLICIES = {"float32": False, "float16": True, "bfloat16": "bfloat16"}
 
 
@@ -116,6 +119,53 @@ def measure(recipe, backend, precision, batch):
     return {"patches_per_second": rate, "gflops": gflops, "peak_gflops": best, "share_of_peak": gflops / best}
 
 
+def one_kernel(network):
+    """How many times faster a step is whose normalisation is one kernel (learning/normalization.py) than
+    Keras's own, of a network at a batch of 8, both in turn; and the floor of such a step: operations over
+    peak, bytes of the activations, written once and read once forward and back, over the memory's speed."""
+    import contextlib
+
+    import tensorflow as tf
+
+    import trainer as trainers
+    from learning.workers import choose_strategy
+    settings = bench.settings_of("params")
+    settings["input"].update(patch_size=PATCH, batch_size=8)
+    settings["train"].update(class_weights=0)
+    settings["model"].update(NETWORKS[network])
+    pixels = tf.constant(np.random.default_rng(0).integers(0, 6, (8, PATCH, PATCH, 4)).astype(np.uint8))
+    ours, made, times = trainers.in_one_kernel, {}, {"plain": [], "ours": []}
+    for name, how in (("plain", contextlib.nullcontext), ("ours", ours)):
+        trainers.in_one_kernel = how
+        made[name] = trainers.Trainer(settings, 1e-4, 0.9, choose_strategy())
+        made[name].train_step((pixels,))[0].numpy()  # traced
+    for turn in range(9):
+        for name, trainer in made.items():
+            started = time.perf_counter()
+            trainer.train_step((pixels,))[0].numpy()
+            times[name] += [time.perf_counter() - started] if turn > 1 else []
+    plain, own = (float(np.median(each)) for each in times.values())
+    numbers = count_numbers(made["ours"].network)
+    source, target, copied = np.ones(2**27, np.uint8), np.empty(2**27, np.uint8), []
+    for _ in range(5):
+        started = time.perf_counter()
+        np.copyto(target, source)
+        copied.append(2 * source.nbytes / (time.perf_counter() - started))
+    floor = 3 * 8 * made["ours"].cost()[1] / 1e9 / peak("float32") + 4 * 4 * 8 * numbers / max(copied)
+    return {"gain": plain / own, "patches_per_second": 8 / own, "floor_patches_per_second": 8 / floor,
+            "share_of_floor": floor / own}
+
+
+def count_numbers(network):
+    """Numbers that the layers of a network with weights, and their activations, write for a patch."""
+    from model import keras
+    grown = keras.Model(network.inputs, [layer.output for layer in network.layers
+                                         if layer.weights or "relu" in layer.name])
+    shapes = [shape.shape for shape in grown.compute_output_spec(
+        keras.KerasTensor((1, PATCH, PATCH, 3), "uint8"))]
+    return sum(int(np.prod(shape)) for shape in shapes)
+
+
 def summarise(medians):
     figures = {f"{key}_{name.replace(' ', '_')}": value for name, found in medians.items()
                for key, value in found.items()}
@@ -127,5 +177,6 @@ def summarise(medians):
 
 
 if __name__ == "__main__":
-    bench.main(__file__, __doc__, {" ".join(map(str, case)): lambda folder, case=case: measure(*case)
-                                   for case in CASES}, lambda folder: None, summarise)
+    contenders = {" ".join(map(str, case)): lambda folder, case=case: measure(*case) for case in CASES}
+    contenders |= {f"one_kernel {name}": lambda folder, name=name: one_kernel(name) for name in NETWORKS}
+    bench.main(__file__, __doc__, contenders, lambda folder: None, summarise)

@@ -355,3 +355,13 @@ def test_missing_weights_are_told_before_any_tile_is_read(project, monkeypatch, 
     on_small_encoder(monkeypatch, settings)["model"]["weights"] = "a.pth"
     with pytest.raises(Problem, match="settings, key model.weights: a.pth: no such file"):
         script.main(settings, project / "runs/tiny")  # where no tile is prepared
+
+
+@pytest.mark.parametrize("pixels, told", [(999, "warning: temperature of the network: 1"), (1000, "1.5 in")])
+def test_a_temperature_is_told_and_so_is_that_there_is_none(tmp_path, monkeypatch, capsys, pixels, told):
+    fitted = {"one_view": 1.5, "eight_views": 1.2, "pixels": pixels}
+    monkeypatch.setattr(train, "answer_of", lambda path: path)
+    monkeypatch.setattr(train, "fit_temperatures", lambda answer, tiles, patch_size: fitted)
+    assert train.temperatures(tmp_path, [], {"patch_size": 32}) == fitted
+    line = capsys.readouterr().out
+    assert told in line and f"{pixels:,}" in line and line.count("\n") == 1

@@ -69,7 +69,7 @@ def predict_whole(answer, image, windows, facts):
     from mapping import blending
     rows = blending.predict_rows(answer, lambda start, stop: image[start:stop], image.shape[:2],
                                  len(facts["classes"]), windows)
-    return np.concatenate([part[..., 0] for _, part in rows])
+    return np.concatenate([part[0] for _, part in rows])
 
 
 def seams(folder):

@@ -67,21 +67,23 @@ def turned_back(planes, number):
 
 
 def decide(sums, temperature, out):
-    """Fills `out` (uint16 [H, W, 1 or 2 + C]) from sums of weighted probabilities (float32 [C, H, W]): the
+    """Fills `out` (uint16 [1 or 2 + C, H, W]) from sums of weighted probabilities (float32 [C, H, W]): the
     class, its probability times WHOLE, and those of all classes at a temperature (`tempered`)."""
     best, index = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
     for i in range(1, len(sums)):  # ten times as fast as argmax, which takes each pixel by itself
         np.maximum(index, np.uint8(i) * (sums[i] > best), out=index)
         np.maximum(best, sums[i], out=best)
-    out[..., 0] = index
-    if out.shape[-1] > 1:
-        out[..., 1] = np.rint(WHOLE * best / np.maximum(sums.sum(0), 1e-9))
-        out[..., 2:] = np.rint(WHOLE * np.moveaxis(tempered(sums, temperature), 0, -1))
+    out[0] = index
+    if len(out) > 1:
+        best /= np.maximum(sums.sum(0), 1e-9)
+        out[1] = np.rint(np.multiply(best, WHOLE, out=best), out=best)
+        shares = tempered(sums, temperature)
+        out[2:] = np.rint(np.multiply(shares, WHOLE, out=shares), out=shares)
 
 
 def predict_rows(answer, read, shape, classes, windows, temperature=None):
-    """Yields (first row, uint16 [rows, W, 2 + classes] as `decide` fills it, without a temperature [rows, W,
-    1], the class alone) from the top down, every row of a raster of `shape` (H, W) once, mirrored past its
+    """Yields (first row, uint16 [2 + classes, rows, W] as `decide` fills it, without a temperature [1, rows,
+    W], the class alone) from the top down, every row of a raster of `shape` (H, W) once, mirrored past its
     edge. `read(start, stop)` returns its rows, uint8 [rows, W, B], and which of their pixels are valid,
     bool [rows, W]: a window without one is not predicted, so that invalid pixels may be of any class. Sums
     stand in one window that slides to the right, and below it, as wide as the raster, in the rows that it
@@ -94,7 +96,7 @@ def predict_rows(answer, read, shape, classes, windows, temperature=None):
     for row, next_row in zip(rows, [*rows[1:], height]):
         done, above = next_row - row, below
         below = np.zeros((classes, side - done if next_row < height else 0, width), np.float32)
-        out = np.empty((done, width, channels), np.uint16)
+        out = np.empty((channels, done, width), np.uint16)
         sums[:] = 0
         for col, next_col in zip(columns, [*columns[1:], width]):
             if corner < (row, col):
@@ -104,7 +106,7 @@ def predict_rows(answer, read, shape, classes, windows, temperature=None):
             step = next_col - col
             ready = sums[:, :, :step]
             ready[:, : above.shape[1]] += above[:, :, col: next_col]
-            decide(ready[:, :done], temperature, out[:, col: next_col])
+            decide(ready[:, :done], temperature, out[:, :, col: next_col])
             below[:, :, col: next_col] = ready[:, done: done + below.shape[1]]
             sums[:, :, : side - step] = sums[:, :, step:].copy()
             sums[:, :, side - step:] = 0

@@ -89,7 +89,7 @@ def describe_bands(target, name, classes):
 @contextlib.contextmanager
 def open_map(path, layers, wanted):
     """Opens a class map, and what is `wanted` beside it: yields `write(row, pixels)`, which takes rows from
-    the top down (uint16 [rows, W, 1 or 2 + C], as of mapping.blending.decide; written as nodata where the
+    the top down (uint16 [1 or 2 + C, rows, W], as of mapping.blending.decide; written as nodata where the
     input `layers` have none, or are not asked for). On leaving, rasters are whole before one takes its name,
     the map last. Problem (exit 4) where the disk does not take them."""
     paths = {"map": path, **{name: beside(path, name) for name in wanted.also if name in PREDICTED}}
@@ -102,13 +102,13 @@ def open_map(path, layers, wanted):
                        for name, final in temporary.items()}
 
             def write(row, pixels):
-                stop = row + len(pixels)
+                stop = row + pixels.shape[1]
                 inside = layers.inside(row, stop)
                 valid = inside & layers.valid(row, stop) if inside.any() else inside
                 areas.add(pixels, valid)
                 with rasterio.Env(GDAL_CACHEMAX=0):  # blocks in their order, whatever else is kept
                     for name, target in targets.items():
-                        planes = np.moveaxis(np.where(valid[..., None], part(name, pixels), IGNORE), -1, 0)
+                        planes = np.where(valid, part(name, pixels), np.uint8(IGNORE))
                         target.write(planes, window=((row, stop), (0, layers.shape[1])))
 
             yield write
@@ -124,12 +124,12 @@ def open_map(path, layers, wanted):
 
 
 def part(name, pixels):
-    """What goes into one raster (uint8 [rows, W, bands]) of predicted rows, by its name."""
+    """What goes into one raster (uint8 [bands, rows, W]) of predicted rows, by its name."""
     if name == "map":
-        return pixels[..., :1].astype(np.uint8)
-    shares = pixels[..., 1:2] if name == "uncalibrated" else pixels[..., 2:]
+        return pixels[:1].astype(np.uint8)
+    shares = pixels[1:2] if name == "uncalibrated" else pixels[2:]
     if name == "confidence":
-        shares = shares.max(-1, keepdims=True)
+        shares = shares.max(0, keepdims=True)
     step = WHOLE // CERTAIN
     return ((shares + np.uint16(step // 2)) // np.uint16(step)).astype(np.uint8)
 
@@ -143,11 +143,9 @@ class Areas:
 
     def add(self, pixels, valid):
         """Counts rows as `open_map` takes them, where they are valid (bool [rows, W])."""
-        found = pixels if valid.all() else pixels[valid]
-        found = found.reshape(-1, pixels.shape[-1])
-        self.counted += np.bincount(found[:, 0], minlength=len(self.counted))
-        if found.shape[1] > 1:
-            self.summed += found[:, 2:].sum(0, dtype=np.int64)
+        self.counted += np.bincount(pixels[0][valid], minlength=len(self.counted))
+        if len(pixels) > 1:
+            self.summed += [(plane * valid).sum(dtype=np.int64) for plane in pixels[2:]]
 
     def write(self, path, wanted, shape):
         """Writes the table of a map of `shape` (H, W); square metres by the pixel's size in its middle."""

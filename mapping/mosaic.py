@@ -83,15 +83,15 @@ class Output:
         return self.opened.__exit__(*error)
 
     def take(self, row, pixels):
-        """Writes its part of the rows of all (uint16 [rows, W, 1 or 2 + C]) from `row` on."""
+        """Writes its part of the rows of all (uint16 [1 or 2 + C, rows, W]) from `row` on."""
         (top, left), (height, width) = self.job.corner, self.source.layers.shape
-        start, stop = max(row, top), min(row + len(pixels), top + height)
+        start, stop = max(row, top), min(row + pixels.shape[1], top + height)
         if start >= stop:
             return
         with self.opened as opened:
             if self.write is None:
                 self.write = opened.enter_context(open_map(self.job.map, self.source.layers, self.wanted))
-            self.write(start - top, pixels[start - row: stop - row, left: left + width].copy())
+            self.write(start - top, pixels[:, start - row: stop - row, left: left + width])
             if stop < top + height:
                 self.opened = opened.pop_all()
 

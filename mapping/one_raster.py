@@ -179,7 +179,7 @@ def make_maps(outputs, facts, layers, threads, show):
     def rows():
         for row, pixels in predict_rows(answer, layers.read, layers.shape, classes, windows, temperature):
             yield row, pixels
-            show(f"{title(outputs):>12}  {100 * (row + len(pixels)) // height:3d} %")
+            show(f"{title(outputs):>12}  {100 * (row + pixels.shape[1]) // height:3d} %")
 
     lacking = [output for output in outputs if not output.stands]
     faults = write_maps(lacking, rows())

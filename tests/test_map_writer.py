@@ -36,7 +36,7 @@ def drawn(tmp_path):
 
     def write(also, tags={"MODEL": "a"}, least=2):
         with open_raster(tmp_path / "image.tif") as source:
-            rows = ((start, found[start : start + 8].copy()) for start in (0, 8, 16))
+            rows = ((start, np.moveaxis(found[start : start + 8], -1, 0)) for start in (0, 8, 16))
             wanted = map_writer.Wanted(CLASSES, PLACE, tags, also, least, 0)
             layers = Layers(source, None, [1], [None])
             with map_writer.open_map(tmp_path / "map.tif", layers, wanted) as write:
@@ -160,7 +160,7 @@ def test_overviews_of_the_colours_hold_no_colour_that_is_no_class(tmp_path):
         wanted = map_writer.Wanted(classes, {"crs": None, "transform": None}, {}, ["colours"], 0, 0)
         layers = Layers(source, None, [1], [None])
         with map_writer.open_map(tmp_path / "map.tif", layers, wanted) as write:
-            write(0, found)
+            write(0, np.moveaxis(found, -1, 0))
     with rasterio.open(tmp_path / "map.colours.tif", overview_level=0) as source:
         seen = {tuple(colour) for colour in np.moveaxis(source.read(), 0, -1).reshape(-1, 4).tolist()}
     assert seen == {(*map(int, colour), 255) for colour in COLOURS}

@@ -30,11 +30,10 @@ import numpy as np
 
 SHARE = float(os.environ.get("RECIPE_SHARE", 1))  # of the minutes
 
-LITE = {"encoder": "efficientnet_lite0", "stem": 4, "local_contrast": []}
 NETWORKS = {  # settings, and what two cores can train of them; the notebook's rate is that of its trials
     "ours": ("params", {"model": {"width": 16}}),
     "notebook": ("notebook", {"model": {"width": 8}, "train": {"max_lr": 0.07}}),
-    **{name: ("params", {"model": {**LITE, "encoder": name}})
+    **{name: ("pretrained", {"model": {"encoder": name}})
        for name in ("efficientnet_lite0", "mobilenet_v3_large", "efficientnet_v2_b0", "efficientnet_v2_b3",
                     "convnext_tiny")},
 }

@@ -184,7 +184,7 @@ KEYS = {
     "report.title": TEXT, "report.max_pixels": whole(100, 10_000),
 }
 SECTIONS = list(dict.fromkeys(key.split(".")[0] for key in KEYS))
-BESIDE = (".confidence", ".uncalibrated", ".probabilities", ".areas", ".colours", ".polygons", ".one_view",
+BESIDE = (".confidence", ".uncalibrated", ".probabilities", ".colours", ".polygons", ".one_view",
           ".side_by_side")  # of names
 
 

@@ -305,11 +305,11 @@ def test_the_ranges_that_params_yaml_tells_are_those_of_the_keys():
 
 
 def test_what_may_lie_beside_a_map_is_what_maps_know():
-    from mapping.maps import ALONG, ALSO
+    from mapping.maps import ALSO
 
     assert f"one of {', '.join(ALSO)}" in KEYS["predict.also"][0]
     ends = {ending.removeprefix(".") for ending in BESIDE}
-    assert ends == {*ALSO, *ALONG, "one_view", "side_by_side"} - {"geopackage"}
+    assert ends == {*ALSO, "uncalibrated", "one_view", "side_by_side"} - {"geopackage"}
 
 
 OTHERS = "building: {}, low vegetation: {}, tree: {}, car: {}, clutter: %s}}"

@@ -37,6 +37,7 @@ NETWORKS = {  # settings, and what two cores can train of them; the notebook's r
        for name in ("efficientnet_lite0", "mobilenet_v3_large", "efficientnet_v2_b0", "efficientnet_v2_b3",
                     "convnext_tiny")},
 }
+CALLED = {"ours": "residual U-Net (params.yaml)", "notebook": "the notebook's"}  # in the figure
 SETS = {  # minutes, seeds, settings of the data, tiles to train, to validate and to test on
     "dubai": (20, (1, 2), "dubai", ["tile4", "tile7", "tile8"], ["tile3"], ["tile1"]),
     "few": (10, (1, 2), "dubai", ["tile4"], ["tile3"], ["tile1"]),
@@ -170,15 +171,15 @@ def draw(folder, path, of=("dubai", "few", "dronedeploy")):
                 for number, run in enumerate(own):
                     history = np.genfromtxt(run / "history.csv", delimiter=",", names=True)
                     minutes = SETS[data][0] * SHARE * history["epoch"] / history["epoch"][-1]
-                    label = name if number == 0 else None
+                    label = CALLED.get(name, name) if number == 0 else None
                     top.plot(minutes, 100 * history["val_mean_iou"], color=colour, label=label, linewidth=1.1,
                              alpha=0.9)
                     facts, metrics = (json.loads((run / file).read_text())
                                       for file in ("model.json", "metrics.json"))
                     cost = facts["gflop_per_patch"] * 1e6 / 256**2
                     bottom.plot(cost, 100 * metrics["full"]["mean_iou"], mark, color=colour)
-            top.set(title=f"{data}: {', '.join(SETS[data][3])}", xlabel="minutes on two cores")
-            bottom.set(xlabel="GFLOP forward for a Mpx", xlim=(0, None))
+            top.set(title=f"{SETS[data][2]}, trained on {', '.join(SETS[data][3])}", xlabel="minutes")
+            bottom.set(xlabel="GFLOP forward for a Mpx", xlim=(0, 1.1 * bottom.get_xlim()[1]))
         rows[0, 0].set_ylabel("validation mean IoU, %")
         rows[1, 0].set_ylabel("test mean IoU, %, one view")
         add_legend(figure, rows[0, 0].get_legend_handles_labels()[0])

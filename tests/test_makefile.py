@@ -34,7 +34,7 @@ EDITS = {  # one edit of demo.yaml per section: the first step that it reruns, a
     "  views: true": ("  views: false", STEPS[1:]),
     "  width: 16": ("  width: 8", STEPS[1:]),
     "  steps: 100": ("  steps: 50", STEPS[1:]),  # max_lr: auto, so the finder is upstream of the training
-    "  epochs: 15": ("  epochs: 3", STEPS[1:]),
+    "  epochs: 18": ("  epochs: 3", STEPS[1:]),
     "  overlap: 0.25": ("  overlap: 0.5", STEPS[3:]),
     "  erode: 3": ("  erode: 5", STEPS[4:]),
     "  max_pixels: 1400": ("  max_pixels: 700", STEPS[5:]),
@@ -210,7 +210,7 @@ def test_each_rule_names_the_sections_that_its_script_reads():
 
 def test_wrong_settings_stop_make_at_once(project):
     text = (project / "demo.yaml").read_text()
-    (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: many"))
+    (project / "demo.yaml").write_text(text.replace("epochs: 18", "epochs: many"))
     done = make(project, "report", "PARAMS=demo.yaml", check=False)
     assert (
         done.returncode != 0
@@ -243,7 +243,7 @@ def test_a_second_make_in_a_folder_that_is_in_use_is_told_so_and_changes_nothing
 def test_an_edit_while_a_step_runs_is_not_lost_although_make_was_asked_meanwhile(project, folder):
     text = (project / "demo.yaml").read_text()
     with only_one(project / folder):
-        (project / "demo.yaml").write_text(text.replace("epochs: 15", "epochs: 14"))
+        (project / "demo.yaml").write_text(text.replace("epochs: 18", "epochs: 14"))
         assert "busy folder" in make(project, "-n", "report", "PARAMS=demo.yaml", check=False).stderr
         for name in ("lr_find.json", "model.json"):
             (project / "runs/demo" / name).touch()  # the steps end with what they read before
@@ -368,7 +368,7 @@ def test_tiles_that_were_prepared_for_another_run_are_prepared_again(project):
 
 def test_the_order_of_keys_reruns_nothing(project):
     text = (project / "demo.yaml").read_text()
-    (line,) = re.findall(r"^  epochs: 15.*\n", text, re.M)
+    (line,) = re.findall(r"^  epochs: 18.*\n", text, re.M)
     text = text.replace(line, "")
     (project / "demo.yaml").write_text(text.replace("\ntrain:\n", f"\ntrain:\n{line}", 1))
     assert would_run(project) == []
@@ -632,19 +632,19 @@ def test_make_predict_prepares_nothing_and_refuses_a_model_of_other_raw_tiles(pr
 
 
 def test_make_predict_does_what_other_goals_say(project):
-    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    edit(project / "demo.yaml", "  epochs: 18", "  epochs: 3")
     for goal, steps in (("train", STEPS[1:4]), ("evaluate", STEPS[1:5]), ("report", STEPS[1:])):
         done = make(project, "-n", goal, "predict", "PARAMS=demo.yaml")
         assert re.findall(r"(\w+)\.py --params", done.stdout) == steps and "to be made anew" in done.stderr
     code, steps, told = ask_for_maps(project, "prepare")
-    assert (code, steps) == (2, []) and "train.epochs: 15 then, 3 now" in told
+    assert (code, steps) == (2, []) and "train.epochs: 18 then, 3 now" in told
 
 
 def test_make_predict_trains_where_no_finished_model_is(project):
     (project / "runs/demo/model.keras").write_text("cut off")
     assert ask_for_maps(project) == (0, STEPS[2:4], "")
     (project / "runs/demo/model.json").unlink()
-    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    edit(project / "demo.yaml", "  epochs: 18", "  epochs: 3")
     assert ask_for_maps(project) == (0, STEPS[1:4], "")
 
 
@@ -669,13 +669,13 @@ def test_a_runs_folder_is_enough_to_predict_whatever_the_code_is_now(project, tm
 
 
 def test_make_predict_looks_for_the_tile_before_it_refuses_the_model(project):
-    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    edit(project / "demo.yaml", "  epochs: 18", "  epochs: 3")
     done = make(project, "predict", "PARAMS=demo.yaml", "TILE=typo", check=False)
     assert 'error: TILE "typo": no such tile or file' in done.stderr and "epochs" not in done.stderr
 
 
 def test_make_predict_says_of_damaged_records_that_they_are(project):
-    edit(project / "demo.yaml", "  epochs: 15", "  epochs: 3")
+    edit(project / "demo.yaml", "  epochs: 18", "  epochs: 3")
     for name in ("runs/demo/run.json", "data/prepared/sample/manifest.json"):
         whole = (project / name).read_text()
         (project / name).write_text("{}")

@@ -16,6 +16,10 @@ TILE = "<script>alert(3)</script>"
 LAYERS = ("image", "labels", "prediction", "errors", "one view", "what the views change")
 
 
+KINDS = "labelled", "predicted", "expected"
+AREAS = [dict(zip(KINDS, shares)) for shares in ((0.6, 0.7, 0.6512), (0.4, 0.3, 0.3488))]
+
+
 @pytest.fixture
 def text(tmp_path, settings):
     """A page of one test tile, in which nothing is trained: two classes, six pictures, one figure."""
@@ -29,6 +33,7 @@ def text(tmp_path, settings):
         **total,
         "tiles": {TILE: total},
         "ways": {"one_view": total},
+        "areas": dict(zip(CLASSES, AREAS)),
         "settings": {},
     }
     labels = {"repaired": 0, "ignored": 0, "unknown": 2, "unknown_colours": {"#123456": 2}, "hidden": {}}
@@ -72,6 +77,13 @@ def test_the_page_holds_its_pictures_and_escapes_every_name(text):
 
 def test_the_page_says_the_scores(text):
     assert text.count("<b>59.82</b>") == 1 and "<b>75.00</b>" in text  # 5 of 8 and 4 of 7; 9 of 12
+
+
+def test_the_page_says_the_areas_as_labelled_as_predicted_and_as_expected(text):
+    first, _ = CLASSES
+    assert re.search(
+        rf"{re.escape(html.escape(first))}</td><td>60.00</td>\s*<td>70.00</td><td>65.12</td>", text
+    )
 
 
 def test_the_page_says_the_doubts_that_preparing_says(text):
@@ -155,6 +167,9 @@ def test_a_hostile_name_is_text_wherever_the_page_says_it(text):
         key = f'<i class="key" style="background:{colour}"></i>{re.escape(html.escape(name))}'
         assert re.search(f"<td>{key}</td>\\s*{scores}<td>\\d+</td>", text)
         assert re.search(f"<span>{key}</span>", text)
+    name = html.escape(TILE)
+    for name in map(html.escape, CLASSES):
+        assert text.count(f"</i>{name}") == 3  # scores, areas, key
     name = html.escape(TILE)
     assert f"<td>{name}</td><td>test</td>" in text and f"<figcaption>Tile {name}: mean IoU 59.82 %" in text
     assert f'aria-label="border between the pictures of {name}"' in text

@@ -33,11 +33,11 @@ def test_the_official_split_is_whole():
     "before, after, expected",
     [
         ("patch_size: 128", "patch_sise: 128", "key input.patch_sise: unknown, expected input.patch_size?"),
-        ("epochs: 15", "epochs: no", 'key train.epochs: "no", expected a whole number'),
-        ("epochs: 15", "epochs: 1.5", "key train.epochs: 1.5"),
-        ("epochs: 15", "epochs: true", "key train.epochs: true"),
-        ("epochs: 15", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
-        ("epochs: 15", "epochs: .nan", "key train.epochs: NaN"),
+        ("epochs: 18", "epochs: no", 'key train.epochs: "no", expected a whole number'),
+        ("epochs: 18", "epochs: 1.5", "key train.epochs: 1.5"),
+        ("epochs: 18", "epochs: true", "key train.epochs: true"),
+        ("epochs: 18", "epochs: 15\n  epochs: 16", "key train.epochs: given twice"),
+        ("epochs: 18", "epochs: .nan", "key train.epochs: NaN"),
         ("max_lr: auto", "max_lr: .inf", "key train.max_lr: Infinity"),
         ("batch_size: 8\n  stride", "batch_size: 0\n  stride", "key input.batch_size: 0"),
         ("patch_size: 128", "patch_size: 1000000000", "key input.patch_size: 1000000000"),
@@ -65,7 +65,7 @@ def test_the_official_split_is_whole():
         ("  nodata: null", "  nodata: .nan", "key data.nodata: NaN, expected null or a colour as"),
         ("  nodata: null", f"  nodata: {10**400}", "key data.nodata: 1000"),
         ("clip_norm: 0", f"clip_norm: {10**400}", "key train.clip_norm"),
-        ("epochs: 15", "epochs: 100000", "key train.epochs: 100000, expected a whole number from 1 to 99999"),
+        ("epochs: 18", "epochs: 100000", "key train.epochs: 100000, expected a whole number from 1 to 99999"),
         ("end: 10", "end: 5.0e-4", "key lr_find.start: 0.0001, expected at most a tenth of lr_find.end"),
         ("stem: 2", "stem: 3", "key model.stem: 3, expected one of 1, 2, 4"),
         (
@@ -181,13 +181,13 @@ def test_paths_of_a_tile():
 
 
 def test_the_line_named_is_the_line(tmp_path):
-    lines = whole_demo().replace("epochs: 15", "epochs: -1").split("\n")
+    lines = whole_demo().replace("epochs: 18", "epochs: -1").split("\n")
     number = lines.index("  epochs: -1") + 1
     assert f"line {number}, key train.epochs: -1" in problems_of(tmp_path, "\n".join(lines))
 
 
 def test_every_problem_is_listed_at_once(tmp_path):
-    text = whole_demo().replace("epochs: 15", "epochs: -1").replace("width: 16", "with: 16")
+    text = whole_demo().replace("epochs: 18", "epochs: -1").replace("width: 16", "with: 16")
     told = problems_of(tmp_path, text)
     assert "train.epochs" in told and "model.with" in told and "model.width: missing" in told
 
@@ -211,7 +211,7 @@ def test_a_script_refuses_in_ascii_and_with_exit_code_2(tmp_path, settings):
 def test_the_settings_are_shown_as_resolved_with_what_differs_from_the_default():
     done = run_script("compare.py", "--show", "--params", str(ROOT / "demo.yaml"))
     assert yaml.safe_load(done.stdout) == read_settings(ROOT / "demo.yaml")
-    assert "\n# train.epochs: 15, there 60\n" in done.stdout and "augment.hue" not in done.stdout
+    assert "\n# train.epochs: 18, there 60\n" in done.stdout and "augment.hue" not in done.stdout
     done = run_script("compare.py", "--show", "--params", str(ROOT / "params.yaml"))
     assert "\n# 0 keys differ from params.yaml\n" in done.stdout
 
@@ -273,7 +273,7 @@ def test_a_file_with_a_base_holds_what_differs_and_is_checked_as_a_whole(tmp_pat
 )
 def test_what_is_wrong_with_a_base_or_above_it_is_named_where_it_stands(tmp_path, text, expected):
     (tmp_path / "whole.yaml").write_text(whole_demo())
-    (tmp_path / "broken.yaml").write_text(whole_demo().replace("  epochs: 15\n", ""))
+    (tmp_path / "broken.yaml").write_text(whole_demo().replace("  epochs: 18\n", ""))
     (tmp_path / "settings.yaml").write_text(text)
     assert expected.replace("broken.yaml, line 1", "settings.yaml, line 1") in refusal(
         tmp_path / "settings.yaml"

@@ -25,6 +25,7 @@ from reporting.metrics import name_encoder
 from reporting.spread import COVERED, LEAST, SCORES, compare_groups, describe_group, group_by_seed
 
 MOST = 15  # differences that are printed
+HIGHEST = 2**31 - 1  # seed
 MEASURED = {"views", "window", "overlap", "engine", "eroded_labels", "leave_out", "tiles"}  # in the protocol
 
 
@@ -157,9 +158,11 @@ def write_seeds(settings, run, count):
     if not count.isascii() or not count.isdigit() or not 2 <= int(count) <= 100:
         raise Problem(f"option --seeds (N= for make) {shown(count)}: expected how many runs, a whole number "
                       "from 2 to 100", code=2)
-    folder = run / "seeds"
+    folder, seeds = run / "seeds", range(settings["seed"] + 1, settings["seed"] + int(count))
+    if seeds[-1] > HIGHEST:
+        raise Problem(f"settings, key seed: {settings['seed']}, of which {count} runs would have {seeds[-1]} "
+                      f"too, expected {HIGHEST} at most; lower it", code=2)
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(settings["seed"] + 1, settings["seed"] + int(count))
     names = [f"{run.name}-seed{seed}.yaml" for seed in seeds]
     for path in folder.glob("*.yaml"):
         if path.name not in names:

@@ -77,8 +77,9 @@ def draw_scores(settings, folder, metrics, tile):
             "leave over, larger windows with overlap, and the views.")
     if metrics["calibration"]:
         yield charts.draw_reliability(folder / "reliability.png", metrics["calibration"]), (
-            "How often pixels are right against how sure the network is of them, and how many there are. "
-            "Its temperature was fitted on the validation tiles: it changes no class.")
+            "How often pixels are right against how sure the network is of them, and how many there are"
+            + ("." if metrics["calibration"]["temperature"] == 1 else
+               "; its temperature was fitted on the validation tiles, and changes no class."))
 
 
 def draw_run(run, facts, model):

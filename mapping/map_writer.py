@@ -231,6 +231,8 @@ def write_sidecars(path, wanted):
         with rasterio.open(temporary, "w", **options) as target:
             target.write_colormap(1, dict(enumerate(map(tuple, palette(classes).tolist()))))
             target.write(small, 1)
+        with rasterio.open(temporary) as source:  # of a disk that is full GDAL may say nothing
+            source.checksum(1)
 
 
 def write_colours(path, map_path, wanted):

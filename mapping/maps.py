@@ -185,7 +185,15 @@ def not_made(path, tags, also):
     """What of `also` was to be written with a map of these tags, and was not."""
     predicted = [name for name in also if name in PREDICTED]
     lacking = [name for name in predicted if not is_made(beside(path, name), tags)]
-    return lacking or ["areas"] * (predicted != [] and not beside(path, "areas").exists())
+    return lacking or ["areas"] * (predicted != [] and not table_stands(beside(path, "areas")))
+
+
+def table_stands(path):
+    """True where a table is there and has rows."""
+    try:
+        return bool(read_table(path))
+    except (Problem, OSError):
+        return False
 
 
 def is_made(path, tags):

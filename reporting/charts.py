@@ -228,7 +228,7 @@ def draw_reliability(path, calibration):
     top.bar(middle, bins["accuracy"], 0.94 * width, color=BLUE, label="right")
     top.plot([0, 1], [0, 1], color=RED, linewidth=1.2, linestyle="--", label="as sure as right")
     title, before = f"expected calibration error {in_percent(calibration)}", calibration["before"]
-    if before:
+    if before and calibration["temperature"] != 1:
         rows = [row for row in before["bins"] if row["pixels"]]
         top.plot([row["confidence"] for row in rows], [row["accuracy"] for row in rows], color="0.15",
                  marker="o", markersize=3, linewidth=1, label="at temperature 1")

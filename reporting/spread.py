@@ -15,11 +15,12 @@ COVERED = 95  # per cent of the draws that lie within an interval
 
 def group_by_seed(settings):
     """{name of the first: names of all} of runs whose settings, {run: {"section.key": value}}, are alike but
-    for the seed."""
+    for the seed; of those with one seed, as copies, the first alone."""
     groups = {}
     for name, own in settings.items():
-        groups.setdefault(json.dumps({**own, "seed": None}, sort_keys=True), []).append(name)
-    return {names[0]: names for names in groups.values()}
+        group = groups.setdefault(json.dumps({**own, "seed": None}, sort_keys=True), {})
+        group.setdefault(own.get("seed"), name)
+    return {next(iter(group.values())): list(group.values()) for group in groups.values()}
 
 
 def describe_group(figures):
@@ -32,7 +33,8 @@ def describe_group(figures):
 def tile_matrices(group):
     """int64 [runs, tiles, C, C]: the confusion matrices of each test tile, of runs of the same tiles and
     classes ([metrics.json])."""
-    return np.array([[tile["full"]["confusion"] for tile in metrics["tiles"].values()] for metrics in group])
+    return np.array([[metrics["tiles"][tile]["full"]["confusion"] for tile in sorted(metrics["tiles"])]
+                     for metrics in group])
 
 
 def mean_ious(matrices):
@@ -58,7 +60,7 @@ def compare_groups(groups):
     few tiles. Groups on other tiles or classes are not compared. `groups`: {name: [metrics.json]}."""
     rows = []
     for (one, first), (other, second) in itertools.combinations(groups.items(), 2):
-        alike = {json.dumps([list(metrics["tiles"]), list(metrics["full"]["classes"])])
+        alike = {json.dumps([sorted(metrics["tiles"]), list(metrics["full"]["classes"])])
                  for metrics in [*first, *second]}
         if len(alike) > 1:
             continue

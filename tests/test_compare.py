@@ -128,6 +128,12 @@ def test_a_number_of_seeds_that_is_none_is_one_line(tmp_path, settings, count):
     assert caught.value.code == 2 and not (tmp_path / "runs").exists()
 
 
+def test_seeds_past_the_highest_are_refused_before_any_training(tmp_path, settings):
+    with pytest.raises(Problem, match="of which 3 runs would have 2147483648 too") as caught:
+        compare.main({**settings, "seed": 2**31 - 2}, tmp_path / "runs/tiny", show=False, seeds="3")
+    assert caught.value.code == 2 and not (tmp_path / "runs").exists()
+
+
 def test_no_run_to_compare_is_one_line(tmp_path, settings):
     with pytest.raises(Problem, match="no evaluated run, expected one; make report"):
         compare.main(settings, tmp_path / "runs/tiny", show=False)

@@ -118,6 +118,13 @@ def test_what_lay_beside_an_earlier_map_goes_with_it(drawn):
     assert maps.beside(path, "areas") in maps.files_of(path, ALL)
     assert maps.not_made(path, {"MODEL": "a"}, ALL) == []
     assert maps.not_made(path, {"MODEL": "b"}, ["colours", "confidence"]) == ["confidence"]
+    for damaged in ("", "class,pixels\n", "class,pixels\nroad\n"):
+        maps.beside(path, "areas").write_text(damaged)
+        assert maps.not_made(path, {"MODEL": "a"}, ALL) == ["areas"]
+    maps.beside(path, "areas").unlink()
+    maps.beside(path, "areas").mkdir()
+    assert maps.not_made(path, {"MODEL": "a"}, ALL) == ["areas"]
+    maps.beside(path, "areas").rmdir()
     assert not maps.is_made(path, {"MODEL": "b"}) and not maps.is_made(path.with_name("other.tif"), {})
     write([], tags={"MODEL": "b"})
     assert not any(maps.beside(path, what).exists() for what in ALL)  # of the earlier map

@@ -27,7 +27,8 @@ def test_runs_are_of_one_group_where_the_seed_alone_differs():
         "a": {"seed": 1, "model.width": 8},
         "b": {"seed": 1, "model.width": 16},
         "a2": {"seed": 2, "model.width": 8},
-        "c": {"model.width": 8, "seed": 1},
+        "c": {"model.width": 8, "seed": 3},
+        "copy of a": {"model.width": 8, "seed": 1},
     }
     assert group_by_seed(runs) == {"a": ["a", "a2", "c"], "b": ["b"]}
 
@@ -82,6 +83,12 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_few_tiles_give_a_difference_and_no_interval(tiles):
     (row,) = compare_groups({"a": [random_run(0, tiles)], "b": [random_run(1, tiles)]})
     assert row["low"] is row["high"] is None and row["difference"] != 0 and row["tiles"] == tiles
+
+
+def test_tiles_in_another_order_are_the_same_tiles():
+    one, two = random_run(0, 6), random_run(1, 6)
+    turned = {**two, "tiles": dict(reversed(two["tiles"].items()))}
+    assert compare_groups({"a": [one], "b": [turned]}) == compare_groups({"a": [one], "b": [two]})
 
 
 def test_runs_on_other_tiles_or_classes_are_not_compared():

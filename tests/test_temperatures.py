@@ -27,6 +27,11 @@ def test_middles_are_the_middles_of_patches_from_all_of_the_tiles():
     assert (labels[12:] == IGNORE).all() and (labels[:12, :12] != IGNORE).all()
 
 
+def test_large_patches_have_no_more_pixels_each_than_small_ones():
+    small, large = (next(middles([tile((600, 600))], side))[1] for side in (128, 512))
+    assert small.shape == large.shape == (64, 64)
+
+
 def test_views_are_turned_back_before_they_are_compared_with_the_labels():
     """An answer from each pixel alone, right with .9 where the network says .6, knows its labels in any
     view; one that is off in all views but the first makes the mean of eight the hotter."""
